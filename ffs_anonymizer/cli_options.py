@@ -1,0 +1,131 @@
+"""The command line options that every command shares, and the settings that they amount to."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from ffs_anonymizer.errors import SettingsError
+from ffs_anonymizer.params import DEVICES, METHODS, Settings, find_parameter, load
+
+_CLASSES = ('face', 'plate')
+
+
+def add_settings_options(parser: argparse.ArgumentParser) -> None:
+    """
+    Add the options that choose the settings.
+
+    :param parser: of the command.
+    """
+    group = parser.add_argument_group(
+        'settings',
+        'What is not said here comes from --config, else from the defaults '
+        '(`ffs_anonymizer params` prints them).',
+    )
+    group.add_argument(
+        '--config',
+        type=Path,
+        metavar='FILE',
+        help='YAML file with settings, the same that the node takes',
+    )
+    group.add_argument(
+        '--set',
+        action='append',
+        default=[],
+        metavar='NAME=VALUE',
+        help='one setting by its name, for example tracker.max_gap_ms=600; may be repeated and '
+        'wins over everything else',
+    )
+    group.add_argument(
+        '--method',
+        metavar='CLASS=METHOD,...',
+        help=f'how regions are replaced, for example face=generate,plate=blur; '
+        f'one word stands for all classes; methods: {", ".join(METHODS)}',
+    )
+    group.add_argument(
+        '--face-threshold', type=float, metavar='SCORE', help='lowest score of a face (0.01 to 1)'
+    )
+    group.add_argument(
+        '--plate-threshold',
+        type=float,
+        metavar='SCORE',
+        help='lowest score of a licence plate (0.01 to 1)',
+    )
+    group.add_argument(
+        '--mask-scale',
+        type=float,
+        metavar='TIMES',
+        help='side of the replaced region over the side of the detected box, 1 to 3; '
+        'a total factor: 1.3 replaces a region 1.3 times as wide and high',
+    )
+    group.add_argument(
+        '--detector-model', metavar='FILE', help='ONNX face detector (CenterFace or YuNet)'
+    )
+    group.add_argument('--generator-model', metavar='FILE', help='ONNX face generator')
+    group.add_argument('--device', choices=DEVICES, help='where the networks run')
+    group.add_argument(
+        '--threads', type=int, metavar='N', help='CPU threads of a network; 0: one a core'
+    )
+    group.add_argument(
+        '--dry-run',
+        action='store_true',
+        help='check the input, print what would be done and with which settings, and exit',
+    )
+
+
+def settings_from(args: argparse.Namespace) -> Settings:
+    """
+    Return the settings that the parsed options amount to.
+
+    :param args: of a parser that add_settings_options() was called on.
+    :raises SettingsError: the file cannot be read, a name is unknown, or a value is wrong.
+    """
+    settings = load(args.config) if args.config is not None else Settings()
+    return settings.updated(dict(_chosen(args)))
+
+
+def _chosen(args: argparse.Namespace) -> Iterator[tuple[str, object]]:
+    if args.method is not None:
+        yield from _methods(args.method)
+    options = {
+        'face.threshold': args.face_threshold,
+        'plate.threshold': args.plate_threshold,
+        'face.region_scale': args.mask_scale,
+        'plate.region_scale': args.mask_scale,
+        'detector.model_path': args.detector_model,
+        'generator.model_path': args.generator_model,
+        'device': args.device,
+        'threads': args.threads,
+    }
+    yield from ((name, value) for name, value in options.items() if value is not None)
+    for text in args.set:
+        yield _assignment(text)
+
+
+def _methods(text: str) -> Iterator[tuple[str, str]]:
+    for item in text.split(','):
+        name, equals, method = item.strip().partition('=')
+        if not equals:
+            yield from ((f'{each}.method', name) for each in _CLASSES)
+        elif name in _CLASSES:
+            yield f'{name}.method', method
+        else:
+            raise SettingsError(
+                f'--method: got class {name!r}, expected one of: {", ".join(_CLASSES)}; '
+                'write face=generate,plate=blur'
+            )
+
+
+def _assignment(text: str) -> tuple[str, object]:
+    name, equals, value = text.partition('=')
+    if not equals:
+        raise SettingsError(f'--set: got {text!r}, expected NAME=VALUE')
+    if find_parameter(name).type_name == 'string':
+        return name, value
+    try:
+        return name, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise SettingsError(f'--set {name}: got {value!r}, which is not YAML: {error}') from error
