@@ -1,0 +1,114 @@
+"""The seam between the stages and the libraries that run a network."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+import importlib
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ffs_anonymizer.errors import ModelError
+
+Tensors = Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """
+    Describe an input or an output of a network.
+
+    :param shape: one number an axis, -1 where any size goes.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+
+    def check(self, tensor: NDArray[np.float32], *, of: str) -> None:
+        """
+        Compare a tensor with the description.
+
+        :raises ModelError: dtype, number of axes or a fixed size differs.
+        """
+        fits = tensor.ndim == len(self.shape) and all(
+            want in (-1, got) for want, got in zip(self.shape, tensor.shape, strict=True)
+        )
+        if not fits or tensor.dtype != np.float32:
+            raise ModelError(
+                f'{of}: {self.name!r} got {tensor.dtype} {tensor.shape}, '
+                f'expected float32 {self.shape}'
+            )
+
+
+class Backend(ABC):
+    """
+    Run one network, on one device, from one thread.
+
+    A child fills in the attributes and `infer_impl`; the checks stand here, once for all of them.
+
+    :param name: the library, as `--device` and the diagnostics show it.
+    :param device: where it computes and why that one was taken.
+    """
+
+    name: str
+    device: str
+    path: Path
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def infer(self, feeds: Tensors) -> dict[str, NDArray[np.float32]]:
+        """
+        Run the network once.
+
+        :param feeds: a float32 array for every input, by name.
+        :returns: a float32 array for every output, by name.
+        :raises ModelError: inputs or outputs do not fit their description, or the library failed.
+        """
+        if set(feeds) != {spec.name for spec in self.inputs}:
+            raise ModelError(
+                f'{self.path}: got the inputs {sorted(feeds)}, '
+                f'expected {sorted(spec.name for spec in self.inputs)}'
+            )
+        for spec in self.inputs:
+            spec.check(feeds[spec.name], of=str(self.path))
+        results = self.infer_impl(feeds)
+        for spec in self.outputs:
+            spec.check(results[spec.name], of=str(self.path))
+        return results
+
+    @abstractmethod
+    def infer_impl(self, feeds: Tensors) -> dict[str, NDArray[np.float32]]:
+        """Run the network; the feeds are checked already."""
+
+    def close(self) -> None:  # noqa: B027
+        """Give back the device's memory; the object is of no use afterwards."""
+
+
+# What each word of the setting `device` means: the module that imports the library.
+BACKENDS = {
+    'cpu': 'ffs_anonymizer.backend.ort',
+    'cuda': 'ffs_anonymizer.backend.ort',
+}
+
+
+def open_model(path: Path, *, device: str = 'auto', threads: int = 0) -> Backend:
+    """
+    Load an ONNX network into a back end.
+
+    :param path: the ONNX file.
+    :param device: `auto` takes the best of this machine; any other word takes that or raises.
+    :param threads: CPU threads; 0 means one a core.
+    :raises ModelError: the file, the library or the device is missing, or the file is damaged.
+    """
+    if not path.is_file():
+        raise ModelError(f'model file {path}: got nothing there, expected an ONNX file')
+    module_name = BACKENDS.get('cpu' if device == 'auto' else device)
+    if module_name is None:
+        raise ModelError(f'device {device!r} is not built into this version; got {path}')
+    module = importlib.import_module(module_name)
+    backend: Backend = module.load(path, device=device, threads=threads)
+    return backend

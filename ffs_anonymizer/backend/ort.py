@@ -1,0 +1,125 @@
+"""ONNX Runtime, on the CPU or through CUDA."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ffs_anonymizer.backend import Backend, Tensors, TensorSpec
+from ffs_anonymizer.errors import ModelError
+
+try:
+    import onnx
+    import onnxruntime
+except ImportError as error:
+    raise ModelError(
+        f'cannot import {error.name}: install it with `pip install onnx onnxruntime`'
+    ) from error
+
+_ERRORS_ONLY = 3
+
+
+class OrtBackend(Backend):
+    """Run a network in ONNX Runtime."""
+
+    name = 'onnxruntime'
+
+    def __init__(self, path: Path, *, device: str, threads: int) -> None:
+        self.path = path
+        provider, self.device = _choose_provider(device)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+        options.log_severity_level = _ERRORS_ONLY
+        try:
+            self._session = onnxruntime.InferenceSession(
+                _cleaned(path), options, providers=[provider]
+            )
+        except ModelError:
+            raise
+        except Exception as error:  # the library's exceptions share no base of their own
+            raise ModelError(f'{path}: ONNX Runtime cannot load it: {error}') from error
+        if provider not in self._session.get_providers():
+            raise ModelError(f'{path}: {provider} was asked for but does not start here')
+        self.inputs = tuple(_spec(value) for value in self._session.get_inputs())
+        self.outputs = tuple(_spec(value) for value in self._session.get_outputs())
+
+    def infer_impl(self, feeds: Tensors) -> dict[str, NDArray[np.float32]]:
+        """Run the session."""
+        names = [spec.name for spec in self.outputs]
+        try:
+            return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+        except Exception as error:  # the library's exceptions share no base of their own
+            raise ModelError(f'{self.path}: ONNX Runtime failed: {error}') from error
+
+    def close(self) -> None:
+        """End the session."""
+        del self._session
+
+
+def load(path: Path, *, device: str, threads: int) -> OrtBackend:
+    """
+    Open an ONNX file in ONNX Runtime.
+
+    :raises ModelError: the file is damaged, or the device is not to be had.
+    """
+    return OrtBackend(path, device=device, threads=threads)
+
+
+def _choose_provider(device: str) -> tuple[str, str]:
+    cuda = 'CUDAExecutionProvider'
+    available = cuda in onnxruntime.get_available_providers()
+    if device == 'cuda' and not available:
+        raise ModelError(
+            f'device cuda: got ONNX Runtime {onnxruntime.__version__} without CUDA, '
+            'expected the package onnxruntime-gpu'
+        )
+    if available and device in ('auto', 'cuda'):
+        return cuda, 'cuda (asked for)' if device == 'cuda' else 'cuda (found)'
+    return 'CPUExecutionProvider', 'cpu (asked for)' if device == 'cpu' else 'cpu (no GPU found)'
+
+
+def _spec(value: onnxruntime.NodeArg) -> TensorSpec:
+    shape = tuple(size if isinstance(size, int) else -1 for size in value.shape)
+    return TensorSpec(value.name, shape)
+
+
+def _cleaned(path: Path) -> bytes:
+    """
+    Return the model without what keeps ONNX Runtime from optimizing it.
+
+    Initializers that are listed as graph inputs count as replaceable at run time, which blocks
+    constant folding and fusion. A fully convolutional network is freed of the size at which it
+    was exported, since it takes any.
+    """
+    try:
+        model = onnx.load(path)
+        onnx.checker.check_model(model, full_check=False)
+    except Exception as error:  # protobuf, I/O and checker errors share no base
+        raise ModelError(f'{path}: got a file that is no valid ONNX model: {error}') from error
+    graph = model.graph
+    initializers = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in initializers]
+    del graph.input[:]
+    graph.input.extend(inputs)
+    if all(node.op_type in _SIZE_FREE for node in graph.node):
+        for value in [*graph.input, *graph.output]:
+            for axis in (0, 2, 3):
+                value.type.tensor_type.shape.dim[axis].dim_param = f'{value.name}_{axis}'
+        del graph.value_info[:]
+    serialized: bytes = model.SerializeToString()
+    return serialized
+
+
+_SIZE_FREE = {
+    'Add',
+    'BatchNormalization',
+    'Concat',
+    'Conv',
+    'ConvTranspose',
+    'MaxPool',
+    'Relu',
+    'Sigmoid',
+}

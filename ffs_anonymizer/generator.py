@@ -1,0 +1,96 @@
+"""From crops to the faces of nobody."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ffs_anonymizer.backend import Backend, open_model
+from ffs_anonymizer.crops import Crops
+from ffs_anonymizer.errors import ModelError, SettingsError
+from ffs_anonymizer.models.manifest import default_generator, load_manifest
+from ffs_anonymizer.params import Settings
+
+CROP_SCALE = 1.7
+
+
+class Generator:
+    """
+    Invent faces for crops with one network.
+
+    Any ONNX of DeepPrivacy2's and FastFaceSwapper's contract fits: `condition` [N, 3, S, S] and
+    `mask` [N, 1, S, S] in, `inpainted` [N, 3, S, S] out.
+
+    :param size_px: S.
+    :param crop_scale: side of a crop over the longer side of its region, as the model was trained.
+    :raises ModelError: there is no model, or it does not keep the contract.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        path = Path(settings.generator.model_path) if settings.generator.model_path else None
+        path = path or default_generator()
+        if path is None:
+            raise ModelError(
+                'no face generator: got no generator.model_path, and this version has no weights '
+                'of its own; name an ONNX file, or choose blur, mosaic or solid'
+            )
+        manifest = load_manifest(path) if path.is_file() else None
+        self.model: Backend = open_model(path, device=settings.device, threads=settings.threads)
+        self.size_px = _check_contract(self.model)
+        from_manifest = manifest.crop_scale if manifest is not None else CROP_SCALE
+        self.crop_scale = settings.generator.crop_scale or from_manifest
+        if self.crop_scale < 1:
+            raise SettingsError(f'generator.crop_scale: got {self.crop_scale}, expected 0 or >= 1')
+        self.max_batch = settings.generator.max_batch
+
+    def generate(self, crops: Crops) -> NDArray[np.uint8]:
+        """
+        Invent a face for each crop.
+
+        :param crops: N crops of the model's size.
+        :returns: (N, S, S, 3) uint8 BGR.
+        :raises ModelError: the network fails or returns what is no picture.
+        """
+        faces = np.empty((len(crops), self.size_px, self.size_px, 3), np.uint8)
+        for start in range(0, len(crops), self.max_batch):
+            batch = slice(start, start + self.max_batch)
+            feeds = {'condition': crops.condition[batch], 'mask': crops.mask[batch]}
+            inpainted = self.model.infer(feeds)['inpainted']
+            expected = feeds['condition'].shape
+            if inpainted.shape != expected:
+                raise ModelError(
+                    f'{self.model.path}: got faces of shape {inpainted.shape}, expected {expected}'
+                )
+            if not np.isfinite(inpainted).all():
+                raise ModelError(f'{self.model.path}: got faces with values that are not finite')
+            levels = np.rint((np.clip(inpainted, -1, 1) + 1) * 127.5).astype(np.uint8)
+            faces[batch] = levels.transpose(0, 2, 3, 1)[..., ::-1]
+        return faces
+
+    def close(self) -> None:
+        """Give the network back."""
+        self.model.close()
+
+
+def _check_contract(model: Backend) -> int:
+    """Return S of a network that keeps the contract."""
+    inputs = {spec.name: spec.shape for spec in model.inputs}
+    outputs = {spec.name: spec.shape for spec in model.outputs}
+    condition, mask = inputs.get('condition', ()), inputs.get('mask', ())
+    size = condition[-1] if condition else -1
+    fits = (
+        set(inputs) == {'condition', 'mask'}
+        and 'inpainted' in outputs
+        and condition[1:] == (3, size, size)
+        and mask[1:] == (1, size, size)
+        and size > 0
+        and condition[0] == -1
+    )
+    if not fits:
+        raise ModelError(
+            f'{model.path}: got the inputs {inputs} and outputs {outputs}, expected condition '
+            '[N, 3, S, S] and mask [N, 1, S, S] with N free and S fixed, and inpainted'
+        )
+    return size
