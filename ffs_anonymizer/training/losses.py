@@ -1,0 +1,113 @@
+"""What the generator and the critic are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional
+
+
+def hole_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """
+    Return the mean of a map over the hole.
+
+    :param values: (N, C, h, w).
+    :param mask: (N, 1, S, S), 1 = keep.
+    """
+    hole = 1.0 - functional.interpolate(mask, size=values.shape[-2:], mode='area')
+    return (values.float() * hole).sum() / (hole.sum() * values.shape[1]).clamp_min(1.0)
+
+
+def critic_hinge(
+    real: Sequence[torch.Tensor], fake: Sequence[torch.Tensor], mask: torch.Tensor
+) -> torch.Tensor:
+    """
+    Ask the critic for logits over 1 where the hole holds a real face, under -1 where not.
+
+    :param real: logits of each depth for real faces.
+    :param fake: the same for generated ones.
+    :param mask: (N, 1, S, S), 1 = keep.
+    """
+    terms = [
+        hole_mean(functional.relu(1.0 - r), mask) + hole_mean(functional.relu(1.0 + f), mask)
+        for r, f in zip(real, fake)
+    ]
+    return torch.stack(terms).mean()
+
+
+def generator_hinge(fake: Sequence[torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
+    """
+    Ask the generator for faces that the critic takes for real.
+
+    :param fake: logits of each depth.
+    :param mask: (N, 1, S, S), 1 = keep.
+    """
+    return torch.stack([-hole_mean(f, mask) for f in fake]).mean()
+
+
+def feature_distance(
+    real: Sequence[torch.Tensor], fake: Sequence[torch.Tensor], mask: torch.Tensor
+) -> torch.Tensor:
+    """
+    Return the mean distance of normalized features over the hole.
+
+    :param real: features of each depth for the original.
+    :param fake: the same for the generated face.
+    :param mask: (N, 1, S, S), 1 = keep.
+    """
+    terms = [hole_mean((r - f).abs(), mask) for r, f in zip(real, fake)]
+    return torch.stack(terms).mean()
+
+
+def pixel_distance(
+    painted: torch.Tensor, image: torch.Tensor, where: torch.Tensor
+) -> torch.Tensor:
+    """
+    Return the mean absolute difference of pixels.
+
+    :param painted: (N, 3, S, S).
+    :param image: (N, 3, S, S).
+    :param where: (N, 1, S, S), 1 = counts.
+    """
+    total = ((painted - image).abs() * where).sum()
+    return total / (where.sum() * painted.shape[1]).clamp_min(1.0)
+
+
+def augment(
+    images: Sequence[torch.Tensor], mask: torch.Tensor, generator: torch.Generator
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """
+    Change colours and shift, alike for all that is given, so that gradients pass (DiffAugment).
+
+    :param images: each (N, 3, S, S), the same change for each.
+    :param mask: (N, 1, S, S), shifted along.
+    :param generator: where the chance comes from.
+    :returns: the changed images and mask.
+    """
+    n, side = len(mask), mask.shape[-1]
+
+    def draw(low: float, high: float) -> torch.Tensor:
+        chance = torch.rand((n, 1, 1, 1), generator=generator)
+        return (chance * (high - low) + low).to(mask.device)
+
+    brightness, saturation, contrast = draw(-0.4, 0.4), draw(0.3, 1.7), draw(0.6, 1.4)
+    reach = side // 10
+    shift = torch.randint(-reach, reach + 1, (n, 2), generator=generator)
+    base = torch.arange(side)
+    rows = (base[None] + shift[:, :1]).clamp(0, side - 1).to(mask.device)
+    columns = (base[None] + shift[:, 1:]).clamp(0, side - 1).to(mask.device)
+    which = torch.arange(n, device=mask.device)[:, None, None]
+
+    def moved(x: torch.Tensor) -> torch.Tensor:
+        last = x.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None, :]]
+        return last.permute(0, 3, 1, 2)
+
+    changed = []
+    for image in images:
+        x = image + brightness
+        grey = x.mean(1, keepdim=True)
+        x = grey + (x - grey) * saturation
+        middle = x.mean((1, 2, 3), keepdim=True)
+        changed.append(moved(middle + (x - middle) * contrast))
+    return changed, moved(mask)

@@ -1,0 +1,137 @@
+"""Every setting of a training run: name, type, range and meaning, declared once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ffs_anonymizer.errors import SettingsError
+
+
+def setting(default: Any, meaning: str, low: float | None = None, high: float | None = None) -> Any:
+    """
+    Declare one setting.
+
+    :param default: its value where nothing else is said; its type is the setting's type.
+    :param meaning: one line, with the unit.
+    :param low: the least value allowed.
+    :param high: the greatest value allowed.
+    """
+    return field(default=default, metadata={'meaning': meaning, 'low': low, 'high': high})
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Hold the settings of a training run."""
+
+    data: str = setting('', 'folder made by `data build`')
+    out: str = setting('', 'folder of the run: checkpoints, grids, scalars, settings')
+    network: str = setting('ffs-128-small', 'key of the table of architectures')
+    size_px: int = setting(128, 'S, side of the crops', 16, 512)
+    crop_scale: float = setting(1.4, 'side of a crop over the longer side of its region', 1.0, 4.0)
+    steps: int = setting(10000, 'steps to train in all', 1)
+    batch: int = setting(16, 'faces a step', 1, 4096)
+    seed: int = setting(0, 'of weights, batches and augmentation', 0)
+    device: str = setting('auto', 'auto, cpu or cuda')
+    threads: int = setting(2, 'CPU threads of torch', 1, 512)
+    half: bool = setting(True, 'bfloat16 where it is safe')
+    rate_generator: float = setting(4e-4, 'learning rate of the generator', 0.0, 1.0)
+    rate_critic: float = setting(4e-4, 'learning rate of the critic', 0.0, 1.0)
+    warm_steps: int = setting(200, 'steps over which the rates rise', 0)
+    decay_from: float = setting(0.7, 'share of the steps after which the rates fall to 0', 0.0, 1.0)
+    ema_images: int = setting(8000, 'images over which averaged weights forget half', 1)
+    weight_critic: float = setting(1.0, 'of the adversarial term', 0.0)
+    critic_from: int = setting(500, 'step from which the adversarial term counts', 0)
+    weight_features: float = setting(1.0, 'of the feature distance in the hole', 0.0)
+    weight_hole: float = setting(1.0, 'of the pixel distance in the hole', 0.0)
+    weight_ring: float = setting(2.0, 'of the pixel distance outside the hole', 0.0)
+    critic_channels: int = setting(96, 'channels inside each head of the critic', 8, 1024)
+    features: str = setting('efficientnet', 'feature network: efficientnet, or random (tests)')
+    init_from: str = setting('', 'checkpoint whose weights a new run starts from')
+    freeze: str = setting('', 'prefixes of generator layers to keep as they are, commas between')
+    teacher: str = setting('', 'checkpoint of a larger network to distil from')
+    weight_distil: float = setting(1.0, 'of the distance to the teacher, outputs and features', 0.0)
+    log_every: int = setting(50, 'steps between scalars', 1)
+    grid_every: int = setting(1000, 'steps between sample grids', 1)
+    save_every: int = setting(500, 'steps between checkpoints', 1)
+
+    def __post_init__(self) -> None:
+        """Check every value against its range."""
+        for f in fields(self):
+            value, low, high = getattr(self, f.name), f.metadata['low'], f.metadata['high']
+            below = low is not None and value < low
+            if below or (high is not None and value > high):
+                raise SettingsError(f'{f.name}: got {value}, expected {low} to {high}')
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return name to value."""
+        return asdict(self)
+
+
+def from_mapping(values: Mapping[str, Any]) -> TrainSettings:
+    """
+    Make settings of names and values, refusing unknown names and wrong types.
+
+    :param values: texts are read as YAML where the setting is no text.
+    """
+    known = {f.name: f.default for f in fields(TrainSettings)}
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise SettingsError(
+            f"unknown settings {', '.join(unknown)}; expected some of {', '.join(known)}"
+        )
+    return TrainSettings(**{name: _typed(name, v, known[name]) for name, v in values.items()})
+
+
+def load_settings(path: Path) -> dict[str, Any]:
+    """
+    Read a YAML file of settings.
+
+    :param path: the file, one name to value.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsError(f'{path}: cannot be read: {error}') from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise SettingsError(f'{path}: got {type(values).__name__}, expected names and values')
+    return values
+
+
+def parse_overrides(texts: list[str]) -> dict[str, Any]:
+    """
+    Read settings given as name=value.
+
+    :param texts: from the command line.
+    """
+    values: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition('=')
+        if not equals:
+            raise SettingsError(f'got {text!r}, expected name=value')
+        values[name.strip()] = yaml.safe_load(value) if value.strip() else ''
+    return values
+
+
+def _typed(name: str, value: Any, default: Any) -> Any:
+    """Return the value in the type of its default."""
+    kind = type(default)
+    if kind is str:
+        return '' if value is None else str(value)
+    if isinstance(value, str):
+        value = yaml.safe_load(value)
+    if isinstance(value, bool) != (kind is bool) or not isinstance(value, (int, float, str)):
+        raise SettingsError(f'{name}: got {value!r}, expected {kind.__name__}')
+    try:
+        converted = kind(value)
+    except ValueError as error:
+        raise SettingsError(f'{name}: got {value!r}, expected {kind.__name__}') from error
+    if kind is int and float(value) != converted:
+        raise SettingsError(f'{name}: got {value!r}, expected a whole number')
+    return converted
