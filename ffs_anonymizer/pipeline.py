@@ -1,0 +1,377 @@
+"""Many frames through the recipe: decoding, inference and encoding overlap, the order stays."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+import contextlib
+from dataclasses import dataclass, field
+import logging
+import os
+import queue
+import threading
+from typing import Generic, TYPE_CHECKING, TypeVar, Union
+
+from ffs_anonymizer.errors import AnonymizerError
+from ffs_anonymizer.tracker import backfill, Regions
+
+if TYPE_CHECKING:
+    from ffs_anonymizer.anonymizer import Anonymizer, Data
+    from ffs_anonymizer.detector import Detections
+    from ffs_anonymizer.image import Frame
+
+_Item = TypeVar('_Item')
+_LOG = logging.getLogger(__name__)
+
+DECODED_AHEAD = 4
+WAITING_OUT = 8
+BATCH_ITEMS = 256
+BATCH_BYTES = 4 << 20
+# What the look-ahead of many large cameras may hold before frames leave with less of it.
+HELD_BYTES = 1 << 30
+# A stamp this far behind its stream's last one is a jump of the clock, not a late frame.
+JUMP_NS = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Task(Generic[_Item]):
+    """
+    Hold one thing to pass through in its place, an image or not.
+
+    :param item: handed through.
+    :param decode: makes the frame, in a thread of its own; None: no image, passes as it is.
+    :param stream: the camera.
+    :param stamp_ns: the frame's time, for tracking; None: a still picture, which has no past.
+    :param clock_ns: the time at which the item came, on a clock that all streams share.
+    :param size_bytes: roughly what the item and its frame occupy.
+    :param detections: own boxes instead of the detector's.
+    """
+
+    item: _Item
+    decode: Callable[[], Frame] | None = None
+    stream: str = ''
+    stamp_ns: int | None = None
+    clock_ns: int = 0
+    size_bytes: int = 0
+    detections: Detections | None = None
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[_Item]):
+    """
+    Hold what became of a task.
+
+    :param data: the image in its source's encoding; None: nothing was replaced, the item stands as
+        it is, unless there is an error.
+    :param regions: what was replaced.
+    :param error: why there is no image.
+    """
+
+    item: _Item
+    data: Data | None = None
+    regions: Regions = field(default_factory=Regions.empty)
+    error: AnonymizerError | None = None
+
+
+@dataclass(eq=False)
+class _Image(Generic[_Item]):
+    task: Task[_Item]
+    decoded: Future[Frame] | None
+    frame: Frame | None = None
+    size_wh: tuple[int, int] = (0, 0)
+    stamp_ns: int = 0
+    regions: Regions = field(default_factory=Regions.empty)
+    encoded: Future[Data] | None = None
+    untouched: bool = False
+    error: AnonymizerError | None = None
+    final: bool = False
+
+
+@dataclass(frozen=True)
+class _Others(Generic[_Item]):
+    tasks: list[Task[_Item]]
+
+
+@dataclass(frozen=True)
+class _End:
+    error: BaseException | None = None
+
+
+_Slot = Union[_Image[_Item], _Others[_Item]]
+
+
+class _StoppedError(Exception):
+    """The consumer has gone."""
+
+
+def anonymize_all(
+    tasks: Iterable[Task[_Item]], anonymizer: Anonymizer, *, workers: int = 0
+) -> Iterator[Outcome[_Item]]:
+    """
+    Anonymize a sequence of images and let what is none pass, everything in its order.
+
+    Frames are decoded and encoded in a pool of threads while another one finds and replaces. A
+    frame waits for `tracker.look_ahead_ms` of its stream, so that a face found later is covered in
+    it already. Memory is bounded; closing the iterator stops the threads.
+
+    :param tasks: is drawn from in a thread of its own; what it raises, the iterator raises.
+    :param workers: threads that decode and encode; 0: one a core.
+    :returns: an outcome for each task; a frame that cannot be anonymized has an error and no data.
+    """
+    run: _Run[_Item] = _Run(anonymizer, workers or os.cpu_count() or 1)
+    try:
+        run.start(tasks)
+        yield from run.outcomes()
+    finally:
+        run.stop()
+
+
+class _Run(Generic[_Item]):
+    def __init__(self, anonymizer: Anonymizer, workers: int) -> None:
+        self._anonymizer = anonymizer
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix='codec')
+        self._stopped = threading.Event()
+        self._decoded_ahead = threading.Semaphore(DECODED_AHEAD)
+        self._inbox: queue.Queue[_Slot[_Item] | _End] = queue.Queue(WAITING_OUT)
+        self._outbox: queue.Queue[_Slot[_Item] | _End] = queue.Queue(WAITING_OUT)
+        self._threads: list[threading.Thread] = []
+
+    def start(self, tasks: Iterable[Task[_Item]]) -> None:
+        look = _LookAhead[_Item](self._anonymizer)
+        works: list[tuple[str, Callable[[], None], queue.Queue[_Slot[_Item] | _End]]] = [
+            ('feed', lambda: self._feed(tasks), self._inbox),
+            ('infer', lambda: self._infer(look), self._outbox),
+        ]
+        for name, work, target in works:
+            thread = threading.Thread(
+                target=self._guarded, args=(work, target), name=name, daemon=True
+            )
+            self._threads.append(thread)
+            thread.start()
+
+    def outcomes(self) -> Iterator[Outcome[_Item]]:
+        while True:
+            slot = self._outbox.get()
+            if isinstance(slot, _End):
+                if slot.error is not None:
+                    raise slot.error
+                return
+            if isinstance(slot, _Others):
+                for task in slot.tasks:
+                    yield Outcome(task.item)
+            else:
+                yield _outcome(slot)
+
+    def stop(self) -> None:
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _guarded(self, work: Callable[[], None], target: queue.Queue[_Slot[_Item] | _End]) -> None:
+        end = _End()
+        try:
+            work()
+        except _StoppedError:
+            return
+        except BaseException as error:
+            end = _End(error)
+        with contextlib.suppress(_StoppedError):
+            self._put(target, end)
+
+    def _put(self, target: queue.Queue[_Slot[_Item] | _End], slot: _Slot[_Item] | _End) -> None:
+        while not self._stopped.is_set():
+            with contextlib.suppress(queue.Full):
+                target.put(slot, timeout=0.1)
+                return
+        raise _StoppedError
+
+    def _feed(self, tasks: Iterable[Task[_Item]]) -> None:
+        others: list[Task[_Item]] = []
+        size = 0
+        for task in tasks:
+            if task.decode is None:
+                others.append(task)
+                size += task.size_bytes
+                if len(others) < BATCH_ITEMS and size < BATCH_BYTES:
+                    continue
+            if others:
+                self._put(self._inbox, _Others(others))
+                others, size = [], 0
+            if task.decode is not None:
+                while not self._decoded_ahead.acquire(timeout=0.1):
+                    if self._stopped.is_set():
+                        raise _StoppedError
+                self._put(self._inbox, _Image(task, self._pool.submit(task.decode)))
+        if others:
+            self._put(self._inbox, _Others(others))
+
+    def _infer(self, look: _LookAhead[_Item]) -> None:
+        while True:
+            try:
+                slot = self._inbox.get(timeout=0.1)
+            except queue.Empty:
+                if self._stopped.is_set():
+                    raise _StoppedError from None
+                continue
+            if isinstance(slot, _End):
+                for released in look.rest():
+                    self._release(released)
+                if slot.error is not None:
+                    raise slot.error
+                return
+            if isinstance(slot, _Image):
+                look.find(slot)
+                self._decoded_ahead.release()
+            for released in look.add(slot):
+                self._release(released)
+
+    def _release(self, slot: _Slot[_Item]) -> None:
+        """Replace now that the regions are final, and leave the encoding to the pool."""
+        if isinstance(slot, _Image) and slot.frame is not None and slot.error is None:
+            frame, slot.frame = slot.frame, None
+            with _carried_by(slot):
+                touched = self._anonymizer.replace(frame, slot.regions)
+                if len(slot.regions) == 0 and len(touched) == 0:
+                    slot.untouched = True
+                else:
+                    slot.encoded = self._pool.submit(frame.encode, touched)
+        self._put(self._outbox, slot)
+
+
+class _LookAhead(Generic[_Item]):
+    """Hold slots back until what comes after them can no longer add regions to their frames."""
+
+    def __init__(self, anonymizer: Anonymizer) -> None:
+        self._anonymizer = anonymizer
+        self._settings = anonymizer.settings.tracker
+        self._ahead_ns = int(self._settings.look_ahead_ms * 1e6)
+        self._held: deque[_Slot[_Item]] = deque()
+        self._held_bytes = 0
+        self._pending: dict[str, deque[_Image[_Item]]] = {}
+        self._newest_ns: dict[str, int] = {}
+        self._clock_ns = 0
+        self._warned = False
+
+    def find(self, image: _Image[_Item]) -> None:
+        """Find the regions of a frame, and add what is new in it to those that wait."""
+        with _carried_by(image):
+            assert image.decoded is not None
+            image.frame, image.decoded = image.decoded.result(), None
+            height, width = image.frame.image_bgr.shape[:2]
+            image.size_wh = (width, height)
+            stamp_ns = image.task.stamp_ns
+            if stamp_ns is not None:
+                stamp_ns = self._steady(image.task.stream, stamp_ns)
+            image.regions = self._anonymizer.find(
+                image.frame,
+                stream=image.task.stream,
+                stamp_ns=stamp_ns,
+                detections=image.task.detections,
+            )
+            if stamp_ns is None:
+                image.final = True
+                return
+            image.stamp_ns = stamp_ns
+            pending = self._pending.setdefault(image.task.stream, deque())
+            fitting = [other for other in pending if other.size_wh == image.size_wh]
+            filled = backfill(
+                [(other.stamp_ns, other.regions) for other in fitting],
+                (image.stamp_ns, image.regions),
+                self._settings,
+                size_wh=image.size_wh,
+            )
+            for other, regions in zip(fitting, filled, strict=True):
+                other.regions = regions
+            pending.append(image)
+
+    def add(self, slot: _Slot[_Item]) -> Iterator[_Slot[_Item]]:
+        """Take the next slot; yield those that are final, in order."""
+        self._held.append(slot)
+        self._held_bytes += _size(slot)
+        last = slot.task if isinstance(slot, _Image) else slot.tasks[-1]
+        self._clock_ns = max(self._clock_ns, last.clock_ns)
+        while self._held and (self._is_final(self._held[0]) or self._is_full()):
+            yield self._pop()
+
+    def rest(self) -> Iterator[_Slot[_Item]]:
+        """Yield what is left at the end."""
+        while self._held:
+            yield self._pop()
+
+    def _pop(self) -> _Slot[_Item]:
+        slot = self._held.popleft()
+        self._held_bytes -= _size(slot)
+        if isinstance(slot, _Image):
+            pending = self._pending.get(slot.task.stream)
+            if pending and pending[0] is slot:
+                pending.popleft()
+        return slot
+
+    def _is_full(self) -> bool:
+        if self._held_bytes <= HELD_BYTES:
+            return False
+        if not self._warned:
+            _LOG.warning(
+                'the frames of %g ms exceed %d MiB: some leave with less look-ahead',
+                self._settings.look_ahead_ms,
+                HELD_BYTES >> 20,
+            )
+            self._warned = True
+        return True
+
+    def _is_final(self, slot: _Slot[_Item]) -> bool:
+        if isinstance(slot, _Others) or slot.error is not None or slot.final:
+            return True
+        if self._newest_ns[slot.task.stream] - slot.stamp_ns >= self._ahead_ns:
+            return True
+        # A stream that pauses or ends must not hold up the others.
+        return self._clock_ns - slot.task.clock_ns >= 2 * self._ahead_ns
+
+    def _steady(self, stream: str, stamp_ns: int) -> int:
+        """Return the frame's time, never before its stream's last one unless the clock jumped."""
+        newest = self._newest_ns.get(stream, stamp_ns)
+        if newest - stamp_ns > JUMP_NS:
+            self._anonymizer.forget(stream)
+            for image in self._pending.pop(stream, deque()):
+                image.final = True
+            newest = stamp_ns
+        self._newest_ns[stream] = max(newest, stamp_ns)
+        return self._newest_ns[stream]
+
+
+def _size(slot: _Slot[_Item]) -> int:
+    if isinstance(slot, _Image):
+        return slot.task.size_bytes
+    return sum(task.size_bytes for task in slot.tasks)
+
+
+@contextlib.contextmanager
+def _carried_by(image: _Image[_Item]) -> Iterator[None]:
+    """Keep what goes wrong with an image as its error; it then has no pixels either."""
+    try:
+        yield
+    except Exception as error:
+        image.error = image.error or _as_anonymizer_error(error)
+        image.frame = None
+
+
+def _as_anonymizer_error(error: Exception) -> AnonymizerError:
+    if isinstance(error, AnonymizerError):
+        return error
+    wrapped = AnonymizerError(f'got {type(error).__name__}: {error}; the frame has no image')
+    wrapped.__cause__ = error
+    return wrapped
+
+
+def _outcome(image: _Image[_Item]) -> Outcome[_Item]:
+    data = None
+    with _carried_by(image):
+        if image.encoded is not None:
+            data = image.encoded.result()
+        elif not image.untouched and image.error is None:
+            raise AnonymizerError('the frame did not pass all stages')
+    if image.error is not None:
+        return Outcome(image.task.item, error=image.error)
+    return Outcome(image.task.item, data, image.regions)
