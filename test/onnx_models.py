@@ -1,0 +1,97 @@
+"""Small ONNX networks of the product's contracts, built on the spot with random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper, TensorProto
+
+
+def _save(path: Path, nodes, inputs, outputs, weights) -> Path:
+    graph = helper.make_graph(
+        nodes,
+        path.stem,
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in inputs.items()],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in outputs.items()],
+        [numpy_helper.from_array(np.asarray(v), n) for n, v in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+    return path
+
+
+def save_generator(path: Path, *, size_px: int = 32, seed: int = 0, scale: float = 1.0) -> Path:
+    """Every output pixel depends on every input pixel: near ones by a conv, all by a mean."""
+    rng = np.random.default_rng(seed)
+    nodes = [
+        helper.make_node('Concat', ['condition', 'mask'], ['both'], axis=1),
+        helper.make_node('Conv', ['both', 'near_w'], ['near'], pads=[3, 3, 3, 3]),
+        helper.make_node('GlobalAveragePool', ['both'], ['mean']),
+        helper.make_node('Conv', ['mean', 'far_w'], ['far']),
+        helper.make_node('Add', ['near', 'far'], ['sum']),
+        helper.make_node('Tanh', ['sum'], ['bounded']),
+        helper.make_node('Mul', ['bounded', 'scale'], ['inpainted']),
+    ]
+    weights = {
+        'near_w': rng.normal(0, 0.2, (3, 4, 7, 7)).astype(np.float32),
+        'far_w': rng.normal(0, 5.0, (3, 4, 1, 1)).astype(np.float32),
+        'scale': np.float32(scale),
+    }
+    square = [size_px, size_px]
+    return _save(
+        path,
+        nodes,
+        {'condition': ['N', 3, *square], 'mask': ['N', 1, *square]},
+        {'inpainted': ['N', 3, *square]},
+        weights,
+    )
+
+
+def save_wrongly_shaped_generator(path: Path, *, size_px: int = 32) -> Path:
+    """The output is half as large as the contract says, which its own description hides."""
+    nodes = [
+        helper.make_node('Mul', ['condition', 'mask'], ['kept']),
+        helper.make_node('AveragePool', ['kept'], ['inpainted'], kernel_shape=[2, 2], strides=[2, 2]),
+    ]
+    square = [size_px, size_px]
+    return _save(
+        path,
+        nodes,
+        {'condition': ['N', 3, *square], 'mask': ['N', 1, *square]},
+        {'inpainted': ['N', 3, 'h', 'w']},
+        {},
+    )
+
+
+def save_failing_generator(path: Path, *, size_px: int = 32) -> Path:
+    """The network loads, and raises on every run: its weights fit no crop."""
+    nodes = [
+        helper.make_node('Reshape', ['condition', 'impossible'], ['flat']),
+        helper.make_node('Add', ['flat', 'mask'], ['inpainted']),
+    ]
+    square = [size_px, size_px]
+    return _save(
+        path,
+        nodes,
+        {'condition': ['N', 3, *square], 'mask': ['N', 1, *square]},
+        {'inpainted': ['N', 3, *square]},
+        {'impossible': np.array([-1, 7, 11, 13], np.int64)},
+    )
+
+
+def save_yunet(path: Path, cells: dict[int, dict[str, np.ndarray]]) -> Path:
+    """A network of YuNet's outputs that returns the given cells, whatever it sees."""
+    nodes, outputs, weights = [], {}, {}
+    nodes.append(helper.make_node('ReduceMean', ['input'], ['mean'], keepdims=0))
+    nodes.append(helper.make_node('Mul', ['mean', 'nothing'], ['zero']))
+    weights['nothing'] = np.float32(0)
+    for stride, named in cells.items():
+        for name, values in named.items():
+            output = f'{name}_{stride}'
+            weights[f'{output}_value'] = values.astype(np.float32)
+            nodes.append(helper.make_node('Add', [f'{output}_value', 'zero'], [output]))
+            outputs[output] = list(values.shape)
+    return _save(path, nodes, {'input': [1, 3, 'height', 'width']}, outputs, weights)
