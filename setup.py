@@ -1,0 +1,54 @@
+"""Install the package with pip or colcon."""
+
+from glob import glob
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+PACKAGE = 'ffs_anonymizer'
+README = Path('README.md')
+
+setup(
+    name=PACKAGE,
+    version='0.1.0',
+    description='Anonymizes faces and licence plates in camera topics, bags, images and videos.',
+    long_description=README.read_text(encoding='utf-8') if README.is_file() else '',
+    long_description_content_type='text/markdown',
+    maintainer='Seed 8154cb50 maintainers',
+    maintainer_email='maintainers@users.noreply.h-seed-8154cb50.example',
+    license='Apache-2.0',
+    python_requires='>=3.10',
+    packages=find_packages(exclude=['test', 'test.*']),
+    package_data={PACKAGE: ['py.typed', 'models/*.onnx', 'models/*.json', 'models/*.md']},
+    data_files=[
+        ('share/ament_index/resource_index/packages', [f'resource/{PACKAGE}']),
+        (f'share/{PACKAGE}', ['package.xml']),
+        (f'share/{PACKAGE}/config', sorted(glob('config/*'))),
+        (f'share/{PACKAGE}/launch', sorted(glob('launch/*.launch.*'))),
+    ],
+    zip_safe=False,
+    install_requires=[
+        'numpy>=1.21',  # images and boxes
+        'opencv-python-headless>=4.5',  # JPEG and PNG, colour conversion, resizing, blur
+        'onnxruntime>=1.14',  # runs the detector and the generator
+        'onnx>=1.12',  # cleans a model's graph before it is loaded
+        'PyYAML>=5.4',  # parameter files and a bag's metadata.yaml
+        'tqdm>=4.57',  # progress of the bag and media tools
+        'rosbags>=0.10',  # reads and writes recordings without a ROS installation
+        'mcap>=1.1',  # the parts of mcap recordings that rosbags does not keep
+        'zstandard>=0.18',  # compressed recordings
+        'av>=10',  # reads and writes videos
+    ],
+    extras_require={
+        # Real rclpy and FastDDS without a ROS installation, for the node on a plain machine.
+        'ros': ['ros-jazzy-rclpy', 'ros-jazzy-common-interfaces'],
+        'train': ['torch>=2.0', 'tensorboard', 'matplotlib', 'onnxslim', 'ncnn', 'scikit-image'],
+        'test': ['pytest>=7', 'mypy', 'ruff', 'scikit-image', 'types-PyYAML', 'types-tqdm'],
+    },
+    entry_points={
+        'console_scripts': [
+            'anonymizer_node = ffs_anonymizer.node:main',
+            'ffs_anonymizer = ffs_anonymizer.cli:main',
+        ],
+    },
+)
