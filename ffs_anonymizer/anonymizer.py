@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 import fnmatch
 import time
-from typing import TYPE_CHECKING, Union
+from typing import Union
 
 import cv2
 import numpy as np
@@ -16,13 +16,11 @@ from numpy.typing import NDArray
 from ffs_anonymizer import composite, crops, obscure, tracker
 from ffs_anonymizer.detector import CLASSES, Detections, Detector, FACE, PLATE, ZONE
 from ffs_anonymizer.errors import AnonymizerError, SettingsError
+from ffs_anonymizer.frame import Frame
 from ffs_anonymizer.generator import Generator
 from ffs_anonymizer.models.manifest import file_sha256
 from ffs_anonymizer.params import Settings
 from ffs_anonymizer.tracker import Regions, Tracks
-
-if TYPE_CHECKING:
-    from ffs_anonymizer.image import Frame
 
 Data = Union[bytes, bytearray, memoryview]
 

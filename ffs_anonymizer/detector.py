@@ -132,7 +132,8 @@ def decode_centerface(outputs: Outputs, threshold: float) -> Candidates:
     """
     heat, size, offset = outputs['537'][0, 0], outputs['538'][0], outputs['539'][0]
     rows, columns = np.nonzero(heat >= threshold)
-    height, width = np.exp(size[:, rows, columns]) * 4
+    with np.errstate(over='ignore'):
+        height, width = np.exp(size[:, rows, columns]) * 4
     y = (rows + offset[0, rows, columns] + 0.5) * 4
     x = (columns + offset[1, rows, columns] + 0.5) * 4
     boxes = np.column_stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2])
@@ -160,7 +161,8 @@ def decode_yunet(outputs: Outputs, threshold: float, *, width: int) -> Candidate
         cell = np.column_stack([found % (width // stride), found // (width // stride)])
         box = outputs[f'bbox_{stride}'][0, found]
         centre = (cell + box[:, :2]) * stride
-        half = np.exp(box[:, 2:]) * stride / 2
+        with np.errstate(over='ignore'):
+            half = np.exp(box[:, 2:]) * stride / 2
         boxes.append(np.column_stack([centre - half, centre + half]).astype(np.float32))
         scores.append(score[found])
     return np.concatenate(boxes), np.concatenate(scores)

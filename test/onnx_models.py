@@ -54,7 +54,9 @@ def save_wrongly_shaped_generator(path: Path, *, size_px: int = 32) -> Path:
     """The output is half as large as the contract says, which its own description hides."""
     nodes = [
         helper.make_node('Mul', ['condition', 'mask'], ['kept']),
-        helper.make_node('AveragePool', ['kept'], ['inpainted'], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node(
+            'AveragePool', ['kept'], ['inpainted'], kernel_shape=[2, 2], strides=[2, 2]
+        ),
     ]
     square = [size_px, size_px]
     return _save(
@@ -67,10 +69,13 @@ def save_wrongly_shaped_generator(path: Path, *, size_px: int = 32) -> Path:
 
 
 def save_failing_generator(path: Path, *, size_px: int = 32) -> Path:
-    """The network loads, and raises on every run: its weights fit no crop."""
+    """The network loads, and raises on every run: it picks a column far outside the crop."""
     nodes = [
-        helper.make_node('Reshape', ['condition', 'impossible'], ['flat']),
-        helper.make_node('Add', ['flat', 'mask'], ['inpainted']),
+        helper.make_node('ReduceMax', ['mask'], ['one'], keepdims=0),
+        helper.make_node('Mul', ['one', 'far'], ['outside']),
+        helper.make_node('Cast', ['outside'], ['index'], to=TensorProto.INT64),
+        helper.make_node('Gather', ['condition', 'index'], ['column'], axis=3),
+        helper.make_node('Add', ['column', 'mask'], ['inpainted']),
     ]
     square = [size_px, size_px]
     return _save(
@@ -78,7 +83,7 @@ def save_failing_generator(path: Path, *, size_px: int = 32) -> Path:
         nodes,
         {'condition': ['N', 3, *square], 'mask': ['N', 1, *square]},
         {'inpainted': ['N', 3, *square]},
-        {'impossible': np.array([-1, 7, 11, 13], np.int64)},
+        {'far': np.full(1, 1e6, np.float32)},
     )
 
 

@@ -17,9 +17,7 @@ from ffs_anonymizer.composite import cover, far_to_near, paste, with_feather
     ],
 )
 def test_cover(box, align, bleed, expected):
-    rects = cover(
-        np.array([box], np.float32), size_wh=(31, 21), align_wh_px=align, bleed_px=bleed
-    )
+    rects = cover(np.array([box], np.float32), size_wh=(31, 21), align_wh_px=align, bleed_px=bleed)
     assert rects.dtype == np.int32
     assert rects.tolist() == [list(expected)]
 
@@ -48,11 +46,18 @@ def test_paste_is_exact_inside_and_fades_outside():
     outer, rect = np.array([4, 4, 16, 16], np.int32), np.array([7, 7, 13, 13], np.int32)
     paste(frame, np.full((12, 12, 3), 200, np.uint8), outer_xyxy_px=outer, rect_xyxy_px=rect)
     assert (frame[7:13, 7:13] == 200).all()
-    assert frame[10, :, 0].tolist() == [100] * 4 + [125, 150, 175] + [200] * 6 + [
-        175,
-        150,
-        125,
-    ] + [100] * 4
+    assert (
+        frame[10, :, 0].tolist()
+        == [100] * 4
+        + [125, 150, 175]
+        + [200] * 6
+        + [
+            175,
+            150,
+            125,
+        ]
+        + [100] * 4
+    )
     frame[4:16, 4:16] = 100
     assert (frame == 100).all()
 

@@ -48,7 +48,11 @@ def test_flat_and_updated_are_inverse():
         ('threads', 1.5, r'threads: got 1.5, expected integer'),
         ('threads', True, r'threads: got True, expected integer'),
         ('lazy', 1, r'lazy: got 1, expected bool'),
-        ('face.method', 'hide', r"got 'hide', expected string, one of: generate, blur, mosaic, solid"),
+        (
+            'face.method',
+            'hide',
+            r"got 'hide', expected string, one of: generate, blur, mosaic, solid",
+        ),
         ('face.fallback', 'generate', r"got 'generate', expected string, one of: blur"),
         ('image_topics', '/camera', r"got '/camera', expected string array; write it as a list"),
         ('image_topics', [1], r'every item must be a str'),
@@ -92,7 +96,10 @@ def test_load_takes_ros_and_plain_files(tmp_path, text, name, value):
     [
         ('threads: [', r'cannot read the settings file .*settings.yaml'),
         ('- 1', r'got a list, expected names with values'),
-        ('/**: {ros__parameters: {treads: 2}}', r'settings.yaml: unknown setting .treads.: did you'),
+        (
+            '/**: {ros__parameters: {treads: 2}}',
+            r'settings.yaml: unknown setting .treads.: did you',
+        ),
         ('camera: {ros__parameters: {rate: 3}}', r'no section for the node'),
     ],
 )

@@ -1,0 +1,80 @@
+import numpy as np
+from onnx.reference import ReferenceEvaluator
+from onnx_models import save_failing_generator, save_generator
+import pytest
+
+from ffs_anonymizer.backend import open_model
+from ffs_anonymizer.detector import default_model
+from ffs_anonymizer.errors import ModelError
+
+
+def feeds(n=2, size_px=32):
+    rng = np.random.default_rng(0)
+    return {
+        'condition': rng.uniform(-1, 1, (n, 3, size_px, size_px)).astype(np.float32),
+        'mask': np.ones((n, 1, size_px, size_px), np.float32),
+    }
+
+
+def test_infer_is_the_network(tmp_path):
+    path = save_generator(tmp_path / 'generator.onnx')
+    backend = open_model(path, device='cpu', threads=1)
+    got = backend.infer(feeds())['inpainted']
+    reference = ReferenceEvaluator(str(path)).run(None, feeds())[0]
+    assert np.allclose(got, reference, atol=1e-4)
+    assert backend.device == 'cpu (asked for)'
+
+
+@pytest.mark.parametrize('n', [1, 5])
+def test_any_batch_goes(tmp_path, n):
+    backend = open_model(save_generator(tmp_path / 'generator.onnx'))
+    assert backend.infer(feeds(n))['inpainted'].shape == (n, 3, 32, 32)
+
+
+def test_initializers_among_the_inputs_are_cleaned_away():
+    names = [spec.name for spec in open_model(default_model()).inputs]
+    assert names == ['input.1']
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'mask': None}, r"got the inputs \['condition'\], expected \['condition', 'mask'\]"),
+        (
+            {'mask': np.ones((2, 1, 31, 32), np.float32)},
+            r"'mask' got float32 \(2, 1, 31, 32\), expected float32 \(-1, 1, 32, 32\)",
+        ),
+        ({'mask': np.ones((2, 1, 32, 32))}, r"'mask' got float64"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(tmp_path, change, message):
+    backend = open_model(save_generator(tmp_path / 'generator.onnx'))
+    wrong = {name: value for name, value in {**feeds(), **change}.items() if value is not None}
+    with pytest.raises(ModelError, match=message):
+        backend.infer(wrong)
+
+
+def test_a_network_that_fails_midway_is_one_error(tmp_path):
+    backend = open_model(save_failing_generator(tmp_path / 'failing.onnx'))
+    with pytest.raises(ModelError, match=r'failing.onnx: ONNX Runtime failed'):
+        backend.infer(feeds())
+
+
+def test_missing_and_damaged_files(tmp_path):
+    with pytest.raises(ModelError, match=r'model file .*none.onnx: got nothing there'):
+        open_model(tmp_path / 'none.onnx')
+    path = tmp_path / 'cut.onnx'
+    whole = save_generator(tmp_path / 'whole.onnx').read_bytes()
+    for damaged in (b'', b'no model', whole[: len(whole) // 2]):
+        path.write_bytes(damaged)
+        with pytest.raises(ModelError, match=r'cut.onnx: (got a file that is no valid|ONNX)'):
+            open_model(path)
+
+
+def test_a_device_that_is_not_here_is_an_error_not_a_fallback(tmp_path):
+    path = save_generator(tmp_path / 'generator.onnx')
+    onnxruntime = pytest.importorskip('onnxruntime')
+    if 'CUDAExecutionProvider' in onnxruntime.get_available_providers():
+        pytest.skip('this machine has CUDA')
+    with pytest.raises(ModelError, match='device cuda: got ONNX Runtime .* without CUDA'):
+        open_model(path, device='cuda')
