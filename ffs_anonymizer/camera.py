@@ -1,0 +1,152 @@
+"""A camera of the live node: its frames that wait, and an account of what became of each."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+import threading
+import time
+from typing import Any
+
+import numpy as np
+
+QUEUE_FRAMES = 16
+_LATENCIES_KEPT = 512
+_NS_PER_S = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Hold a message that was received, and when (monotonic clock)."""
+
+    message: Any
+    received_s: float
+
+
+@dataclass(frozen=True)
+class Account:
+    """
+    Hold what became of a camera's frames since the start.
+
+    :param waiting: in the queue or in work; `received` is the sum of this, `published`, `dropped`
+        and `failed`.
+    :param lost: frames that the middleware says never reached us; they are not in `received`.
+    """
+
+    received: int = 0
+    published: int = 0
+    dropped: int = 0
+    failed: int = 0
+    waiting: int = 0
+    lost: int = 0
+    regions: int = 0
+    latency_p50_ms: float = 0.0
+    latency_p95_ms: float = 0.0
+    last_error: str = ''
+
+
+@dataclass
+class _Counters:
+    received: int = 0
+    published: int = 0
+    dropped: int = 0
+    failed: int = 0
+    lost: int = 0
+    regions: int = 0
+    last_error: str = ''
+    latencies_ms: deque[float] = field(default_factory=lambda: deque(maxlen=_LATENCIES_KEPT))
+
+
+class Camera:
+    """
+    Hold the waiting frames of one topic; any thread may call any method.
+
+    :param topic: the resolved name of the topic; it names the stream in the recipe.
+    :param drop_old: keep only the newest frame; else up to `QUEUE_FRAMES` in their order.
+    """
+
+    def __init__(self, topic: str, *, drop_old: bool) -> None:
+        self.topic = topic
+        self._drop_old = drop_old
+        self._waiting: deque[Waiting] = deque()
+        self._counters = _Counters()
+        self._lock = threading.Lock()
+        self._track_stamp_ns = 0
+
+    def put(self, message: Any) -> None:
+        """Add a frame; one frame is dropped where there is no room for both."""
+        with self._lock:
+            self._counters.received += 1
+            if self._drop_old:
+                self._counters.dropped += len(self._waiting)
+                self._waiting.clear()
+            elif len(self._waiting) >= QUEUE_FRAMES:
+                self._counters.dropped += 1
+                return
+            self._waiting.append(Waiting(message, time.monotonic()))
+
+    def take(self) -> Waiting | None:
+        """Remove and return the frame that is next; None if there is none."""
+        with self._lock:
+            return self._waiting.popleft() if self._waiting else None
+
+    def drop_waiting(self) -> None:
+        """Drop all frames that wait."""
+        with self._lock:
+            self._counters.dropped += len(self._waiting)
+            self._waiting.clear()
+
+    def count_published(self, waiting: Waiting, regions: int) -> None:
+        """Count a frame that was handed out."""
+        latency_ms = (time.monotonic() - waiting.received_s) * 1e3
+        with self._lock:
+            self._counters.published += 1
+            self._counters.regions += regions
+            self._counters.latencies_ms.append(latency_ms)
+
+    def count_failed(self, reason: str) -> None:
+        """Count a frame of which nothing was handed out."""
+        with self._lock:
+            self._counters.failed += 1
+            self._counters.last_error = reason
+
+    def count_lost(self, frames: int) -> None:
+        """Count frames that the middleware lost on their way here."""
+        with self._lock:
+            self._counters.lost += frames
+
+    def account(self) -> Account:
+        """Return the counts; their sum is right at any moment."""
+        with self._lock:
+            counters = self._counters
+            done = counters.published + counters.dropped + counters.failed
+            p50, p95 = (
+                np.percentile(counters.latencies_ms, (50, 95))
+                if counters.latencies_ms
+                else (0.0, 0.0)
+            )
+            return Account(
+                received=counters.received,
+                published=counters.published,
+                dropped=counters.dropped,
+                failed=counters.failed,
+                waiting=counters.received - done,
+                lost=counters.lost,
+                regions=counters.regions,
+                latency_p50_ms=float(p50),
+                latency_p95_ms=float(p95),
+                last_error=counters.last_error,
+            )
+
+    def track_stamp_ns(self, stamp_ns: int) -> tuple[int, bool]:
+        """
+        Return the time that the tracker should see, and whether time has jumped back.
+
+        A frame slightly out of order is taken as simultaneous with the one before it, so that
+        held regions survive it; a jump of a second or more (a recording that starts again) is
+        believed. Only for the thread that works on the frames.
+        """
+        jumped = stamp_ns <= self._track_stamp_ns - _NS_PER_S
+        if jumped or stamp_ns > self._track_stamp_ns:
+            self._track_stamp_ns = stamp_ns
+        return self._track_stamp_ns, jumped

@@ -1,0 +1,52 @@
+"""What large frames need of the middleware and of the allocator; to be set before rclpy.init."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+
+# The second name is that of Fast DDS 3.
+PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
+_PROFILE = Path('config', 'fastdds.xml')
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+
+
+def profile_path() -> Path | None:
+    """Return the Fast DDS profile that comes with the package; None where it was not installed."""
+    package = Path(__file__).resolve().parent
+    folders = [
+        package.parent,  # a checkout, or a link to it
+        *(folder / 'share' / package.name for folder in package.parents),
+    ]
+    return next((folder / _PROFILE for folder in folders if (folder / _PROFILE).is_file()), None)
+
+
+def use_large_frames() -> Path | None:
+    """
+    Let Fast DDS pass whole camera frames and the allocator keep their memory.
+
+    A profile that the user has chosen stays.
+
+    :returns: the profile that is in use now; None if the package's own was not found.
+    """
+    _keep_memory()
+    for name in PROFILE_VARIABLES:
+        if os.environ.get(name):
+            return Path(os.environ[name])
+    profile = profile_path()
+    if profile is not None:
+        for name in PROFILE_VARIABLES:
+            os.environ[name] = str(profile)
+    return profile
+
+
+def _keep_memory() -> None:
+    # By default each frame is mapped, touched page by page and unmapped again.
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:  # not glibc
+        return
+    mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(_M_ARENA_MAX, 1)
