@@ -1,3 +1,5 @@
+import itertools
+
 import cv2
 import numpy as np
 import pytest
@@ -21,8 +23,8 @@ def test_mosaic_cells_are_true_means(size_wh):
     out = mosaic(image, 6)
     _, rows, columns = cell_means(image, 6)
     assert out.shape == image.shape
-    for top, bottom in zip(rows, rows[1:], strict=False):
-        for left, right in zip(columns, columns[1:], strict=False):
+    for top, bottom in itertools.pairwise(rows):
+        for left, right in itertools.pairwise(columns):
             mean = image[top:bottom, left:right].reshape(-1, 3).mean(axis=0)
             assert (np.abs(out[top:bottom, left:right] - mean) <= 0.5 + 1e-9).all()
 
