@@ -96,7 +96,7 @@ def bgr_from(samples: NDArray[np.generic], channels: str, shift: int = 0) -> NDA
     :param shift: bits to drop from uint16.
     """
     if samples.dtype.itemsize == 2:
-        samples = np.minimum(samples.astype(np.uint16) >> np.uint16(shift), 255).astype(np.uint8)
+        samples = cv2.convertScaleAbs(samples.astype(np.uint16, copy=False), alpha=0.5**shift)
     if channels == 'bgr':
         return np.asarray(samples, np.uint8)
     if channels == 'mono':
@@ -112,7 +112,9 @@ def write_bgr(
     shift: int = 0,
 ) -> None:
     """
-    Write a rectangle of the picture into the samples; alpha stays as it is.
+    Write a rectangle of the picture into the samples.
+
+    Alpha becomes opaque there: it may hold a person's outline, and is dropped like the colours.
 
     :param samples: written in place.
     :param image_bgr: (H, W, 3) uint8.
@@ -125,10 +127,11 @@ def write_bgr(
     if channels == 'mono':
         patch = np.asarray(cv2.cvtColor(patch, cv2.COLOR_BGR2GRAY)).reshape(y1 - y0, x1 - x0)
     elif channels.startswith('rgb'):
-        patch = patch[:, :, ::-1]
+        patch = np.asarray(cv2.cvtColor(patch, cv2.COLOR_BGR2RGB))
     if samples.dtype.itemsize == 2:
         patch = patch.astype(np.uint16) << np.uint16(shift)
     if channels == 'mono':
         samples[y0:y1, x0:x1] = patch
     else:
         samples[y0:y1, x0:x1, :3] = patch
+        samples[y0:y1, x0:x1, 3:] = np.iinfo(samples.dtype).max
