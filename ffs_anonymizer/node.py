@@ -19,7 +19,6 @@ from rcl_interfaces.msg import (
 )
 import rclpy
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import NameValidationException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -201,7 +200,7 @@ class AnonymizerNode(Node):  # type: ignore[misc]
         try:
             inputs = [self.resolve_topic_name(name) for name in names]
             outputs = [self.resolve_topic_name(prefix + topic) for topic in inputs]
-        except (NameValidationException, ValueError) as error:
+        except RuntimeError as error:
             raise SettingsError(
                 f'image_topics, copy_topics or output_prefix: not a topic name: {error}'
             ) from error

@@ -1,0 +1,83 @@
+"""Start the anonymizer on live cameras."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+from launch_ros.substitutions import FindPackageShare
+import yaml
+
+from launch import LaunchContext, LaunchDescription
+
+# Without these most raw images above 640x480 are lost, or cost three times the CPU; they hold for
+# the camera drivers of the same launch as well. What the user has set stays.
+ENVIRONMENT = {
+    'FASTRTPS_DEFAULT_PROFILES_FILE': PathJoinSubstitution(
+        [FindPackageShare('ffs_anonymizer'), 'config', 'fastdds.xml']
+    ),
+    'MALLOC_MMAP_THRESHOLD_': '1073741824',
+    'MALLOC_TRIM_THRESHOLD_': '2147483647',
+    'MALLOC_ARENA_MAX': '1',
+}
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Return the node with its arguments."""
+    default_params = PathJoinSubstitution(
+        [FindPackageShare('ffs_anonymizer'), 'config', 'anonymizer.param.yaml']
+    )
+    return LaunchDescription(
+        [
+            DeclareLaunchArgument(
+                'params_file', default_value=default_params, description='ROS parameter file'
+            ),
+            DeclareLaunchArgument(
+                'image_topics',
+                default_value='',
+                description='Topics to anonymize, `/front/image_raw,/rear/image_raw/compressed` '
+                'or as a YAML list; empty: those of the parameter file',
+            ),
+            DeclareLaunchArgument('namespace', default_value='', description='Of the node'),
+            DeclareLaunchArgument('node_name', default_value='anonymizer', description='Its name'),
+            DeclareLaunchArgument(
+                'log_level', default_value='info', description='debug ... fatal'
+            ),
+            DeclareLaunchArgument('use_sim_time', default_value='false', description='Use /clock'),
+            *(
+                SetEnvironmentVariable(name, EnvironmentVariable(name, default_value=value))
+                for name, value in ENVIRONMENT.items()
+            ),
+            OpaqueFunction(function=_node),
+        ]
+    )
+
+
+def _node(context: LaunchContext) -> list[Node]:
+    parameters: list[Any] = [
+        LaunchConfiguration('params_file'),
+        {'use_sim_time': ParameterValue(LaunchConfiguration('use_sim_time'), value_type=bool)},
+    ]
+    topics = _names(LaunchConfiguration('image_topics').perform(context))
+    if topics:
+        parameters.append({'image_topics': topics})
+    return [
+        Node(
+            package='ffs_anonymizer',
+            executable='anonymizer_node',
+            name=LaunchConfiguration('node_name'),
+            namespace=LaunchConfiguration('namespace'),
+            parameters=parameters,
+            arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')],
+            output='screen',
+        )
+    ]
+
+
+def _names(text: str) -> list[str]:
+    """Read `a,b` or `[a, b]`."""
+    listed = text if text.strip().startswith('[') else f'[{text}]'
+    return [str(name) for name in yaml.safe_load(listed) or []]
