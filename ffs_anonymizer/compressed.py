@@ -22,6 +22,8 @@ _KEPT_PNG_CHUNKS = (b'cHRM', b'gAMA', b'iCCP', b'sRGB', b'pHYs')
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 4, 6: 4}
 _CHANNELS = {1: 'mono', 3: 'bgr', 4: 'bgra'}
 _LOSSLESS = 101
+# How a further picture or a film behind the end of the first one begins.
+_APPENDED = (b'\xff\xd8\xff', b'ftyp')
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,9 @@ class _Picture:
     """
     Say what a file holds and how its like is written.
 
-    :param shape: (H, W) or (H, W, C) of the decoded samples; None where only decoding tells C.
     :param options: for cv2.imencode.
     :param kept: parts of the source that go into a new file as they are.
+    :param header: of a JPEG.
     """
 
     kind: str
@@ -124,7 +126,9 @@ def decode_compressed(msg: Any) -> Frame:
     image. JPEG comes back in the quality and chroma subsampling it came in, PNG and lossless WebP
     bit-identical outside the touched rectangles, lossy WebP in quality `LOSSY_WEBP_QUALITY`.
     Colour profiles of JPEG and PNG and the orientation of JPEG are kept; all other metadata, which
-    may hold a small copy of the picture, and bytes behind the end are left out of a new file.
+    may hold a small copy of the picture, and bytes behind the end are left out of a new file. A
+    JPEG that nothing was written to keeps the bytes behind its end too, unless there is a further
+    picture among them, which nobody looked at.
 
     :param msg: format and data.
     :raises ImageError: a depth image, another kind of file, one that is cut off or damaged, or
@@ -133,7 +137,12 @@ def decode_compressed(msg: Any) -> Frame:
     refuse_depth(msg.format)
     source = as_buffer(msg.data)
     data = bytes(source)
-    return _CompressedFrame(_read(data), source, data)
+    picture = _read(data)
+    if picture.header is not None:
+        tail = data[picture.header.end :]
+        if any(beginning in tail for beginning in _APPENDED):
+            source = data = data[: picture.header.end]
+    return _CompressedFrame(picture, source, data)
 
 
 def black_compressed(msg: Any, size_wh: tuple[int, int] | None = None) -> bytes:

@@ -14,6 +14,7 @@ Buffer = Union[bytes, bytearray, memoryview]
 Rect = tuple[int, int, int, int]
 
 _TO_BGR = {'rgb': cv2.COLOR_RGB2BGR, 'bgra': cv2.COLOR_BGRA2BGR, 'rgba': cv2.COLOR_RGBA2BGR}
+_OPAQUE = {1: 255, 2: 65535}
 _BRIGHT_QUANTILE = 0.999
 _SAMPLED_ROWS_COLUMNS = 256
 
@@ -68,7 +69,7 @@ def brightness_shift(
     A camera of 12 bits uses a sixteenth of the range; the detector must not see black. A few
     brighter samples (a lamp, a hot pixel) do not count; they saturate.
 
-    :param samples: (H, W) or (H, W, C) uint16.
+    :param samples: (H, W) or (H, W, C) uint16; alpha, a fourth channel, has no say.
     :param without_xyxy_px: rectangles whose samples have no say.
     """
     height, width = samples.shape[:2]
@@ -80,7 +81,8 @@ def brightness_shift(
             inside_y = (rows >= y0) & (rows < y1)
             inside_x = (columns >= x0) & (columns < x1)
             keep[np.ix_(inside_y, inside_x)] = False
-    seen = samples[np.ix_(rows, columns)][keep].ravel()
+    seen = samples[np.ix_(rows, columns)][keep]
+    seen = (seen[:, :3] if seen.ndim == 2 else seen).ravel()
     if not seen.size:
         return 8
     rank = min(seen.size - 1, int(seen.size * _BRIGHT_QUANTILE))
@@ -134,4 +136,4 @@ def write_bgr(
         samples[y0:y1, x0:x1] = patch
     else:
         samples[y0:y1, x0:x1, :3] = patch
-        samples[y0:y1, x0:x1, 3:] = np.iinfo(samples.dtype).max
+        samples[y0:y1, x0:x1, 3:] = _OPAQUE[samples.dtype.itemsize]

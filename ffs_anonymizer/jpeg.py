@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-import re
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +15,7 @@ _SOI, _EOI, _SOS, _DQT, _DHT, _DRI = 0xD8, 0xD9, 0xDA, 0xDB, 0xC4, 0xDD
 _APP0, _APP1, _APP2 = 0xE0, 0xE1, 0xE2
 _BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
 _FRAMES = {*range(0xC0, 0xD0)} - {_DHT, 0xC8, 0xCC}
-_RESTART = re.compile(rb'\xff([\xd0-\xd7])')
-_SCAN_END = re.compile(rb'\xff+[^\x00\xff\xd0-\xd7]')
+_RESTARTS = range(0xD0, 0xD8)
 _ORIENTATION_TAG = 0x0112
 _ABSENT = 0x3F
 
@@ -51,7 +49,8 @@ class Scan:
     :param components: of each, its number and the numbers of its DC and AC Huffman tables.
     :param band: first and last coefficient.
     :param bits: successive approximation, the bit position before and now.
-    :param data: the entropy-coded bytes with their restart markers.
+    :param parts: the entropy-coded bytes between the restart markers.
+    :param restarts: the second byte of each restart marker.
     :param huffman: by class and number, the counts of codes of each length and their symbols.
     """
 
@@ -59,7 +58,8 @@ class Scan:
     band: tuple[int, int]
     bits: tuple[int, int]
     restart_interval: int
-    data: bytes
+    parts: tuple[bytes, ...]
+    restarts: bytes
     huffman: dict[tuple[int, int], bytes]
 
 
@@ -224,7 +224,7 @@ def count_blocks(header: Header, scan: Scan) -> None:
             raise ImageError('got a JPEG that refers to a Huffman table it does not have')
         blocks += [(lookups[0, dc], lookups[1, ac])] * repeat
     step = scan.restart_interval or total
-    for i, part in enumerate(_RESTART.split(scan.data)[::2]):
+    for i, part in enumerate(scan.parts):
         _count_part(part, blocks, min(step, total - i * step))
 
 
@@ -269,8 +269,21 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         yield marker, start, end
         at = end
         if marker == _SOS:
-            found = _SCAN_END.search(data, end)
-            at = found.end() - 2 if found else len(data)
+            at = _scan_marks(data, end)[-1]
+
+
+def _scan_marks(data: bytes, start: int) -> list[int]:
+    """Return where each restart marker of a scan is, and last where the scan ends."""
+    marks = []
+    at = data.find(b'\xff', start)
+    while 0 <= at < len(data) - 1:
+        following = data[at + 1]
+        if following in _RESTARTS:
+            marks.append(at)
+        elif following not in (0x00, 0xFF):
+            return [*marks, at]
+        at = data.find(b'\xff', at + (1 if following == 0xFF else 2))
+    return [*marks, len(data)]
 
 
 def _size_wh(body: bytes) -> tuple[int, int]:
@@ -313,13 +326,15 @@ def _read_scan(
     if len(body) != 4 + 2 * count or not 1 <= count <= len(header.components):
         raise ImageError('got a JPEG with a scan header that does not fit it; it is damaged')
     pairs = [body[1 + 2 * i : 3 + 2 * i] for i in range(count)]
-    found = _SCAN_END.search(data, end)
+    marks = _scan_marks(data, end)
+    starts = [end, *(mark + 2 for mark in marks)]
     return Scan(
         components=tuple((pair[0], pair[1] >> 4, pair[1] & 15) for pair in pairs),
         band=(body[-3], body[-2]),
         bits=(body[-1] >> 4, body[-1] & 15),
         restart_interval=restart_interval,
-        data=data[end : found.start() if found else len(data)],
+        parts=tuple(data[a:b] for a, b in zip(starts, marks, strict=False)),
+        restarts=bytes(data[mark + 1] for mark in marks[:-1]),
         huffman=huffman,
     )
 
@@ -333,14 +348,13 @@ def _check_scans(header: Header) -> None:
         for number, _, _ in scan.components:
             first, last = scan.band if header.progressive else (0, 63)
             missing[number][first : last + 1] = scan.bits[1] if header.progressive else 0
-        restarts = _RESTART.findall(scan.data)
         across, down = _mcus(header, scan)
         step = scan.restart_interval
         expected = -(-across * down // step) - 1 if step else 0
-        if restarts != [bytes([0xD0 + i % 8]) for i in range(expected)]:
+        if scan.restarts != bytes(0xD0 + i % 8 for i in range(expected)):
             raise ImageError(
-                f'got a JPEG with {len(restarts)} restart markers, expected {expected} in order; '
-                'part of its data is missing'
+                f'got a JPEG with {len(scan.restarts)} restart markers, '
+                f'expected {expected} in order; part of its data is missing'
             )
     if any(bits.any() for bits in missing.values()):
         raise ImageError('got a JPEG whose last scans are missing; it is cut off')

@@ -168,10 +168,14 @@ class _PlanesFrame(_RawFrame):
         self.align_wh_px = _chroma_block_wh(self._encoding)
         luma, chroma = self._planes(source)
         if self._encoding == 'nv24':
-            # As UYVY of twice the width, each pixel its own pair: OpenCV's conversion for all.
-            pairs = np.stack([chroma[..., 0], luma, chroma[..., 1], luma], axis=2)
-            doubled = cv2.cvtColor(pairs.reshape(*luma.shape[:1], -1, 2), cv2.COLOR_YUV2BGR_UYVY)
-            self.image_bgr = np.ascontiguousarray(doubled[:, ::2])
+            # As UYVY of twice the width, each pixel a pair of its own: OpenCV converts all alike.
+            pairs = np.empty((self._height, self._width, 4), np.uint8)
+            cv2.mixChannels([luma, chroma], [pairs], [1, 0, 0, 1, 2, 2, 0, 3])
+            doubled = cv2.cvtColor(
+                pairs.reshape(self._height, 2 * self._width, 2), cv2.COLOR_YUV2BGR_UYVY
+            )
+            size_wh = (self._width, self._height)
+            self.image_bgr = cv2.resize(doubled, size_wh, interpolation=cv2.INTER_NEAREST)
             return
         if luma.shape[0] % 2 or luma.shape[1] % 2:
             luma = np.pad(luma, [(0, luma.shape[0] % 2), (0, luma.shape[1] % 2)], mode='edge')
@@ -346,18 +350,15 @@ def _luma_chroma(
     (x0, y0, x1, y1), (block_w, block_h) = rect, block_wh
     left, top = x0 // block_w * block_w, y0 // block_h * block_h
     patch = image_bgr[top : -(-y1 // block_h) * block_h, left : -(-x1 // block_w) * block_w]
-    yuv = cv2.transform(patch.astype(np.float32), _YUV_FROM_BGR)
-    luma = yuv[y0 - top : y1 - top, x0 - left : x1 - left, 0]
+    luma = cv2.transform(image_bgr[y0:y1, x0:x1], _YUV_FROM_BGR[:1])
     rows, columns = patch.shape[:2]
-    over = [(0, -rows % block_h), (0, -columns % block_w), (0, 0)]
-    uv = np.pad(yuv[:, :, 1:], over, mode='edge')
-    uv = uv.reshape(uv.shape[0] // block_h, block_h, uv.shape[1] // block_w, block_w, 2)
-    return _rounded(luma), _rounded(uv.mean(axis=(1, 3)))
-
-
-def _rounded(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return the nearest uint8 of each value."""
-    return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)
+    if rows % block_h or columns % block_w:
+        over = (0, -rows % block_h, 0, -columns % block_w)
+        patch = cv2.copyMakeBorder(patch, *over, cv2.BORDER_REPLICATE)
+    blocks_wh = (patch.shape[1] // block_w, patch.shape[0] // block_h)
+    means = cv2.resize(patch.astype(np.float32), blocks_wh, interpolation=cv2.INTER_AREA)
+    chroma = np.clip(np.rint(cv2.transform(means, _YUV_FROM_BGR[1:])), 0, 255)
+    return np.asarray(luma, np.uint8).reshape(y1 - y0, x1 - x0), chroma.astype(np.uint8)
 
 
 def _view(
