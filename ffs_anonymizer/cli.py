@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 import importlib
 import os
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ffs_anonymizer import __version__
@@ -15,7 +15,7 @@ from ffs_anonymizer.errors import AnonymizerError, SettingsError
 from ffs_anonymizer.params import to_markdown, to_yaml
 
 if TYPE_CHECKING:
-    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+    from ffs_anonymizer.cli_options import Subparsers
 
 # Module and the name that stands in for its sub-commands where it cannot be imported.
 _COMMAND_MODULES = {

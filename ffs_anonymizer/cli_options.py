@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
 from ffs_anonymizer.errors import SettingsError
-from ffs_anonymizer.params import DEVICES, METHODS, Settings, find_parameter, load
+from ffs_anonymizer.params import DEVICES, find_parameter, load, METHODS, Settings
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 _CLASSES = ('face', 'plate')
 
