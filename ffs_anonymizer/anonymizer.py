@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ffs_anonymizer import composite, crops, obscure, tracker
+from ffs_anonymizer import budget, composite, crops, obscure, tracker
 from ffs_anonymizer.detector import CLASSES, Detections, Detector, FACE, PLATE, ZONE
-from ffs_anonymizer.errors import AnonymizerError, SettingsError
+from ffs_anonymizer.errors import AnonymizerError, ModelError, SettingsError
 from ffs_anonymizer.frame import Frame
 from ffs_anonymizer.generator import Generator
 from ffs_anonymizer.models.manifest import file_sha256
@@ -23,6 +23,24 @@ from ffs_anonymizer.params import Settings
 from ffs_anonymizer.tracker import Regions, Tracks
 
 Data = Union[bytes, bytearray, memoryview]
+# What takes a face's place, the best generator first.
+GENERATE = ('generate', 'generate (small)')
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """
+    Hold what was done to a frame's pixels.
+
+    :param touched_xyxy_px: (N, 4) int32, the rectangles that were written, feathers included.
+    :param counts: number of regions by what took their place: `generate`, `generate (small)`,
+        `blur`, `mosaic`, `solid`.
+    :param warnings: what did not go as configured; the regions are covered all the same.
+    """
+
+    touched_xyxy_px: NDArray[np.int32]
+    counts: dict[str, int]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -32,11 +50,13 @@ class Anonymized:
 
     :param data: the image in its source's own encoding; without regions, the source's bytes.
     :param regions: what was replaced.
+    :param replaced: how it was replaced.
     :param timings_ms: milliseconds by stage.
     """
 
     data: Data
     regions: Regions
+    replaced: Replaced
     timings_ms: dict[str, float]
 
 
@@ -85,7 +105,8 @@ class Anonymizer:
 
     def __init__(self, settings: Settings) -> None:
         self._tracks: dict[str, Tracks] = {}
-        self._generator: Generator | None = None
+        self._levels: dict[str, dict[int, int]] = {}
+        self._generators: list[Generator] = []
         self._detector: Detector | None = None
         self.timings_ms: dict[str, float] = {}
         self.update(settings)
@@ -99,9 +120,11 @@ class Anonymizer:
         """
         masked = tuple(Zone.parse(text) for text in settings.mask_zones)
         ignored = tuple(Zone.parse(text) for text in settings.ignore_zones)
-        methods = (settings.face.method, settings.plate.method)
-        if 'generate' in methods and self._generator is None:
-            self._generator = Generator(settings)
+        if 'generate' in (settings.face.method, settings.plate.method) and not self._generators:
+            self._generators = _load_generators(settings)
+        if settings.budget_ms and any(g.cost is None for g in self._generators):
+            for generator in self._generators:
+                generator.measure()
         if self._detector is None:
             self._detector = Detector(settings)
         self._detector.settings = settings
@@ -143,15 +166,16 @@ class Anonymizer:
                 tracks, now_ns, self.settings.tracker, scales=scales, size_wh=(width, height)
             ) + self._zones(stream, (width, height))
 
-    def replace(self, frame: Frame, regions: Regions) -> NDArray[np.int32]:
+    def replace(self, frame: Frame, regions: Regions, *, stream: str = '') -> Replaced:
         """
         Replace the regions of a frame, in place.
 
-        :returns: (N, 4) int32, the rectangles that were written, feathers included.
+        :param stream: the camera, whose faces keep their generator from frame to frame.
         :raises AnonymizerError: a stage failed; the frame's pixels must not be used.
         """
         if len(regions) == 0:
-            return np.empty((0, 4), np.int32)
+            return Replaced(np.empty((0, 4), np.int32), {})
+        warnings: list[str] = []
         with self._stage('crop'):
             height, width = frame.image_bgr.shape[:2]
             rects = composite.cover(
@@ -161,41 +185,53 @@ class Anonymizer:
                 bleed_px=frame.bleed_px,
             )
             frame.without(rects)
-            methods = self._methods(regions.classes, rects)
-            generated = np.nonzero(methods == 'generate')[0]
-            faces: dict[int, NDArray[np.uint8]] = {}
-            squares: dict[int, NDArray[np.int32]] = {}
-            cut = None
-            if len(generated):
-                assert self._generator is not None
-                cut = crops.cut(
+            methods = self._methods(regions, rects, stream)
+            cuts = [
+                crops.cut(
                     frame.image_bgr,
-                    rects[generated],
+                    rects[methods == word],
                     holes_xyxy_px=rects,
-                    size_px=self._generator.size_px,
-                    crop_scale=self._generator.crop_scale,
+                    size_px=generator.size_px,
+                    crop_scale=generator.crop_scale,
                 )
+                for word, generator in zip(GENERATE, self._generators)  # noqa: B905
+            ]
         with self._stage('generate'):
-            if cut is not None:
-                assert self._generator is not None
-                faces = dict(zip(generated.tolist(), self._generator.generate(cut), strict=True))
-                squares = dict(zip(generated.tolist(), cut.squares_xys_px, strict=True))
+            faces: dict[int, tuple[NDArray[np.uint8], NDArray[np.int32]]] = {}
+            for word, generator, cut in zip(GENERATE, self._generators, cuts):  # noqa: B905
+                indices = np.nonzero(methods == word)[0]
+                try:
+                    invented = generator.generate(cut)
+                except ModelError as error:
+                    if self.settings.generator.on_error == 'stop':
+                        raise
+                    warnings.append(f'{len(cut)} faces use the fallback: {error}')
+                    methods[indices] = self._fallbacks()[regions.classes[indices]]
+                else:
+                    pairs = zip(invented, cut.squares_xys_px, strict=True)
+                    faces.update(zip(indices.tolist(), pairs, strict=True))
         with self._stage('paste'):
             patches = []
             for i in composite.far_to_near(rects).tolist():
-                soft = methods[i] in ('generate', 'blur')
+                soft = methods[i] in (*GENERATE, 'blur')
                 outer = composite.with_feather(
                     rects[i], self.settings.feather if soft else 0.0, size_wh=(width, height)
                 )
                 if i in faces:
-                    outer = _inside(outer, squares[i])
-                    patch = _window(faces[i], squares[i], outer)
+                    face, square = faces[i]
+                    outer = _inside(outer, square)
+                    patch = _window(face, square, outer)
                 else:
                     patch = self._obscured(frame.image_bgr, str(methods[i]), rects[i], outer)
                 patches.append((patch, outer, rects[i]))
             for patch, outer, rect in patches:
                 composite.paste(frame.image_bgr, patch, outer_xyxy_px=outer, rect_xyxy_px=rect)
-            return np.array([outer for _, outer, _ in patches], np.int32)
+        words, counts = np.unique(methods, return_counts=True)
+        return Replaced(
+            np.array([outer for _, outer, _ in patches], np.int32),
+            dict(zip(words.tolist(), counts.tolist(), strict=True)),
+            tuple(warnings),
+        )
 
     def anonymize(
         self,
@@ -212,21 +248,22 @@ class Anonymizer:
         """
         self.timings_ms = {}
         regions = self.find(frame, stream=stream, stamp_ns=stamp_ns, detections=detections)
-        touched = self.replace(frame, regions)
+        replaced = self.replace(frame, regions, stream=stream)
         with self._stage('encode'):
-            data = frame.encode(touched)
-        return Anonymized(data, regions, self.timings_ms)
+            data = frame.encode(replaced.touched_xyxy_px)
+        return Anonymized(data, regions, replaced, self.timings_ms)
 
     def forget(self, stream: str) -> None:
         """Drop a stream's past."""
         self._tracks.pop(stream, None)
+        self._levels.pop(stream, None)
 
     def describe(self) -> dict[str, str]:
         """Return what runs where, for logs and diagnostics."""
         assert self._detector is not None
         models = {f'{CLASSES[n.class_index]} detector': n.model for n in self._detector.networks}
-        if self._generator is not None:
-            models['generator'] = self._generator.model
+        for word, generator in zip(GENERATE, self._generators):  # noqa: B905
+            models[word.replace('generate', 'generator')] = generator.model
         return {
             'package': 'ffs_anonymizer',
             **{
@@ -240,8 +277,8 @@ class Anonymizer:
         """Give the networks back; the object is of no use afterwards."""
         if self._detector is not None:
             self._detector.close()
-        if self._generator is not None:
-            self._generator.close()
+        for generator in self._generators:
+            generator.close()
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
@@ -282,15 +319,35 @@ class Anonymizer:
             np.ones(n, np.bool_),
         )
 
+    def _fallbacks(self) -> NDArray[np.str_]:
+        return np.array([self.settings.face.fallback, self.settings.plate.fallback, 'solid'])
+
     def _methods(
-        self, classes: NDArray[np.int8], rects_xyxy_px: NDArray[np.int32]
+        self, regions: Regions, rects_xyxy_px: NDArray[np.int32], stream: str
     ) -> NDArray[np.str_]:
-        face, plate = self.settings.face, self.settings.plate
-        methods = np.array([face.method, plate.method, 'solid'])[classes]
-        fallbacks = np.array([face.fallback, plate.fallback, 'solid'])[classes]
+        """Return what takes the place of each region: a word of GENERATE, or of FALLBACKS."""
+        chosen = (self.settings.face.method, self.settings.plate.method, 'solid')
+        # The longest word sets the width of the array's items.
+        methods = np.array([*chosen, GENERATE[-1]])[regions.classes]
+        fallbacks = self._fallbacks()[regions.classes]
         longer = (rects_xyxy_px[:, 2:] - rects_xyxy_px[:, :2]).max(axis=1)
         too_small = longer < self.settings.generator.min_region_px
-        return np.where((methods == 'generate') & too_small, fallbacks, methods)
+        methods = np.where((methods == 'generate') & too_small, fallbacks, methods)
+        generated = np.nonzero(methods == 'generate')[0]
+        if self.settings.budget_ms and len(generated):
+            before = self._levels.get(stream, {})
+            ids = regions.track_ids[generated].tolist()
+            levels = budget.levels(
+                longer[generated].astype(np.float64),
+                [g.cost for g in self._generators if g.cost is not None],
+                self.settings.budget_ms,
+                before=np.array([before.get(i, -1) for i in ids], np.int64),
+            )
+            self._levels[stream] = dict(zip(ids, levels.tolist(), strict=True))
+            by_level = np.array([*GENERATE[: len(self._generators)], ''])
+            words = by_level[np.minimum(levels, len(self._generators))]
+            methods[generated] = np.where(words == '', fallbacks[generated], words)
+        return methods
 
     def _obscured(
         self,
@@ -309,6 +366,18 @@ class Anonymizer:
         right, bottom = int(outer_xyxy_px[2] - x1), int(outer_xyxy_px[3] - y1)
         blurred = obscure.blur(region, self.settings.obscure.cells)
         return np.pad(blurred, ((top, bottom), (left, right), (0, 0)), mode='edge')
+
+
+def _load_generators(settings: Settings) -> list[Generator]:
+    paths = [settings.generator.model_path]
+    if settings.generator.small_model_path:
+        paths.append(settings.generator.small_model_path)
+    return [
+        Generator(
+            settings.updated({'generator.model_path': path, 'generator.small_model_path': ''})
+        )
+        for path in paths
+    ]
 
 
 def _inside(

@@ -58,7 +58,8 @@ def with_feather(
     """
     width_px = round(float((rect_xyxy_px[2:] - rect_xyxy_px[:2]).max()) * feather)
     grown = rect_xyxy_px + np.array([-width_px, -width_px, width_px, width_px])
-    return np.clip(grown, 0, np.array([*size_wh, *size_wh])).astype(np.int32)
+    inside = np.clip(grown, 0, np.array([*size_wh, *size_wh]))
+    return np.asarray(inside, np.int32)
 
 
 def paste(

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+import time
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ffs_anonymizer.backend import Backend, open_model
+from ffs_anonymizer.budget import Cost
 from ffs_anonymizer.crops import Crops
 from ffs_anonymizer.errors import ModelError, SettingsError
 from ffs_anonymizer.models.manifest import default_generator, load_manifest
 from ffs_anonymizer.params import Settings
 
 CROP_SCALE = 1.7
+MEASURED_BATCH = 4
+MEASURED_RUNS = 5
 
 
 class Generator:
@@ -25,6 +29,7 @@ class Generator:
 
     :param size_px: S.
     :param crop_scale: side of a crop over the longer side of its region, as the model was trained.
+    :param cost: what a call takes on this device, kept up to date once it was measured.
     :raises ModelError: there is no model, or it does not keep the contract.
     """
 
@@ -44,6 +49,7 @@ class Generator:
         if self.crop_scale < 1:
             raise SettingsError(f'generator.crop_scale: got {self.crop_scale}, expected 0 or >= 1')
         self.max_batch = settings.generator.max_batch
+        self.cost: Cost | None = None
 
     def generate(self, crops: Crops) -> NDArray[np.uint8]:
         """
@@ -53,6 +59,7 @@ class Generator:
         :returns: (N, S, S, 3) uint8 BGR.
         :raises ModelError: the network fails or returns what is no picture.
         """
+        start_s = time.perf_counter()
         faces = np.empty((len(crops), self.size_px, self.size_px, 3), np.uint8)
         for start in range(0, len(crops), self.max_batch):
             batch = slice(start, start + self.max_batch)
@@ -67,7 +74,28 @@ class Generator:
                 raise ModelError(f'{self.model.path}: got faces with values that are not finite')
             levels = np.rint((np.clip(inpainted, -1, 1) + 1) * 127.5).astype(np.uint8)
             faces[batch] = levels.transpose(0, 2, 3, 1)[..., ::-1]
+        if self.cost is not None and len(crops):
+            self.cost = self.cost.corrected(len(crops), (time.perf_counter() - start_s) * 1e3)
         return faces
+
+    def measure(self) -> None:
+        """Measure what a call takes on this device, on crops of nothing."""
+        self.cost = None
+        took_ms = {}
+        for n in (1, MEASURED_BATCH):
+            square = (self.size_px, self.size_px)
+            nothing = Crops(
+                np.zeros((n, 3, *square), np.float32),
+                np.ones((n, 1, *square), np.float32),
+                np.zeros((n, 3), np.int32),
+            )
+            runs = []
+            for _ in range(MEASURED_RUNS):
+                start_s = time.perf_counter()
+                self.generate(nothing)
+                runs.append((time.perf_counter() - start_s) * 1e3)
+            took_ms[n] = float(np.median(runs))
+        self.cost = Cost.fitted(took_ms[1], took_ms[MEASURED_BATCH], MEASURED_BATCH)
 
     def close(self) -> None:
         """Give the network back."""

@@ -193,6 +193,9 @@ class GeneratorSettings:
     model_path: str = _setting(
         '', 'ONNX generator; empty: the weights that come with the package.'
     )
+    small_model_path: str = _setting(
+        '', 'ONNX generator that takes the small faces when `budget_ms` is short; empty: none.'
+    )
     crop_scale: float = _setting(
         0.0,
         "Side of the crop over the region's longer side; 0: as the model's manifest says.",
@@ -204,6 +207,12 @@ class GeneratorSettings:
         'Regions with a longer side below this use the fallback.',
         unit='px',
         bounds=(1, 4096),
+        live=True,
+    )
+    on_error: str = _setting(
+        'stop',
+        'When the generator fails: the frame has no image (stop), or its faces use the fallback.',
+        choices=('stop', 'fallback'),
         live=True,
     )
     max_batch: int = _setting(
@@ -257,6 +266,13 @@ class Settings:
         "Width of the soft edge around generated and blurred regions over a region's longer side.",
         unit='times',
         bounds=(0.0, 0.5),
+        live=True,
+    )
+    budget_ms: float = _setting(
+        0.0,
+        'Time that the faces of one frame may take; what does not fit uses the fallback. 0: any.',
+        unit='ms',
+        bounds=(0.0, 10000.0),
         live=True,
     )
     ignore_zones: tuple[str, ...] = _setting(

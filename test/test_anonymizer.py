@@ -5,6 +5,7 @@ from onnx_models import save_failing_generator, save_generator
 import pytest
 
 from ffs_anonymizer.anonymizer import Anonymizer, Zone
+from ffs_anonymizer.budget import Cost
 from ffs_anonymizer.detector import Detections, FACE, PLATE
 from ffs_anonymizer.errors import AnonymizerError, ModelError, SettingsError
 from ffs_anonymizer.image import decode_image, ENCODINGS
@@ -305,3 +306,55 @@ def test_the_same_input_gives_the_same_output(generating):
     msg = message('bgr8', np.random.default_rng(0))
     boxes = LAYOUTS['overlapping']
     assert bytes(run(generating, msg, boxes).data) == bytes(run(generating, msg, boxes[::-1]).data)
+
+
+def test_a_generator_that_fails_can_leave_its_faces_to_the_fallback(tmp_path):
+    path = save_failing_generator(tmp_path / 'g.onnx', size_px=48)
+    changes = {'face__fallback': 'solid', 'generator__on_error': 'fallback'}
+    anonymizer = Anonymizer(
+        settings(face__method='generate', generator__model_path=str(path), **changes)
+    )
+    result = run(anonymizer, message('bgr8', np.random.default_rng(0)), [(30, 20, 60, 60)])
+    out = np.frombuffer(result.data, np.uint8).reshape(HEIGHT, WIDTH, 3)
+    assert (out[20:60, 30:60] == 0).all()
+    assert result.replaced.counts == {'solid': 1}
+    assert 'ONNX Runtime failed' in result.replaced.warnings[0]
+
+
+def test_what_exceeds_the_budget_is_counted_and_covered(tmp_path):
+    path = save_generator(tmp_path / 'g.onnx', size_px=48)
+    anonymizer = Anonymizer(
+        settings(
+            face__method='generate',
+            face__fallback='solid',
+            generator__model_path=str(path),
+            budget_ms=1e-6,
+        )
+    )
+    boxes = [(10, 10, 40, 40), (50, 10, 90, 60)]
+    msg = message('bgr8', np.random.default_rng(0))
+    result = run(anonymizer, msg, boxes)
+    assert result.replaced.counts == {'solid': 2}
+    assert (
+        np.frombuffer(result.data, np.uint8).reshape(HEIGHT, WIDTH, 3)[10:40, 10:40] == 0
+    ).all()
+    anonymizer.update(anonymizer.settings.updated({'budget_ms': 10000.0}))
+    assert run(anonymizer, msg, boxes).replaced.counts == {'generate': 2}
+
+
+def test_small_faces_take_the_small_generator_when_time_is_short(tmp_path):
+    large = save_generator(tmp_path / 'large.onnx', size_px=48)
+    small = save_generator(tmp_path / 'small.onnx', size_px=32)
+    anonymizer = Anonymizer(
+        settings(
+            face__method='generate',
+            generator__model_path=str(large),
+            generator__small_model_path=str(small),
+            budget_ms=100.0,
+        )
+    )
+    for generator, face_ms in zip(anonymizer._generators, (60.0, 1.0), strict=True):
+        generator.cost = Cost(0.0, face_ms)
+    boxes = [(10, 10, 40, 40), (50, 10, 90, 60)]
+    result = run(anonymizer, message('bgr8', np.random.default_rng(0)), boxes)
+    assert result.replaced.counts == {'generate': 1, 'generate (small)': 1}
