@@ -98,7 +98,9 @@ def bgr_from(samples: NDArray[np.generic], channels: str, shift: int = 0) -> NDA
     :param shift: bits to drop from uint16.
     """
     if samples.dtype.itemsize == 2:
-        samples = cv2.convertScaleAbs(samples.astype(np.uint16, copy=False), alpha=0.5**shift)
+        # OpenCV misreads rows of an odd number of bytes, and knows only the machine's byte order.
+        whole = np.ascontiguousarray(samples, np.uint16)
+        samples = cv2.convertScaleAbs(whole, alpha=0.5**shift)
     if channels == 'bgr':
         return np.asarray(samples, np.uint8)
     if channels == 'mono':

@@ -180,8 +180,9 @@ def check_complete(header: Header, image: NDArray[np.uint8]) -> None:
     Check that the decoded picture came from the file's data to its last block.
 
     Decoders fill blocks that the data does not reach with mid grey and say nothing. So a picture
-    (or the part before a restart marker) that ends in a block of mid grey is counted again, block
-    by block.
+    (or the part before a restart marker) that ends in a unit of mid grey is counted again, block
+    by block. What this does not see: a last unit of which only a part is missing, data that is
+    wrong but long enough, and missing refinement of a progressive file.
 
     :param image: (H, W) or (H, W, 3), as decoded.
     :raises ImageError: the data ends before the picture does.
@@ -197,11 +198,11 @@ def check_complete(header: Header, image: NDArray[np.uint8]) -> None:
         last = np.append(np.arange(step, across * down, step), across * down) - 1
         mcu_w, mcu_h = _mcu_size(header)
         height, width = image.shape[:2]
-        x1 = np.minimum((last % across + 1) * mcu_w, width)
-        y1 = np.minimum((last // across + 1) * mcu_h, height)
-        grey = (image[y1 - 1, x1 - 1].reshape(len(last), -1) == 128).all(axis=1)
-        corners = np.column_stack([x1, y1])[grey].tolist()
-        if any(_is_grey(image, x, y, mcu_w, mcu_h) for x, y in corners):
+        x0, y0 = last % across * mcu_w, last // across * mcu_h
+        x1, y1 = np.minimum(x0 + mcu_w, width), np.minimum(y0 + mcu_h, height)
+        middle = image[(y0 + y1) // 2, (x0 + x1) // 2].reshape(len(last), -1)
+        suspects = np.column_stack([x0, y0, x1, y1])[(middle == 128).all(axis=1)]
+        if any(_is_grey(image[t:b, left:r]) for left, t, r, b in suspects.tolist()):
             count_blocks(header, scan)
 
 
@@ -383,10 +384,11 @@ def _mcus(header: Header, scan: Scan) -> tuple[int, int]:
     return -(-width // mcu_w), -(-height // mcu_h)
 
 
-def _is_grey(image: NDArray[np.uint8], x1: int, y1: int, mcu_w: int, mcu_h: int) -> bool:
-    """Return whether the unit that ends here is mid grey, its edge to other units aside."""
-    x0, y0 = (x1 - 1) // mcu_w * mcu_w, (y1 - 1) // mcu_h * mcu_h
-    return bool((image[min(y0 + 2, y1 - 1) : y1, min(x0 + 2, x1 - 1) : x1] == 128).all())
+def _is_grey(unit: NDArray[np.uint8]) -> bool:
+    """Return whether a unit is mid grey, but for edges that take colour from its neighbours."""
+    margin_y, margin_x = (2 if size > 4 else 0 for size in unit.shape[:2])
+    inner = unit[margin_y : unit.shape[0] - margin_y, margin_x : unit.shape[1] - margin_x]
+    return bool((inner == 128).all())
 
 
 def _quantization_tables(body: bytes) -> dict[int, tuple[int, ...]]:
