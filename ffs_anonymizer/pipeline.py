@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 import contextlib
 from dataclasses import dataclass, field
@@ -44,7 +44,7 @@ class Task(Generic[_Item]):
     :param stream: the camera.
     :param stamp_ns: the frame's time, for tracking; None: a still picture, which has no past.
     :param clock_ns: the time at which the item came, on a clock that all streams share.
-    :param size_bytes: roughly what the item and its frame occupy.
+    :param size_bytes: roughly what the item occupies, its frame apart.
     :param detections: own boxes instead of the detector's.
     """
 
@@ -62,15 +62,17 @@ class Outcome(Generic[_Item]):
     """
     Hold what became of a task.
 
-    :param data: the image in its source's encoding; None: nothing was replaced, the item stands as
-        it is, unless there is an error.
+    :param data: the image in its source's encoding, its very bytes where nothing was replaced;
+        None for an error, and for what is no image.
     :param regions: what was replaced.
+    :param size_wh: of the frame.
     :param error: why there is no image.
     """
 
     item: _Item
     data: Data | None = None
     regions: Regions = field(default_factory=Regions.empty)
+    size_wh: tuple[int, int] = (0, 0)
     error: AnonymizerError | None = None
 
 
@@ -83,7 +85,7 @@ class _Image(Generic[_Item]):
     stamp_ns: int = 0
     regions: Regions = field(default_factory=Regions.empty)
     encoded: Future[Data] | None = None
-    untouched: bool = False
+    frame_bytes: int = 0
     error: AnonymizerError | None = None
     final: bool = False
 
@@ -188,6 +190,14 @@ class _Run(Generic[_Item]):
         raise _StoppedError
 
     def _feed(self, tasks: Iterable[Task[_Item]]) -> None:
+        try:
+            self._feed_all(tasks)
+        finally:
+            # A generator is closed in the thread that it ran in.
+            if isinstance(tasks, Generator):
+                tasks.close()
+
+    def _feed_all(self, tasks: Iterable[Task[_Item]]) -> None:
         others: list[Task[_Item]] = []
         size = 0
         for task in tasks:
@@ -232,11 +242,8 @@ class _Run(Generic[_Item]):
         if isinstance(slot, _Image) and slot.frame is not None and slot.error is None:
             frame, slot.frame = slot.frame, None
             with _carried_by(slot):
-                touched = self._anonymizer.replace(frame, slot.regions)
-                if len(slot.regions) == 0 and len(touched) == 0:
-                    slot.untouched = True
-                else:
-                    slot.encoded = self._pool.submit(frame.encode, touched)
+                replaced = self._anonymizer.replace(frame, slot.regions, stream=slot.task.stream)
+                slot.encoded = self._pool.submit(frame.encode, replaced.touched_xyxy_px)
         self._put(self._outbox, slot)
 
 
@@ -261,6 +268,7 @@ class _LookAhead(Generic[_Item]):
             image.frame, image.decoded = image.decoded.result(), None
             height, width = image.frame.image_bgr.shape[:2]
             image.size_wh = (width, height)
+            image.frame_bytes = image.frame.image_bgr.nbytes
             stamp_ns = image.task.stamp_ns
             if stamp_ns is not None:
                 stamp_ns = self._steady(image.task.stream, stamp_ns)
@@ -343,7 +351,7 @@ class _LookAhead(Generic[_Item]):
 
 def _size(slot: _Slot[_Item]) -> int:
     if isinstance(slot, _Image):
-        return slot.task.size_bytes
+        return slot.task.size_bytes + slot.frame_bytes
     return sum(task.size_bytes for task in slot.tasks)
 
 
@@ -370,8 +378,8 @@ def _outcome(image: _Image[_Item]) -> Outcome[_Item]:
     with _carried_by(image):
         if image.encoded is not None:
             data = image.encoded.result()
-        elif not image.untouched and image.error is None:
+        elif image.error is None:
             raise AnonymizerError('the frame did not pass all stages')
     if image.error is not None:
         return Outcome(image.task.item, error=image.error)
-    return Outcome(image.task.item, data, image.regions)
+    return Outcome(image.task.item, data, image.regions, image.size_wh)

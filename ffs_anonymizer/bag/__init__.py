@@ -1,0 +1,251 @@
+"""The command `bag`: a recorded bag in, the same without faces and plates out."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+import re
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import NoReturn, TYPE_CHECKING
+
+from ffs_anonymizer.cli_options import add_settings_options, settings_from
+from ffs_anonymizer.errors import SettingsError
+from ffs_anonymizer.params import Settings
+
+if TYPE_CHECKING:
+    from ffs_anonymizer.bag.conversion import Job
+    from ffs_anonymizer.bag.selection import Selection
+    from ffs_anonymizer.cli_options import Subparsers
+
+_DESCRIPTION = """\
+Anonymize the images of a ROS 2 bag. No ROS installation is needed.
+
+All topics of sensor_msgs Image and CompressedImage are anonymized in their own encoding; every
+other message is copied byte for byte, with its topic, QoS, definition and times. The new bag is
+read back before it gets its name; until then it is called <output>.partial. Nothing is ever
+overwritten, and no image is written that could not be anonymized.
+"""
+_EXAMPLES = """\
+examples:
+  ffs_anonymizer bag -i drive_01 -o drive_01_anonymized
+  ffs_anonymizer bag -i drive_01 -o out --dry-run
+  ffs_anonymizer bag -i drive_01 -o out --exclude-topics /depth/image --method face=solid
+  ffs_anonymizer bag -i old.db3 -o new --storage mcap --compression-mode chunk
+"""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Register the command."""
+    parser = subparsers.add_parser(
+        'bag',
+        help='anonymize recorded bags (rosbag2)',
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        '-i',
+        '--input',
+        type=Path,
+        required=True,
+        metavar='BAG',
+        help='a bag folder, or a single .mcap or .db3 file',
+    )
+    parser.add_argument(
+        '-o', '--output', type=Path, required=True, metavar='FOLDER', help='the new bag'
+    )
+    _add_topic_options(parser)
+    _add_format_options(parser)
+    parser.add_argument(
+        '--on-error',
+        choices=('stop', 'black'),
+        default='stop',
+        help='what becomes of an image that cannot be anonymized: no bag is written, or one with '
+        'a black frame in its place, and exit code 1 (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--write-detections',
+        type=Path,
+        metavar='FILE',
+        help='write what was replaced, as a line of JSON for each image',
+    )
+    parser.add_argument(
+        '--skip-existing',
+        action='store_true',
+        help='do nothing where the output exists already, instead of failing',
+    )
+    parser.add_argument(
+        '--disable-progress-output', action='store_true', help='show no progress bar'
+    )
+    add_settings_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """
+    Run the command.
+
+    :returns: 0 done, 1 something could not be done, which is listed on standard error.
+    :raises AnonymizerError: there is no output.
+    """
+    settings = settings_from(args)
+    job = _job(args, settings)
+    if args.skip_existing and job.target.exists():
+        print(f'{job.target} exists already: nothing to do')
+        return 0
+    from ffs_anonymizer.bag.conversion import Conversion, summary
+
+    conversion = Conversion(job, settings)
+    print(conversion.plan(), flush=True)
+    for warning in conversion.warnings():
+        print(f'warning: {warning}', file=sys.stderr)
+    print(_settings_words(settings), flush=True)
+    if args.dry_run:
+        return 0
+    with _terminated_cleanly():
+        report = conversion.run(shows_progress=not args.disable_progress_output)
+    print(summary(report))
+    for line in report.undone:
+        print(f'not done: {line}', file=sys.stderr)
+    return 1 if report.undone else 0
+
+
+def _add_topic_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        'topics', 'Without these, all images are anonymized and everything else is copied.'
+    )
+    group.add_argument(
+        '--topics', nargs='+', default=[], metavar='TOPIC', help='images to anonymize, by name'
+    )
+    group.add_argument(
+        '-e', '--regex', default='', help='images to anonymize, by an expression for all the name'
+    )
+    group.add_argument(
+        '--exclude-topics',
+        nargs='+',
+        default=[],
+        metavar='TOPIC',
+        help='topics to copy as they are, whatever they show (depth, masks)',
+    )
+    group.add_argument(
+        '-x',
+        '--exclude-regex',
+        default='',
+        metavar='REGEX',
+        help='the same, by an expression for all the name',
+    )
+    group.add_argument(
+        '--start-time-ns', type=int, metavar='NS', help='leave out what was recorded before'
+    )
+    group.add_argument(
+        '--end-time-ns', type=int, metavar='NS', help='leave out what was recorded after'
+    )
+
+
+def _add_format_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group('format', 'Without these, the new bag is as the old one is.')
+    group.add_argument('-s', '--storage', choices=('mcap', 'sqlite3'), default='')
+    group.add_argument(
+        '--compression-mode',
+        choices=('none', 'file', 'message', 'chunk'),
+        default='',
+        help="rosbag2's modes, and chunk: inside an mcap, which `ros2 bag` reads fastest",
+    )
+    group.add_argument('--compression-format', choices=('zstd',), default='zstd')
+    group.add_argument(
+        '--max-bag-size',
+        type=_not_negative,
+        default=0,
+        metavar='BYTES',
+        help='begin a new file at this size; 0: one file (default)',
+    )
+    group.add_argument(
+        '--max-bag-duration',
+        type=_not_negative,
+        default=0,
+        metavar='SECONDS',
+        help='begin a new file after this time; 0: one file (default)',
+    )
+
+
+def _not_negative(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f'got {value}, expected 0 or more')
+    return value
+
+
+def _job(args: argparse.Namespace, settings: Settings) -> Job:
+    from ffs_anonymizer.bag.conversion import Job
+
+    return Job(
+        source=args.input,
+        target=args.output,
+        selection=_selection(args, settings),
+        storage=args.storage,
+        compression_mode=args.compression_mode,
+        start_ns=args.start_time_ns,
+        end_ns=args.end_time_ns,
+        on_error=args.on_error,
+        detections=args.write_detections,
+        max_bytes=args.max_bag_size,
+        max_duration_ns=args.max_bag_duration * 1_000_000_000,
+    )
+
+
+def _selection(args: argparse.Namespace, settings: Settings) -> Selection:
+    from ffs_anonymizer.bag.selection import Selection
+
+    _check_regex('--regex', args.regex)
+    _check_regex('--exclude-regex', args.exclude_regex)
+    both = sorted({*args.topics} & {*args.exclude_topics})
+    if both:
+        raise SettingsError(f'got {", ".join(both)} in --topics and in --exclude-topics')
+    return Selection(
+        topics=tuple(args.topics),
+        regex=args.regex,
+        exclude_topics=tuple(args.exclude_topics),
+        exclude_regex=args.exclude_regex,
+        copy_topics=settings.copy_topics,
+    )
+
+
+def _check_regex(option: str, pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise SettingsError(
+            f'{option}: got {pattern!r}, expected a regular expression: {error}'
+        ) from error
+
+
+def _settings_words(settings: Settings) -> str:
+    """Return the resolved settings that matter here, one a line."""
+    plain = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in settings.flat().items()
+    }
+    return '\n'.join(f'  {name}: {value}' for name, value in plain.items())
+
+
+@contextmanager
+def _terminated_cleanly() -> Iterator[None]:
+    """Let SIGTERM end the program the way that an error does: with everything tidied up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
+    print('terminated: what was not finished has no final name', file=sys.stderr)
+    raise SystemExit(128 + number)

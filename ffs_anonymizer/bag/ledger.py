@@ -1,0 +1,58 @@
+"""What tells whether a bag holds the messages that it should."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from struct import Struct
+import zlib
+
+from ffs_anonymizer.bag.storage import Item, Message, Topic
+
+_STAMPS = Struct('<qqI')
+
+
+@dataclass
+class Ledger:
+    """
+    Hold the number of messages of each topic, and a digest of all in their order.
+
+    :param keeps_publish_times: whether the storage written has a place for publish times and
+        sequence numbers.
+    :param changed_topics: name and type of topics whose data does not count, as it is to change.
+    :param counts_data: whether data counts at all; False where compression changes it.
+    """
+
+    keeps_publish_times: bool
+    counts_data: bool
+    changed_topics: set[tuple[str, str]] = field(default_factory=set)
+    counts: dict[tuple[str, str], int] = field(default_factory=dict)
+    digest: int = 0
+
+    def enter(self, item: Item) -> None:
+        """Take account of an item."""
+        if isinstance(item, Topic):
+            self.counts.setdefault((item.name, item.type_name), 0)
+        elif isinstance(item, Message):
+            key = (item.topic.name, item.topic.type_name)
+            self.counts[key] += 1
+            publish_ns, sequence = item.publish_ns, item.sequence
+            if not self.keeps_publish_times:
+                publish_ns, sequence = item.log_ns, 0
+            digest = zlib.crc32(key[0].encode(), self.digest)
+            digest = zlib.crc32(_STAMPS.pack(item.log_ns, publish_ns, sequence), digest)
+            if self.counts_data and key not in self.changed_topics:
+                digest = zlib.crc32(item.data, digest)
+            self.digest = digest
+
+    def differences(self, other: Ledger) -> list[str]:
+        """Return what differs, as words; empty where the two are the same."""
+        keys = sorted({*self.counts, *other.counts})
+        lines = [
+            f'{name}: {self.counts.get((name, kind), "no topic")} messages read, '
+            f'{other.counts.get((name, kind), "no topic")} written'
+            for name, kind in keys
+            if self.counts.get((name, kind)) != other.counts.get((name, kind))
+        ]
+        if not lines and self.digest != other.digest:
+            lines.append('the stamps, the order or the data of messages differ')
+        return lines

@@ -1,0 +1,198 @@
+"""What happens to each topic of a bag: anonymized, copied, or refused because it would leak."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+import enum
+import fnmatch
+import re
+
+from ffs_anonymizer.bag.cdr import COMPRESSED_IMAGE, IMAGE
+from ffs_anonymizer.bag.reader import TopicSummary
+from ffs_anonymizer.bag.storage import Attachment, Topic
+from ffs_anonymizer.errors import BagError
+
+IMAGE_TYPES = (IMAGE, COMPRESSED_IMAGE)
+# Types that carry pictures in a way that cannot be anonymized here. Types whose definition, where
+# the bag has it, contains one of these or an image count as well.
+PICTURE_TYPES = frozenset(
+    (
+        'ffmpeg_image_transport_msgs/msg/FFMPEGPacket',
+        'foxglove_msgs/msg/CompressedImage',
+        'foxglove_msgs/msg/CompressedVideo',
+        'foxglove_msgs/msg/RawImage',
+        'foxglove.CompressedImage',
+        'foxglove.CompressedVideo',
+        'foxglove.RawImage',
+        'h264_msgs/msg/Packet',
+        'realsense2_camera_msgs/msg/RGBD',
+        'rtabmap_msgs/msg/RGBDImage',
+        'rtabmap_msgs/msg/RGBDImages',
+        'rtabmap_msgs/msg/SensorData',
+        'rtabmap_msgs/msg/Node',
+        'rtabmap_msgs/msg/MapData',
+        'sensor_msgs/CompressedImage',
+        'sensor_msgs/Image',
+        'stereo_msgs/DisparityImage',
+        'stereo_msgs/msg/DisparityImage',
+        'theora_image_transport/msg/Packet',
+        'theora_image_transport/Packet',
+        'wfov_camera_msgs/msg/WFOVImage',
+    )
+)
+# Their textures are drawn by programs, not taken by cameras.
+_MARKER_PACKAGE = 'visualization_msgs'
+_SUSPECT = re.compile(r'image|picture|photo|video|jpe?g|h\.?26[45]|packet|frame(s|data)?$', re.I)
+_REFERENCE = re.compile(r'\b([a-z]\w*)(?:/|::)(?:msg(?:/|::))?([A-Z]\w*)')
+_SECTION = re.compile(r'^={5,}\s*\n(?:MSG|IDL): *(\S+) *$', re.M)
+_IMAGE_MEDIA = ('image/', 'video/')
+_IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.heic')
+_VIDEO_SUFFIXES = ('.mp4', '.avi', '.mkv', '.mov', '.webm', '.h264', '.h265', '.mjpeg')
+_IMAGE_MAGIC = (b'\xff\xd8\xff', b'\x89PNG', b'GIF8', b'BM', b'II*\0', b'MM\0*', b'\x1aE\xdf\xa3')
+
+
+class Action(enum.Enum):
+    """What happens to a topic; the value is how the user is told."""
+
+    ANONYMIZE = 'anonymize'
+    COPY = 'copy'
+    COPY_ASKED = 'copy, as asked'
+    COPY_LEFT = 'COPY WITH FACES: not among the chosen topics'
+    REFUSE = 'refuse: pictures that cannot be anonymized'
+    REFUSE_DEPTH = 'refuse: depth is no picture'
+
+
+@dataclass(frozen=True)
+class Selection:
+    """
+    Hold which topics the user wants anonymized and which not.
+
+    :param topics: names; with `regex`, the images to anonymize. Without both: all images.
+    :param exclude_topics: names of topics that are copied whatever they carry.
+    :param copy_topics: names or globs of the same, from the settings.
+    """
+
+    topics: tuple[str, ...] = ()
+    regex: str = ''
+    exclude_topics: tuple[str, ...] = ()
+    exclude_regex: str = ''
+    copy_topics: tuple[str, ...] = ()
+
+    def action(self, topic: Topic | TopicSummary) -> Action:
+        """Return what happens to a topic."""
+        detail = topic if isinstance(topic, Topic) else topic.topic
+        if self._is_excluded(topic.name):
+            return Action.COPY_ASKED
+        if topic.type_name in IMAGE_TYPES:
+            if not self._is_chosen(topic.name):
+                return Action.COPY_LEFT
+            if topic.name.endswith('/compressedDepth'):
+                return Action.REFUSE_DEPTH
+            if detail is not None and detail.serialization_format != 'cdr':
+                return Action.REFUSE
+            return Action.ANONYMIZE
+        if topic.type_name in PICTURE_TYPES or (detail is not None and contains_picture(detail)):
+            return Action.REFUSE
+        return Action.COPY
+
+    def check(self, topics: Sequence[TopicSummary]) -> dict[tuple[str, str], Action]:
+        """
+        Return what happens to each topic, by name and type.
+
+        :raises BagError: a topic that was named is no image of the bag, or a topic would leak.
+        """
+        images = sorted({t.name for t in topics if t.type_name in IMAGE_TYPES})
+        wrong = [name for name in self.topics if name not in images]
+        if wrong:
+            raise BagError(
+                f'--topics: got {", ".join(wrong)}, expected image topics of the bag: '
+                f'{", ".join(images) or "it has none"}'
+            )
+        actions = {(topic.name, topic.type_name): self.action(topic) for topic in topics}
+        refused = [key for key, action in actions.items() if action is Action.REFUSE]
+        depth = [name for (name, _), action in actions.items() if action is Action.REFUSE_DEPTH]
+        if refused:
+            raise BagError(
+                'these topics can carry pictures that cannot be anonymized: '
+                + ', '.join(f'{name} ({type_name})' for name, type_name in refused)
+                + '; name them in --exclude-topics to copy them as they are, if they show no '
+                'persons'
+            )
+        if depth:
+            raise depth_error(depth)
+        return actions
+
+    def _is_chosen(self, name: str) -> bool:
+        if not self.topics and not self.regex:
+            return True
+        return name in self.topics or _matches(self.regex, name)
+
+    def _is_excluded(self, name: str) -> bool:
+        return (
+            name in self.exclude_topics
+            or _matches(self.exclude_regex, name)
+            or any(fnmatch.fnmatchcase(name, pattern) for pattern in self.copy_topics)
+        )
+
+
+def depth_error(names: Sequence[str]) -> BagError:
+    """Return the error for topics with depth images."""
+    return BagError(
+        f'got depth images in {", ".join(names)}, expected pictures; name them in '
+        '--exclude-topics, or in the setting copy_topics, to copy them as they are'
+    )
+
+
+def is_suspect(type_name: str) -> bool:
+    """Return whether the name of an unknown type sounds as if it carried pictures."""
+    return _SUSPECT.search(type_name.rpartition('/')[2]) is not None
+
+
+def is_picture(attachment: Attachment) -> bool:
+    """Return whether an attachment is an image or a video, by what it says or by its content."""
+    head = attachment.data[:12]
+    return (
+        attachment.media_type.lower().startswith(_IMAGE_MEDIA)
+        or attachment.name.lower().endswith(_IMAGE_SUFFIXES + _VIDEO_SUFFIXES)
+        or head.startswith(_IMAGE_MAGIC)
+        or (head[:4] == b'RIFF' and head[8:] in (b'WEBP', b'AVI '))
+        or head[4:8] == b'ftyp'
+    )
+
+
+def contains_picture(topic: Topic) -> bool:
+    """Return whether a message of the topic can hold a picture, by its stored definition."""
+    text = topic.definition.decode('utf-8', 'replace')
+    own = _canonical(topic.type_name)
+    parts = _SECTION.split(text)
+    bodies = {own: parts[0]}
+    for name, body in zip(parts[1::2], parts[2::2], strict=True):
+        bodies[_canonical(name)] = body
+    pictures = {_canonical(name) for name in (*IMAGE_TYPES, *PICTURE_TYPES)}
+    seen: set[str] = set()
+    waiting = [own]
+    while waiting:
+        name = waiting.pop()
+        if name in seen or name.startswith(f'{_MARKER_PACKAGE}/'):
+            continue
+        if name in pictures:
+            return True
+        seen.add(name)
+        package = name.partition('/')[0]
+        for line in bodies.get(name, '').splitlines():
+            code = line.partition('#')[0].partition('//')[0]
+            waiting += ['/'.join(found) for found in _REFERENCE.findall(code)]
+            # A type of the same package may stand without its package.
+            first = re.match(r'\s*([A-Z]\w*)', code)
+            if first:
+                waiting.append(f'{package}/{first[1]}')
+    return False
+
+
+def _canonical(type_name: str) -> str:
+    return type_name.replace('/msg/', '/')
+
+
+def _matches(pattern: str, name: str) -> bool:
+    return bool(pattern) and re.fullmatch(pattern, name) is not None
