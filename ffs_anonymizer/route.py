@@ -211,11 +211,13 @@ class Route:
 
 @contextmanager
 def _granted(topic: str) -> Iterator[None]:
-    """Turn what rclpy says to a QoS that it cannot grant into a SettingsError."""
+    """Turn a refusal of the middleware into a SettingsError."""
     try:
         yield
     except (InvalidQosOverridesError, ParameterException, RuntimeError) as error:
-        raise SettingsError(f'qos_overrides of {topic}: {error}') from error
+        raise SettingsError(
+            f'{topic}: the middleware refuses this topic, its type or its qos_overrides: {error}'
+        ) from error
 
 
 def _message_type(type_name: str) -> Any:

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from pathlib import Path
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from ffs_anonymizer import dds
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_profile_is_found_in_a_checkout() -> None:
+    path = dds.profile_path()
+    assert path is not None
+    assert path.name == 'fastdds.xml'
+
+
+def test_profile_holds_large_frames() -> None:
+    space = '{http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles}'
+    root = ElementTree.parse(ROOT / 'config' / 'fastdds.xml').getroot()
+    values = {element.tag.replace(space, ''): element.text for element in root.iter()}
+    frame_bytes = 3840 * 2160 * 3
+    assert int(values['maxMessageSize'] or 0) >= frame_bytes
+    assert int(values['segment_size'] or 0) >= 4 * frame_bytes
+    assert int(values['receiveBufferSize'] or 0) >= 4 << 20
+    assert values['useBuiltinTransports'] == 'false'
+
+
+def test_own_profile_is_set_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in dds.PROFILE_VARIABLES:
+        monkeypatch.setenv(name, '')
+    path = dds.use_large_frames()
+    assert path == dds.profile_path()
+    assert [dds.os.environ[name] for name in dds.PROFILE_VARIABLES] == [str(path)] * 2
+
+
+@pytest.mark.parametrize('name', dds.PROFILE_VARIABLES)
+def test_profile_of_the_user_stays(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for variable in dds.PROFILE_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv(name, '/mine.xml')
+    assert dds.use_large_frames() == Path('/mine.xml')
+    other = next(variable for variable in dds.PROFILE_VARIABLES if variable != name)
+    assert other not in dds.os.environ
