@@ -53,9 +53,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return values
 
 
-def load_weights(
-    module: torch.nn.Module, weights: dict[str, torch.Tensor], whence: str
-) -> None:
+def load_weights(module: torch.nn.Module, weights: dict[str, torch.Tensor], whence: str) -> None:
     """
     Load weights that must fit exactly.
 
@@ -69,7 +67,7 @@ def load_weights(
     if own != got:
         differing = sorted(n for n in own.keys() | got.keys() if own.get(n) != got.get(n))
         raise ModelError(
-            f'{whence}: weights of another network: {len(differing)} of {len(own)} entries differ, '
+            f'{whence}: weights of another network: {len(differing)} of {len(own)} differ, '
             f'the first {differing[0]}: got {got.get(differing[0])}, '
             f'expected {own.get(differing[0])}; name the network that it was made for'
         )

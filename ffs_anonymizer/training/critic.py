@@ -12,11 +12,11 @@ from ffs_anonymizer.training.features import TAPPED_CHANNELS
 MIXED_CHANNELS = 64
 
 
-class Mixer(nn.Module):
+class Mixer(nn.Module):  # type: ignore[misc]
     """
     Mix feature channels and depths by fixed random convolutions (the idea of Projected GANs).
 
-    A critic on raw pretrained features attends to few of them; on a random mixture it has to use all.
+    A critic on raw pretrained features attends to few of them; on a random mixture it needs all.
 
     :param mixed: channels of each mixture.
     """
@@ -29,7 +29,6 @@ class Mixer(nn.Module):
             nn.Conv2d(mixed, mixed, 3, padding=1) for _ in TAPPED_CHANNELS[:-1]
         )
         for conv in (*self.across, *self.along):
-            assert isinstance(conv, nn.Conv2d) and conv.bias is not None
             nn.init.kaiming_normal_(conv.weight, nonlinearity='linear')
             nn.init.zeros_(conv.bias)
         self.requires_grad_(False)
@@ -40,9 +39,9 @@ class Mixer(nn.Module):
 
         :param taps: normalized features, shallow to deep.
         """
-        mixed = [conv(tap) for conv, tap in zip(self.across, taps)]
+        mixed = [conv(tap) for conv, tap in zip(self.across, taps, strict=True)]
         out = [mixed[-1]]
-        for conv, level in zip(reversed(self.along), reversed(mixed[:-1])):
+        for conv, level in zip(reversed(self.along), reversed(mixed[:-1]), strict=True):
             deeper = functional.interpolate(out[0], size=level.shape[-2:], mode='nearest')
             out.insert(0, conv((level + deeper) * 0.7071))
         return out
@@ -69,7 +68,7 @@ def head(inputs: int, channels: int, halvings: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-class Critic(nn.Module):
+class Critic(nn.Module):  # type: ignore[misc]
     """
     Judge at four depths whether what the hole holds is real.
 
@@ -92,7 +91,7 @@ class Critic(nn.Module):
         :param mask: (N, 1, S, S), 1 = keep.
         """
         logits = []
-        for mixture, module in zip(self.mixer(taps), self.heads):
+        for mixture, module in zip(self.mixer(taps), self.heads, strict=True):
             hole = functional.interpolate(mask, size=mixture.shape[-2:], mode='area')
             logits.append(module(torch.cat([mixture, hole.to(mixture.dtype)], 1)))
         return logits

@@ -1,8 +1,9 @@
-"""Packed faces on disk and the batches drawn from them: a batch depends on the seed and the step alone."""
+"""Packed faces on disk and the batches drawn from them, each by seed and step alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 import csv
 from dataclasses import dataclass
 import hashlib
@@ -110,9 +111,7 @@ def load_packed(folder: Path) -> PackedFaces:
     )
 
 
-def draw_rect(
-    box_xyxy_px: NDArray[np.float32], rng: np.random.Generator
-) -> NDArray[np.int32]:
+def draw_rect(box_xyxy_px: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.int32]:
     """
     Return the rectangle that some detector and some region_scale would have made of a face.
 
@@ -127,9 +126,7 @@ def draw_rect(
     return np.concatenate([np.floor(low), np.ceil(high)]).astype(np.int32)
 
 
-def draw_holes(
-    rect_xyxy_px: NDArray[np.int32], rng: np.random.Generator
-) -> NDArray[np.int32]:
+def draw_holes(rect_xyxy_px: NDArray[np.int32], rng: np.random.Generator) -> NDArray[np.int32]:
     """
     Return the regions of other people that happen to reach into the crop, (M, 4), often none.
 
@@ -308,10 +305,9 @@ def batches(
 
     def put(item: Batch | BaseException) -> None:
         while not stopped.is_set():
-            try:
-                return made.put(item, timeout=0.2)
-            except Full:
-                continue
+            with suppress(Full):
+                made.put(item, timeout=0.2)
+                return
 
     def make() -> None:
         try:
@@ -329,7 +325,7 @@ def batches(
                         crop_scale=crop_scale,
                     )
                 )
-        except BaseException as error:  # noqa: B036 - handed to the consumer
+        except BaseException as error:
             put(error)
 
     thread = Thread(target=make, daemon=True)

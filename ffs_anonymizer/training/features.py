@@ -1,8 +1,9 @@
-"""A frozen feature network (EfficientNet-Lite0, ImageNet) that the critic and the losses look through."""
+"""A frozen feature network (EfficientNet-Lite0) that critic and losses look through."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ TAPPED_CHANNELS = (24, 40, 112, 320)
 TAPPED_STRIDES = (4, 8, 16, 32)
 
 
-class FrozenConv(nn.Module):
+class FrozenConv(nn.Module):  # type: ignore[misc]
     """
     Convolve with fixed weights that have their batch norm folded in.
 
@@ -49,13 +50,11 @@ class FrozenConv(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the next activation."""
         padding = self.weight.shape[-1] // 2
-        x = functional.conv2d(
-            x, self.weight, self.bias, self.stride, padding, groups=self.groups
-        )
+        x = functional.conv2d(x, self.weight, self.bias, self.stride, padding, groups=self.groups)
         return functional.hardtanh(x, 0.0, 6.0) if self.clip else x
 
 
-class FeatureNetwork(nn.Module):
+class FeatureNetwork(nn.Module):  # type: ignore[misc]
     """
     Return the activations of four depths, strides 4, 8, 16 and 32.
 
@@ -76,9 +75,7 @@ class FeatureNetwork(nn.Module):
                     FrozenConv(weights, f'{at}_expand_conv', f'{at}_bn0', stride=1, clip=True)
                 )
             layers += [
-                FrozenConv(
-                    weights, f'{at}_depthwise_conv', f'{at}_bn1', stride=stride, clip=True
-                ),
+                FrozenConv(weights, f'{at}_depthwise_conv', f'{at}_bn1', stride=stride, clip=True),
                 FrozenConv(weights, f'{at}_project_conv', f'{at}_bn2', stride=1, clip=False),
             ]
             self.blocks.append(nn.Sequential(*layers))
@@ -117,7 +114,7 @@ def load_features() -> FeatureNetwork:
     return FeatureNetwork(torch.load(files[0], map_location='cpu', weights_only=True))
 
 
-class Scales(nn.Module):
+class Scales(nn.Module):  # type: ignore[misc]
     """Hold mean and spread of each channel of each depth."""
 
     def __init__(self) -> None:
@@ -128,7 +125,7 @@ class Scales(nn.Module):
             self.register_buffer(f'spread_{i}', torch.ones(1, channels, 1, 1))
 
 
-class NormalizedFeatures(nn.Module):
+class NormalizedFeatures(nn.Module):  # type: ignore[misc]
     """
     Return features with mean 0 and spread 1 in each channel.
 
@@ -141,17 +138,17 @@ class NormalizedFeatures(nn.Module):
         self.network = network.eval().requires_grad_(False)
         self.scales = Scales()
 
-    @torch.no_grad()
     def calibrate(self, image: torch.Tensor) -> None:
         """
         Take the scales from real images.
 
         :param image: (N, 3, S, S), RGB in [-1, 1].
         """
-        for i, tap in enumerate(self.network(image)):
-            spread, mean = torch.std_mean(tap, (0, 2, 3), keepdim=True)
-            self.scales.get_buffer(f'mean_{i}').copy_(mean)
-            self.scales.get_buffer(f'spread_{i}').copy_(spread + 1e-3)
+        with torch.no_grad():
+            for i, tap in enumerate(self.network(image)):
+                spread, mean = torch.std_mean(tap, (0, 2, 3), keepdim=True)
+                self.scales.get_buffer(f'mean_{i}').copy_(mean)
+                self.scales.get_buffer(f'spread_{i}').copy_(spread + 1e-3)
 
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
         """
@@ -165,7 +162,7 @@ class NormalizedFeatures(nn.Module):
         ]
 
 
-class RandomFeatures(nn.Module):
+class RandomFeatures(nn.Module):  # type: ignore[misc]
     """Return features of the same shapes from random convolutions, for tests without weights."""
 
     def __init__(self) -> None:
@@ -173,9 +170,7 @@ class RandomFeatures(nn.Module):
         super().__init__()
         sizes = (12, *TAPPED_CHANNELS)
         self.stem = nn.Conv2d(3, 12, 2, 2)
-        self.layers = nn.ModuleList(
-            nn.Conv2d(c, d, 3, 2, 1) for c, d in zip(sizes, sizes[1:])
-        )
+        self.layers = nn.ModuleList(nn.Conv2d(c, d, 3, 2, 1) for c, d in pairwise(sizes))
 
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
         """Return the activations, shallow to deep."""

@@ -31,7 +31,7 @@ def critic_hinge(
     """
     terms = [
         hole_mean(functional.relu(1.0 - r), mask) + hole_mean(functional.relu(1.0 + f), mask)
-        for r, f in zip(real, fake)
+        for r, f in zip(real, fake, strict=True)
     ]
     return torch.stack(terms).mean()
 
@@ -56,7 +56,7 @@ def feature_distance(
     :param fake: the same for the generated face.
     :param mask: (N, 1, S, S), 1 = keep.
     """
-    terms = [hole_mean((r - f).abs(), mask) for r, f in zip(real, fake)]
+    terms = [hole_mean((r - f).abs(), mask) for r, f in zip(real, fake, strict=True)]
     return torch.stack(terms).mean()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -27,15 +28,15 @@ class Architecture:
 
 
 ARCHITECTURES = {
-    'ffs-128': Architecture((128, 256, 256, 256, 384), middle=1),
-    'ffs-128-lean': Architecture((32, 96, 192, 320, 512), middle=1),
+    'ffs-128': Architecture((128, 256, 384, 384, 384), middle=1),
+    'ffs-128-lean': Architecture((64, 96, 192, 320, 512), middle=1),
     'ffs-128-small': Architecture((32, 96, 160, 224, 256), patch_px=2, middle=1),
     'ffs-64-small': Architecture((96, 160, 224, 256), patch_px=2, middle=1),
     'ffs-tiny': Architecture((8, 8, 16), patch_px=2, middle=1),
 }
 
 
-class ConvNorm(nn.Module):
+class ConvNorm(nn.Module):  # type: ignore[misc]
     """
     Convolve, normalize by batch statistics, add a skip where there is one, rectify.
 
@@ -51,9 +52,7 @@ class ConvNorm(nn.Module):
         """Make the layers."""
         super().__init__()
         padding = kernel_px // 2 if kernel_px % 2 else 0
-        self.conv: nn.Module = nn.Conv2d(
-            inputs, outputs, kernel_px, stride, padding, bias=False
-        )
+        self.conv: nn.Module = nn.Conv2d(inputs, outputs, kernel_px, stride, padding, bias=False)
         self.norm: nn.Module = nn.BatchNorm2d(outputs)
         self.relu = relu
 
@@ -70,7 +69,7 @@ class ConvNorm(nn.Module):
         return functional.relu(x) if self.relu else x
 
 
-class Middle(nn.Module):
+class Middle(nn.Module):  # type: ignore[misc]
     """
     Refine the lowest level: two convolutions around a skip.
 
@@ -89,7 +88,7 @@ class Middle(nn.Module):
         return refined
 
 
-class Generator(nn.Module):
+class Generator(nn.Module):  # type: ignore[misc]
     """
     Paint what the mask leaves out.
 
@@ -103,7 +102,7 @@ class Generator(nn.Module):
         patch, channels = architecture.patch_px, architecture.channels
         self.entry = ConvNorm(4, channels[0], kernel_px=patch, stride=patch)
         self.top = ConvNorm(channels[0], channels[0])
-        pairs = list(zip(channels, channels[1:]))
+        pairs = list(pairwise(channels))
         self.down = nn.ModuleList(ConvNorm(c, d, stride=2) for c, d in pairs)
         self.middle = nn.ModuleList(Middle(channels[-1]) for _ in range(architecture.middle))
         self.up = nn.ModuleList(ConvNorm(d, c) for c, d in reversed(pairs))
@@ -152,13 +151,11 @@ def make_generator(name: str) -> Generator:
     :param name: a key of ARCHITECTURES.
     """
     if name not in ARCHITECTURES:
-        raise ModelError(f"network: got {name!r}, expected one of {', '.join(ARCHITECTURES)}")
+        raise ModelError(f'network: got {name!r}, expected one of {", ".join(ARCHITECTURES)}')
     return Generator(ARCHITECTURES[name])
 
 
-def composite(
-    painted: torch.Tensor, image: torch.Tensor, mask: torch.Tensor
-) -> torch.Tensor:
+def composite(painted: torch.Tensor, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """
     Return the image with its hole filled from the painting.
 
@@ -189,5 +186,8 @@ def transplant(source: Generator, target: Generator) -> None:
         return
     for i, layer in enumerate(source.down):
         target.down[i + added].load_state_dict(layer.state_dict())
-    for theirs, ours in zip((*source.middle, *source.up), (*target.middle, *target.up)):
+    levels = zip(  # the target's last ones are new
+        (*source.middle, *source.up), (*target.middle, *target.up), strict=False
+    )
+    for theirs, ours in levels:
         ours.load_state_dict(theirs.state_dict())

@@ -1,4 +1,4 @@
-"""From a folder of photos to packed faces: one square photo for each face, and a sheet to look at."""
+"""From a folder of photos to packed faces: a square photo of each, and a sheet to look at."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def square_around(
     :returns: the photo (P, P, 3), the box in it, and the part of it that was inside the image.
     """
     size_wh = (box_xyxy_px[2:] - box_xyxy_px[:2]).astype(np.float64)
-    side = max(int(round(float(np.sqrt(size_wh.prod())) * margin)), 1)
+    side = max(round(float(np.sqrt(size_wh.prod())) * margin), 1)
     centre = (box_xyxy_px[:2] + box_xyxy_px[2:]).astype(np.float64) / 2
     corner = np.round(centre - side / 2).astype(np.int32)
     photo = resize_square(cut_square(image_bgr, np.append(corner, side)), photo_px)
@@ -179,7 +179,7 @@ def pack(
     without: list[Path] = []
     try:
         out.mkdir(parents=True, exist_ok=True)
-        photos = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
+        photos = np.lib.format.open_memmap(
             partial, 'w+', np.uint8, (max(len(faces), 1), photo_px, photo_px, 3)
         )
         for face in progress(faces):
@@ -232,7 +232,7 @@ def shrink(path: Path, count: int) -> None:
         return
     shape = (count, *whole.shape[1:])
     smaller = path.with_suffix('.smaller')
-    kept = np.lib.format.open_memmap(smaller, 'w+', whole.dtype, shape)  # type: ignore[no-untyped-call]
+    kept = np.lib.format.open_memmap(smaller, 'w+', whole.dtype, shape)
     for start in range(0, count, 1024):
         end = min(start + 1024, count)
         kept[start:end] = whole[start:end]

@@ -12,7 +12,9 @@ import yaml
 from ffs_anonymizer.errors import SettingsError
 
 
-def setting(default: Any, meaning: str, low: float | None = None, high: float | None = None) -> Any:
+def setting(
+    default: Any, meaning: str, low: float | None = None, high: float | None = None
+) -> Any:
     """
     Declare one setting.
 
@@ -32,7 +34,7 @@ class TrainSettings:
     out: str = setting('', 'folder of the run: checkpoints, grids, scalars, settings')
     network: str = setting('ffs-128-small', 'key of the table of architectures')
     size_px: int = setting(128, 'S, side of the crops', 16, 512)
-    crop_scale: float = setting(1.4, 'side of a crop over the longer side of its region', 1.0, 4.0)
+    crop_scale: float = setting(1.4, 'side of a crop over its region, the longer side', 1.0, 4.0)
     steps: int = setting(10000, 'steps to train in all', 1)
     batch: int = setting(16, 'faces a step', 1, 4096)
     seed: int = setting(0, 'of weights, batches and augmentation', 0)
@@ -42,7 +44,7 @@ class TrainSettings:
     rate_generator: float = setting(4e-4, 'learning rate of the generator', 0.0, 1.0)
     rate_critic: float = setting(4e-4, 'learning rate of the critic', 0.0, 1.0)
     warm_steps: int = setting(200, 'steps over which the rates rise', 0)
-    decay_from: float = setting(0.7, 'share of the steps after which the rates fall to 0', 0.0, 1.0)
+    decay_from: float = setting(0.7, 'share of the steps after which rates fall to 0', 0.0, 1.0)
     ema_images: int = setting(8000, 'images over which averaged weights forget half', 1)
     weight_critic: float = setting(1.0, 'of the adversarial term', 0.0)
     critic_from: int = setting(500, 'step from which the adversarial term counts', 0)
@@ -54,7 +56,9 @@ class TrainSettings:
     init_from: str = setting('', 'checkpoint whose weights a new run starts from')
     freeze: str = setting('', 'prefixes of generator layers to keep as they are, commas between')
     teacher: str = setting('', 'checkpoint of a larger network to distil from')
-    weight_distil: float = setting(1.0, 'of the distance to the teacher, outputs and features', 0.0)
+    weight_distil: float = setting(
+        1.0, 'of the distance to the teacher, outputs and features', 0.0
+    )
     log_every: int = setting(50, 'steps between scalars', 1)
     grid_every: int = setting(1000, 'steps between sample grids', 1)
     save_every: int = setting(500, 'steps between checkpoints', 1)
@@ -82,7 +86,7 @@ def from_mapping(values: Mapping[str, Any]) -> TrainSettings:
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise SettingsError(
-            f"unknown settings {', '.join(unknown)}; expected some of {', '.join(known)}"
+            f'unknown settings {", ".join(unknown)}; expected some of {", ".join(known)}'
         )
     return TrainSettings(**{name: _typed(name, v, known[name]) for name, v in values.items()})
 

@@ -28,8 +28,8 @@ from ffs_anonymizer.training.checkpoint import (
     save_checkpoint,
 )
 from ffs_anonymizer.training.critic import Critic
-from ffs_anonymizer.training.dataset import Batch, PackedFaces, batches, draw_batch, load_packed
-from ffs_anonymizer.training.features import NormalizedFeatures, make_features
+from ffs_anonymizer.training.dataset import Batch, batches, draw_batch, load_packed, PackedFaces
+from ffs_anonymizer.training.features import make_features
 from ffs_anonymizer.training.losses import (
     augment,
     critic_hinge,
@@ -37,12 +37,21 @@ from ffs_anonymizer.training.losses import (
     generator_hinge,
     pixel_distance,
 )
-from ffs_anonymizer.training.network import Generator, composite, make_generator, transplant
+from ffs_anonymizer.training.network import composite, Generator, make_generator, transplant
 from ffs_anonymizer.training.packing import tile_images
-from ffs_anonymizer.training.settings import TrainSettings, from_mapping
+from ffs_anonymizer.training.settings import from_mapping, TrainSettings
 
 GRID_FACES = 24
-NOT_RESUMED = ('out', 'device', 'threads', 'steps', 'data', 'save_every', 'grid_every', 'log_every')
+NOT_RESUMED = (
+    'out',
+    'device',
+    'threads',
+    'steps',
+    'data',
+    'save_every',
+    'grid_every',
+    'log_every',
+)
 
 
 def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
@@ -129,7 +138,7 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
         fixed_batch(faces, numbers, settings, seed=settings.seed + 1 + i, count=32)
         for i in range(4)
     ]
-    writer = SummaryWriter(str(out / 'scalars'), purge_step=step)  # type: ignore[no-untyped-call]
+    writer = SummaryWriter(str(out / 'scalars'), purge_step=step)
     drawn = batches(
         faces,
         numbers,
@@ -162,8 +171,9 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
             (real, fake), seen_mask = augment(
                 (image, composite(painted, image, mask)), mask, chance
             )
-            with torch.no_grad(), torch.autocast(
-                device.type, torch.bfloat16, enabled=settings.half
+            with (
+                torch.no_grad(),
+                torch.autocast(device.type, torch.bfloat16, enabled=settings.half),
             ):
                 real_taps = features(real)
             fake_taps = features(fake)
@@ -171,11 +181,11 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
             scalars: dict[str, torch.Tensor] = {}
 
             # The critic learns
-            if settings.weight_critic > 0:
+            if adversarial:
                 critic.heads.requires_grad_(True)
                 both = [
                     torch.cat([r.float(), f.detach().float()])
-                    for r, f in zip(real_taps, fake_taps)
+                    for r, f in zip(real_taps, fake_taps, strict=True)
                 ]
                 with torch.autocast(device.type, torch.bfloat16, enabled=settings.half):
                     logits = critic(both, torch.cat([seen_mask, seen_mask]))
@@ -207,7 +217,7 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
             total = total + settings.weight_hole * scalars['hole']
             total = total + settings.weight_ring * scalars['ring']
             generator_steps.zero_grad(set_to_none=True)
-            total.backward()  # type: ignore[no-untyped-call]
+            total.backward()
             generator_steps.step()
             follow(average, generator, 0.5 ** (len(mask) / settings.ema_images), step)
             step += 1
@@ -222,8 +232,8 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
                 if not all(math.isfinite(value) for value in values.values()):
                     raise ModelError(f'step {step}: got {values}, expected finite losses')
                 for name, value in values.items():
-                    writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
-                writer.add_scalar('images_s', speed, step)  # type: ignore[no-untyped-call]
+                    writer.add_scalar(name, value, step)
+                writer.add_scalar('images_s', speed, step)
                 shown = {name: f'{value:.3f}' for name, value in values.items()}
                 bar.set_postfix(images=images, images_s=f'{speed:.1f}', **shown, refresh=False)
             if step % settings.grid_every == 0 or last:
@@ -234,7 +244,7 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
             if last:
                 break
     drawn.close()  # type: ignore[attr-defined]
-    writer.close()  # type: ignore[no-untyped-call]
+    writer.close()
     if not quiet:
         speed = (images - images_before) / max(time.monotonic() - started, 1e-9)
         print(f'{checkpoint_path}: step {step}, {images} images seen, {speed:.1f} images/s')
@@ -327,7 +337,6 @@ def rate_at(step: int, settings: TrainSettings) -> float:
     return rise * min(1.0, left)
 
 
-@torch.no_grad()
 def follow(average: Generator, generator: Generator, keep: float, step: int) -> None:
     """
     Move the averaged weights towards the current ones.
@@ -337,12 +346,13 @@ def follow(average: Generator, generator: Generator, keep: float, step: int) -> 
     :param keep: share of the old average that stays, less in the first steps.
     :param step: from 0.
     """
-    keep = min(keep, (1 + step) / (10 + step))
-    ours = [p.detach() for p in average.parameters()]
-    theirs = [p.detach() for p in generator.parameters()]
-    torch._foreach_lerp_(ours, theirs, 1.0 - keep)
-    for own, new in zip(average.buffers(), generator.buffers()):
-        own.copy_(new)
+    with torch.no_grad():
+        keep = min(keep, (1 + step) / (10 + step))
+        ours = [p.detach() for p in average.parameters()]
+        theirs = [p.detach() for p in generator.parameters()]
+        torch._foreach_lerp_(ours, theirs, 1.0 - keep)
+        for own, new in zip(average.buffers(), generator.buffers(), strict=True):
+            own.copy_(new)
 
 
 def fixed_batch(
@@ -387,7 +397,6 @@ def held_out_batch(
     return fixed_batch(faces, held_out, settings, seed=20_000, count=count)
 
 
-@torch.no_grad()
 def settle(average: Generator, drawn: list[Batch], device: torch.device) -> Generator:
     """
     Return a copy of the averaged network with batch statistics of its own, ready to be used.
@@ -396,19 +405,21 @@ def settle(average: Generator, drawn: list[Batch], device: torch.device) -> Gene
     :param drawn: batches to take the statistics from.
     :param device: where the network is.
     """
-    settled = copy.deepcopy(average).train()
-    norms = [m for m in settled.modules() if isinstance(m, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-    for batch in drawn:
-        settled(torch.from_numpy(batch.condition).to(device), torch.from_numpy(batch.mask).to(device))
-    for norm in norms:
-        norm.momentum = 0.1
-    return settled.eval()
+    with torch.no_grad():
+        settled: Generator = copy.deepcopy(average).train()
+        norms = [m for m in settled.modules() if isinstance(m, nn.BatchNorm2d)]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+        for batch in drawn:
+            condition, mask = torch.from_numpy(batch.condition), torch.from_numpy(batch.mask)
+            settled(condition.to(device), mask.to(device))
+        for norm in norms:
+            norm.momentum = 0.1
+        settled.eval()
+        return settled
 
 
-@torch.no_grad()
 def write_grid(path: Path, generator: Generator, batch: Batch, device: torch.device) -> None:
     """
     Write what went in, what came out and what had been there, one column a face.
@@ -418,19 +429,20 @@ def write_grid(path: Path, generator: Generator, batch: Batch, device: torch.dev
     :param batch: the faces.
     :param device: where the network is.
     """
-    condition, mask, image = (
-        torch.from_numpy(a).to(device) for a in (batch.condition, batch.mask, batch.image)
-    )
-    filled = composite(generator(condition, mask), image, mask)
-    shown = torch.stack([condition, filled, image]).permute(0, 1, 3, 4, 2).cpu().numpy()
-    tiles = np.rint((shown.clip(-1, 1) + 1) * 127.5).astype(np.uint8)[..., ::-1]
-    half = len(batch.image) // 2
-    rows = [tiles[:, :half], tiles[:, half:]]
-    sheet = tile_images(
-        np.concatenate([r.reshape(-1, *r.shape[2:]) for r in rows]), columns=half
-    )
-    if not cv2.imwrite(str(path), sheet):
-        raise ModelError(f'{path}: cannot be written')
+    with torch.no_grad():
+        condition, mask, image = (
+            torch.from_numpy(a).to(device) for a in (batch.condition, batch.mask, batch.image)
+        )
+        filled = composite(generator(condition, mask), image, mask)
+        shown = torch.stack([condition, filled, image]).permute(0, 1, 3, 4, 2).cpu().numpy()
+        tiles = np.rint((shown.clip(-1, 1) + 1) * 127.5).astype(np.uint8)[..., ::-1]
+        half = len(batch.image) // 2
+        rows = [tiles[:, :half], tiles[:, half:]]
+        sheet = tile_images(
+            np.concatenate([r.reshape(-1, *r.shape[2:]) for r in rows]), columns=half
+        )
+        if not cv2.imwrite(str(path), sheet):
+            raise ModelError(f'{path}: cannot be written')
 
 
 @contextmanager

@@ -1,0 +1,367 @@
+"""The sub-commands of training; torch is imported only when one of them runs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+import json
+from pathlib import Path
+import sys
+from typing import Any, TYPE_CHECKING, TypeVar
+
+from ffs_anonymizer.errors import MediaError, ModelError, SettingsError
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+INSTALL = "pip install 'ffs_anonymizer[train]'"
+REFERENCE_MODELS = Path(__file__).resolve().parents[3] / 'shared' / 'data' / 'models'
+METHODS = ('face=generate', 'face=blur', 'face=mosaic', 'face=solid')
+T = TypeVar('T')
+
+
+def add_parsers(subparsers: Subparsers) -> None:
+    """
+    Register data, train, export, evaluate and models.
+
+    :param subparsers: of the program's parser.
+    """
+    add_data_parser(subparsers)
+    add_train_parser(subparsers)
+    add_export_parser(subparsers)
+    add_evaluate_parser(subparsers)
+    add_models_parser(subparsers)
+
+
+def add_data_parser(subparsers: Subparsers) -> None:
+    """Register `data build`."""
+    parser = subparsers.add_parser('data', help='make data sets for training')
+    actions = parser.add_subparsers(metavar='ACTION', required=True)
+    build = actions.add_parser(
+        'build',
+        help='pack the faces of a folder of photos',
+        description='Cut one square photo around each face of a folder of photos and pack them '
+        'into one file that training maps into memory, with a contact sheet (sheet.jpg).',
+        epilog='example:\n  ffs_anonymizer data build -i photos -o packed',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    build.add_argument('-i', '--input', type=Path, required=True, help='folder of photos')
+    build.add_argument('-o', '--output', type=Path, required=True, help='new folder')
+    build.add_argument(
+        '--boxes',
+        type=Path,
+        help='CSV with path, identity, x0, y0, x1, y1, or a folder with a .txt of boxes for each '
+        'photo; without it, the detector looks for the largest face of each photo',
+    )
+    build.add_argument('--detector-model', default='', metavar='FILE', help='ONNX face detector')
+    build.add_argument('--photo-px', type=int, default=160, help='side of the packed photos')
+    build.add_argument(
+        '--margin', type=float, default=2.0, help='side of a photo over the root of its face area'
+    )
+    build.add_argument('--min-face-px', type=float, default=24.0, help='least root of face area')
+    build.set_defaults(run=run_data_build)
+
+
+def run_data_build(args: argparse.Namespace) -> int:
+    """Pack a folder of photos; return 1 where a photo was left out."""
+    from ffs_anonymizer.training.packing import Detect, list_faces, pack
+
+    if not 16 <= args.photo_px <= 1024 or not 1.0 <= args.margin <= 8.0:
+        raise SettingsError(
+            f'got --photo-px {args.photo_px} and --margin {args.margin}, expected 16 to 1024 and '
+            '1 to 8'
+        )
+    faces = list_faces(args.input, args.boxes)
+    detect: Detect | None = None
+    if args.boxes is None:
+        from ffs_anonymizer.training.judges import FaceDetector
+
+        detect = FaceDetector(args.detector_model).boxes
+    report = pack(
+        faces,
+        args.output,
+        detect=detect,
+        photo_px=args.photo_px,
+        margin=args.margin,
+        min_face_px=args.min_face_px,
+        progress=with_bar,
+    )
+    print(f'{args.output}: {report.packed} faces; look at {args.output / "sheet.jpg"}')
+    for path in report.unreadable:
+        print(f'{path}: cannot be read as a photo', file=sys.stderr)
+    for path in report.without_face:
+        print(f'{path}: no face of {args.min_face_px:g} px or more', file=sys.stderr)
+    return 1 if report.unreadable or report.without_face else 0
+
+
+def add_train_parser(subparsers: Subparsers) -> None:
+    """Register `train`."""
+    parser = subparsers.add_parser(
+        'train',
+        help='train a face generator',
+        description='Train a face generator on packed faces. A run that was interrupted goes on '
+        'where it stopped when the same command is given again.',
+        epilog='examples:\n'
+        '  ffs_anonymizer train --config config/training.yaml --set data=packed --set out=run\n'
+        '  ffs_anonymizer train --config config/training.yaml --set data=own --set out=tuned \\\n'
+        '    --init-from run/last.pt --set freeze=entry,top,down',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('--config', type=Path, metavar='FILE', help='YAML file with settings')
+    parser.add_argument(
+        '--set',
+        action='append',
+        default=[],
+        metavar='NAME=VALUE',
+        help='one setting; may be repeated and wins over the file',
+    )
+    parser.add_argument('--data', type=Path, metavar='FOLDER', help='the packed faces')
+    parser.add_argument('--out', type=Path, metavar='FOLDER', help='the folder of the run')
+    parser.add_argument(
+        '--init-from', type=Path, metavar='CHECKPOINT', help='weights that a new run starts from'
+    )
+    parser.add_argument(
+        '--dry-run', action='store_true', help='print the settings that result, and exit'
+    )
+    parser.set_defaults(run=run_train)
+
+
+def run_train(args: argparse.Namespace) -> int:
+    """Train, or print what would be trained."""
+    import yaml
+
+    from ffs_anonymizer.training.settings import from_mapping, load_settings, parse_overrides
+
+    values: dict[str, Any] = load_settings(args.config) if args.config is not None else {}
+    named = {'data': args.data, 'out': args.out, 'init_from': args.init_from}
+    values.update({name: str(value) for name, value in named.items() if value is not None})
+    values.update(parse_overrides(args.set))
+    settings = from_mapping(values)
+    if args.dry_run:
+        print(yaml.safe_dump(settings.as_dict(), sort_keys=False), end='')
+        return 0
+    need_torch()
+    from ffs_anonymizer.training.train import train
+
+    train(settings)
+    return 0
+
+
+def add_export_parser(subparsers: Subparsers) -> None:
+    """Register `export`."""
+    parser = subparsers.add_parser(
+        'export',
+        help='make ONNX files of a checkpoint',
+        description='Fold the batch norms of a checkpoint, write it as ONNX in FP32 and FP16, '
+        'check both against torch, and write manifests, a model card and a picture beside them.',
+        epilog='example:\n  ffs_anonymizer export -i run/last.pt -o models',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('-i', '--input', type=Path, required=True, help='checkpoint')
+    parser.add_argument('-o', '--output', type=Path, required=True, help='folder')
+    parser.add_argument('--name', default='', help="of the files; the network's by default")
+    parser.add_argument('--data', type=Path, help='packed faces, where those of training moved')
+    parser.add_argument('--version', default='0', help='of the weights')
+    parser.add_argument(
+        '--training-data', default='not stated', help='what it was trained on, and its terms'
+    )
+    parser.add_argument('--licence', default='not stated', help='of the weights')
+    parser.add_argument(
+        '--metrics', type=Path, help='JSON that `evaluate --json` wrote, for manifest and card'
+    )
+    parser.add_argument('--notes', type=Path, help='Markdown for the card')
+    parser.set_defaults(run=run_export)
+
+
+def run_export(args: argparse.Namespace) -> int:
+    """Write the model files of a checkpoint."""
+    need_torch()
+    from ffs_anonymizer.training.export import export, Provenance
+
+    provenance = Provenance(
+        version=args.version,
+        training_data=args.training_data,
+        licence=args.licence,
+        metrics=None if args.metrics is None else read_json(args.metrics),
+        notes='' if args.notes is None else read_text(args.notes),
+    )
+    done = export(args.input, args.output, name=args.name, data=args.data, provenance=provenance)
+    print(f'{done.fp32}: largest difference from torch {done.fp32_error:.1e}')
+    print(f'{done.fp16}: largest difference from torch {done.fp16_error:.1e}')
+    return 0
+
+
+def add_evaluate_parser(subparsers: Subparsers) -> None:
+    """Register `evaluate`."""
+    parser = subparsers.add_parser(
+        'evaluate',
+        help='judge anonymized faces',
+        description='Anonymize photos in memory by the recipe of the product and judge the '
+        'faces: are they still found, whose are they, where are eyes and mouth, is there a seam.',
+        epilog='example:\n'
+        '  ffs_anonymizer evaluate -i photos --method face=generate --method face=blur \\\n'
+        '    --json metrics.json --sheet sheet.png',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('-i', '--input', type=Path, required=True, help='photos, or one photo')
+    parser.add_argument(
+        '--boxes', type=Path, help='CSV or folder of .txt files with the faces; else detected'
+    )
+    parser.add_argument(
+        '--method',
+        action='append',
+        metavar='face=METHOD',
+        help=f'what to judge; may be repeated; by default {" ".join(METHODS)}',
+    )
+    parser.add_argument(
+        '--compare',
+        action='append',
+        default=[],
+        metavar='NAME=PATH',
+        help="somebody else's result on the same photos: a folder with the same file names, or "
+        'a file for one photo',
+    )
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the metrics')
+    parser.add_argument('--sheet', type=Path, metavar='FILE', help='write a contact sheet')
+    parser.add_argument('--config', type=Path, metavar='FILE', help='settings of the recipe')
+    parser.add_argument('--generator-model', metavar='FILE', help='ONNX face generator')
+    parser.add_argument('--mask-scale', type=float, metavar='TIMES', help='region over box side')
+    parser.add_argument(
+        '--judge-detector', default='', metavar='FILE', help="by default the product's detector"
+    )
+    parser.add_argument(
+        '--landmarks-model', type=Path, metavar='FILE', help='YuNet for OpenCV (ONNX)'
+    )
+    parser.add_argument(
+        '--recognizer', type=Path, metavar='FILE', help='MobileFaceNet for ncnn (.param)'
+    )
+    parser.set_defaults(run=run_evaluate)
+
+
+def run_evaluate(args: argparse.Namespace) -> int:
+    """Judge the methods on a folder of photos."""
+    import cv2
+    import numpy as np
+
+    from ffs_anonymizer.params import load, Settings
+    from ffs_anonymizer.training import evaluate as evaluation
+    from ffs_anonymizer.training.judges import FaceDetector, LandmarkFinder, Recognizer
+
+    usual = load(args.config) if args.config is not None else Settings()
+    changes = {'generator.model_path': args.generator_model, 'face.region_scale': args.mask_scale}
+    usual = usual.updated({name: v for name, v in changes.items() if v is not None})
+    by_method = {}
+    for text in args.method or METHODS:
+        name, equals, method = text.partition('=')
+        if name != 'face' or not equals:
+            raise SettingsError(f'--method: got {text!r}, expected face=METHOD')
+        by_method[method] = usual.updated({'face.method': method})
+    landmarks_model = args.landmarks_model or reference('face_detection_yunet_2023mar.onnx')
+    recognizer_model = args.recognizer or reference('mobilefacenet.param')
+    if landmarks_model is None:
+        print('landmarks, identity, linkage: null, no --landmarks-model', file=sys.stderr)
+    elif recognizer_model is None:
+        print('identity, linkage: null, no --recognizer', file=sys.stderr)
+    finder = recognizer = None
+    if landmarks_model is not None:
+        finder = LandmarkFinder(landmarks_model)
+        recognizer = None if recognizer_model is None else Recognizer(recognizer_model)
+    judges = evaluation.Judges(FaceDetector(args.judge_detector), finder, recognizer)
+    photos = evaluation.load_photos(args.input, args.boxes, judges.detector)
+    others = {}
+    for text in args.compare:
+        name, _, where = text.partition('=')
+        folder = Path(where)
+        paths = [folder / p.path.name if folder.is_dir() else folder for p in photos]
+        images = [cv2.imread(str(path), cv2.IMREAD_COLOR) for path in paths]
+        for path, image, photo in zip(paths, images, photos, strict=True):
+            if image is None or image.shape != photo.image_bgr.shape:
+                raise MediaError(
+                    f'{path}: got {None if image is None else image.shape}, expected a picture '
+                    f'of the shape {photo.image_bgr.shape}, as {photo.path.name}'
+                )
+        others[name] = [np.asarray(image, np.uint8) for image in images]
+    results = evaluation.evaluate(
+        photos, by_method, judges, others=others, sheet=args.sheet, progress=with_bar
+    )
+    faces = results[evaluation.ORIGINAL]['faces']
+    told = [f'{faces} faces of {len(photos)} photos', f'detector {judges.detector.name}']
+    told += [] if judges.landmarks is None else [f'landmarks {judges.landmarks.name}']
+    told += [] if judges.recognizer is None else [f'recognizer {judges.recognizer.name}']
+    print(', '.join(told))
+    print(evaluation.to_markdown(results), end='')
+    if args.json is not None:
+        try:
+            args.json.parent.mkdir(parents=True, exist_ok=True)
+            args.json.write_text(json.dumps(results, indent=2) + '\n', encoding='utf-8')
+        except OSError as error:
+            raise MediaError(f'{args.json}: cannot be written: {error}') from error
+    return 0
+
+
+def add_models_parser(subparsers: Subparsers) -> None:
+    """Register `models`."""
+    parser = subparsers.add_parser(
+        'models',
+        help='parameters and operations of the networks',
+        description='Count the parameters and the multiply-accumulates a face of each network.',
+    )
+    parser.add_argument(
+        '--speed',
+        action='store_true',
+        help='also measure faces a second: ours in ONNX Runtime, the baseline in torch, in turn',
+    )
+    parser.add_argument('--threads', type=int, default=0, metavar='N', help='0: as torch chooses')
+    parser.set_defaults(run=run_models)
+
+
+def run_models(args: argparse.Namespace) -> int:
+    """Print the table of networks."""
+    need_torch()
+    from ffs_anonymizer.training import table
+
+    print(table.to_markdown(table.costs()), end='')
+    if args.speed:
+        print(table.speeds_to_markdown(table.speeds(args.threads)), end='')
+    return 0
+
+
+def need_torch() -> None:
+    """Refuse to go on without torch, saying what to install."""
+    try:
+        import torch
+    except ImportError as error:
+        raise ModelError(f'training needs torch, which is not installed: {INSTALL}') from error
+    del torch
+
+
+def reference(name: str) -> Path | None:
+    """Return a model to judge with from the folder of shared data, None where there is none."""
+    path = REFERENCE_MODELS / name
+    return path if path.is_file() else None
+
+
+def read_text(path: Path) -> str:
+    """Return the content of a text file."""
+    try:
+        return path.read_text(encoding='utf-8')
+    except (OSError, UnicodeDecodeError) as error:
+        raise MediaError(f'{path}: cannot be read: {error}') from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file."""
+    try:
+        values = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise MediaError(f'{path}: not JSON: {error}') from error
+    if not isinstance(values, dict):
+        raise MediaError(f'{path}: got {type(values).__name__}, expected an object')
+    return values
+
+
+def with_bar(items: Sequence[T]) -> Iterator[T]:
+    """Return the items one by one under a progress bar."""
+    from tqdm import tqdm
+
+    return iter(tqdm(items, disable=None))

@@ -1,0 +1,106 @@
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+import pytest
+
+from ffs_anonymizer.errors import MediaError
+from ffs_anonymizer.training.dataset import (
+    batches,
+    cut_sample,
+    draw_batch,
+    is_held_out,
+    load_packed,
+    mirrored,
+    PackedFaces,
+    surround,
+)
+
+DRAW = {'seed': 3, 'batch': 4, 'size_px': 32, 'crop_scale': 1.4}
+
+
+def test_same_seed_and_step_give_the_same_batch(packed: Path) -> None:
+    faces = load_packed(packed)
+    numbers = np.arange(len(faces))
+    once, again = (draw_batch(faces, numbers, step=7, **DRAW) for _ in range(2))
+    other = draw_batch(faces, numbers, step=8, **DRAW)
+    assert once.image.shape == (4, 3, 32, 32)
+    assert np.array_equal(once.condition, again.condition)
+    assert np.array_equal(once.image, again.image)
+    assert not np.array_equal(once.image, other.image)
+
+
+def test_batches_come_in_order_from_the_thread(packed: Path) -> None:
+    faces = load_packed(packed)
+    numbers = np.arange(len(faces))
+    drawn = list(batches(faces, numbers, steps=range(5, 8), **DRAW))
+    for step, batch in zip(range(5, 8), drawn, strict=True):
+        alone = draw_batch(faces, numbers, step=step, **DRAW)
+        assert np.array_equal(batch.mask, alone.mask)
+
+
+def test_condition_is_the_image_where_it_is_kept_and_nothing_in_the_hole(packed: Path) -> None:
+    faces = load_packed(packed)
+    batch = draw_batch(faces, np.arange(len(faces)), step=0, **{**DRAW, 'batch': 16})
+    assert set(np.unique(batch.mask)) == {0.0, 1.0}
+    assert np.abs(batch.condition - batch.image * batch.mask).max() < 1e-6
+    hole = 1 - batch.mask.mean((1, 2, 3))
+    assert hole.min() > 0.2
+    assert hole.max() < 0.9
+    centre = batch.mask[:, 0, 14:18, 14:18]
+    assert centre.max() == 0
+
+
+def test_other_regions_are_holes_too() -> None:
+    photo: NDArray[np.uint8] = np.full((100, 100, 3), 200, np.uint8)
+    rect = np.array([30, 30, 70, 70], np.int32)
+    other = np.array([[20, 20, 31, 50]], np.int32)
+    batch = cut_sample(photo, rect, other, 56, 1.4)
+    assert batch.mask[0, 0, 5, 8] == 0
+    assert batch.mask[0, 0, 5, 25] == 1
+    assert batch.image[0, 0, 5, 8] == pytest.approx(200 / 127.5 - 1)
+
+
+def test_split_keeps_each_person_on_one_side() -> None:
+    names = tuple(f'person {i // 2}' for i in range(2000))
+    faces = PackedFaces(
+        np.zeros((2000, 1, 1, 3), np.uint8),
+        np.zeros((2000, 4), np.float32),
+        np.zeros((2000, 4), np.int32),
+        names,
+    )
+    train, held = faces.split()
+    assert 0.04 < len(held) / 2000 < 0.08
+    assert not {names[i] for i in train} & {names[i] for i in held}
+    assert sorted([*train, *held]) == list(range(2000))
+
+
+def test_held_out_depends_on_the_name_alone() -> None:
+    assert [is_held_out(name) for name in ('a', 'b', 'c')] == [
+        is_held_out(name) for name in ('a', 'b', 'c')
+    ]
+
+
+@pytest.mark.parametrize(
+    ('rect', 'expected'), [([0, 1, 10, 5], [90, 1, 100, 5]), ([90, 0, 100, 9], [0, 0, 10, 9])]
+)
+def test_mirrored(rect: list[int], expected: list[int]) -> None:
+    assert mirrored(np.array(rect), 100).tolist() == expected
+
+
+def test_surround_mirrors_or_blackens_what_lies_outside() -> None:
+    photo: NDArray[np.uint8] = np.full((8, 8, 3), 9, np.uint8)
+    photo[:, 6:] = 0
+    inside = np.array([0, 0, 6, 8], np.int32)
+    assert surround(photo, inside, black=False).min() == 9
+    assert surround(photo, inside, black=True)[4:12, 10:].max() == 0
+
+
+def test_what_was_not_built_is_refused(tmp_path: Path, packed: Path) -> None:
+    with pytest.raises(MediaError, match='not a packed data set'):
+        load_packed(tmp_path)
+    (tmp_path / 'photos.npy').write_bytes((packed / 'photos.npy').read_bytes())
+    index = (packed / 'index.csv').read_text().splitlines()
+    (tmp_path / 'index.csv').write_text('\n'.join(index[:-1]))
+    with pytest.raises(MediaError, match='expected one row for each photo'):
+        load_packed(tmp_path)
