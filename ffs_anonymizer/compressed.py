@@ -17,6 +17,7 @@ from ffs_anonymizer.raw import as_buffer, refuse_depth
 
 LOSSY_WEBP_QUALITY = 90
 BLACK_JPEG_QUALITY = 95
+MAX_PIXELS = 1 << 28
 _PNG_MAGIC = b'\x89PNG\r\n\x1a\n'
 _KEPT_PNG_CHUNKS = (b'cHRM', b'gAMA', b'iCCP', b'sRGB', b'pHYs')
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 4, 6: 4}
@@ -43,6 +44,15 @@ class _Picture:
     header: jpeg.Header | None = None
     channels: int = 3
     dtype: str = 'u1'
+
+    def __post_init__(self) -> None:
+        """Refuse a size that no camera has before memory is asked for it."""
+        width, height = self.size_wh
+        if not 0 < width * height <= MAX_PIXELS:
+            raise ImageError(
+                f'got a {self.kind} of {width}x{height} pixels, expected 1 to {MAX_PIXELS}; '
+                'it is damaged'
+            )
 
     def decode(self, data: bytes) -> NDArray[Any]:
         """Return the samples, (H, W) or (H, W, C), not turned by any Exif orientation."""
@@ -186,7 +196,7 @@ def _read_jpeg(data: bytes) -> _Picture:
     options = [cv2.IMWRITE_JPEG_QUALITY, jpeg.quality_of(header)]
     if header.progressive:
         options += [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]
-    # OpenCV before 4.6 has no choice and writes 4:2:0.
+    # OpenCV before 4.7 has no choice and writes 4:2:0.
     sampling = getattr(cv2, f'IMWRITE_JPEG_SAMPLING_FACTOR_{jpeg.sampling_of(header)}', None)
     if sampling is not None:
         options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling]
@@ -211,8 +221,6 @@ def _read_png(data: bytes) -> _Picture:
             raise ImageError('got an animated PNG, expected one picture; split the file')
         elif name in _KEPT_PNG_CHUNKS:
             kept += data[start - 8 : end + 4]
-    if not min(size_wh):
-        raise ImageError(f'got a PNG of {size_wh} pixels; it is damaged')
     dtype = 'u2' if depth == 16 else 'u1'
     return _Picture('png', size_wh, (), kept, channels=_PNG_CHANNELS[colour], dtype=dtype)
 
@@ -264,7 +272,7 @@ def _read_webp(data: bytes) -> _Picture:
         elif name == b'ALPH':
             alpha = True
         at = end + end % 2
-    if size_wh is None or not min(size_wh):
+    if size_wh is None:
         raise ImageError('got a WebP without a picture; it is damaged')
     options = [cv2.IMWRITE_WEBP_QUALITY, _LOSSLESS if lossless else LOSSY_WEBP_QUALITY]
     if lossless and hasattr(cv2, 'IMWRITE_WEBP_LOSSLESS_PRESERVE_COLOR'):
@@ -303,7 +311,7 @@ def _guess(
             size_wh = _webp_size(data[12:16], data[20:30])
     except ImageError:
         pass
-    if not kind or size_wh is None or not min(size_wh):
+    if not kind or size_wh is None:
         raise ImageError(
             f'no black picture for {format_name!r}: the data states no kind or size ({reason})'
         ) from reason

@@ -431,8 +431,10 @@ def _lookup(table: bytes) -> list[tuple[int, int]]:
             span = 1 << (16 - length)
             lookup[code * span : (code + 1) * span] = [(length, table[at])] * span
             code, at = code + 1, at + 1
+        if code > 1 << length:
+            raise ImageError('got a JPEG with an impossible Huffman table; it is damaged')
         code *= 2
-    return lookup[: 1 << 16]
+    return lookup
 
 
 def _count_part(

@@ -1,4 +1,9 @@
-"""The raw encodings of sensor_msgs/Image, to BGR and back."""
+"""
+The raw encodings of sensor_msgs/Image, to BGR and back.
+
+cv_bridge is not used even where it is installed: it has no way back that writes single samples,
+knows no nv12, and may fail with another NumPy than its own. A test holds both to the same result.
+"""
 
 from __future__ import annotations
 

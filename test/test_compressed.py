@@ -77,7 +77,7 @@ def test_real_message():
 def test_jpeg_keeps_quality_and_sampling(quality, sampling):
     factor = getattr(cv2, f'IMWRITE_JPEG_SAMPLING_FACTOR_{sampling}', None)
     if factor is None:
-        pytest.skip('OpenCV before 4.6')
+        pytest.skip('OpenCV before 4.7')
     options = (cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, factor)
     msg = compressed_message('.jpg', scene(), options)
     out = paint(decode_compressed(msg))
@@ -250,9 +250,10 @@ PNG = compressed_message('.png', scene()).data
         (PNG[: len(PNG) // 2], 'PNG cut off at'),
         (PNG[:-1], 'PNG cut off at'),
         (PNG[:60] + bytes([PNG[60] ^ 255]) + PNG[61:], 'OpenCV decoded nothing'),
-        (PNG[:16] + bytes(4) + PNG[20:], 'PNG of .* pixels; it is damaged'),
+        (PNG[:16] + bytes(4) + PNG[20:], 'png of 0x64 pixels, expected 1 to'),
+        (PNG[:16] + b'\x7f' + PNG[17:], 'png of 2130706528x64 pixels, expected 1 to 268435456'),
         (PNG[:25] + b'\7' + PNG[26:], 'PNG with an impossible header'),
-        (b'\x89PNG\r\n\x1a\n' + png_chunk(b'IEND', b''), 'PNG of .* pixels; it is damaged'),
+        (b'\x89PNG\r\n\x1a\n' + png_chunk(b'IEND', b''), 'png of 0x0 pixels, expected 1'),
         (insert_chunk(PNG, b'acTL', bytes(8)), 'animated PNG'),
         (WEBP[: len(WEBP) // 2], 'WebP cut off at'),
         (WEBP[:-2], 'WebP cut off at'),
@@ -263,7 +264,7 @@ PNG = compressed_message('.png', scene()).data
         (webp_file(webp_chunk(b'ANMF', bytes(24))), 'animated WebP'),
         (webp_file(WEBP[12:], WEBP[12:]), 'several pictures'),
         (webp_file(webp_chunk(b'VP8 ', bytes(5))), 'cut-off picture header'),
-        (webp_file(webp_chunk(b'VP8 ', bytes(12))), 'without a picture'),
+        (webp_file(webp_chunk(b'VP8 ', bytes(12))), 'webp of 0x0 pixels, expected 1'),
         (webp_file(b'VP8 \xff\xff\0\0' + bytes(16)), 'longer than the file'),
         (webp_file(), 'without a picture'),
         (webp_file(webp_chunk(b'VP8 ', WEBP[20:30] + bytes(9))), 'OpenCV decoded nothing'),
@@ -319,6 +320,31 @@ def test_black_of_a_size_told(name, beginning):
     assert decode_compressed(SimpleNamespace(format='', data=black)).image_bgr.shape == (10, 20, 3)
     with pytest.raises(ImageError, match='the data states no kind or size'):
         black_compressed(msg)
+
+
+def test_black_of_a_size_that_no_camera_has():
+    with pytest.raises(ImageError, match='png of 65536x65536 pixels, expected 1 to'):
+        black_compressed(SimpleNamespace(format='png', data=b''), (65536, 65536))
+
+
+def test_random_damage_is_refused_or_decoded():
+    rng = np.random.default_rng(0)
+    files = [JPEG, PNG, WEBP, insert_segment(JPEG, 0xE1, exif(6))]
+    refused = 0
+    for i in range(400):
+        damaged = bytearray(files[i % 4])
+        at = int(rng.integers(3, len(damaged) if i % 3 else 700))
+        damaged[at : at + i % 5] = rng.bytes(i % 7)
+        msg = SimpleNamespace(format='', data=bytes(damaged))
+        try:
+            paint(decode_compressed(msg), (0, 0, 8, 8))
+        except ImageError:
+            refused += 1
+        try:
+            black_compressed(msg, (8, 8))
+        except ImageError:
+            refused += 1
+    assert 100 < refused < 500
 
 
 def test_black_of_nothing_known():

@@ -14,7 +14,7 @@ Q, PROGRESSIVE, RESTARTS = (
 OPTIMIZED = (cv2.IMWRITE_JPEG_OPTIMIZE, 1)
 EOI = b'\xff\xd9'
 NEEDS_SAMPLING = pytest.mark.skipif(
-    not hasattr(cv2, 'IMWRITE_JPEG_SAMPLING_FACTOR'), reason='OpenCV before 4.6'
+    not hasattr(cv2, 'IMWRITE_JPEG_SAMPLING_FACTOR'), reason='OpenCV before 4.7'
 )
 
 

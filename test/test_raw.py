@@ -304,13 +304,14 @@ def test_real_message(encoding):
     assert msg.data.tobytes() == plain.data
 
 
-# What cv_bridge turns into bgr8 as well. It takes 8UC1 and 8UC3 for no colour format, scales
-# mono16 by its whole range, and knows no nv12. YUV may differ by rounding
-# between two OpenCV versions.
-BRIDGED = ('bgr8', 'rgb8', 'bgra8', 'rgba8', 'mono8', 'yuv422', 'yuv422_yuy2')
+# What cv_bridge turns into bgr8 as well, with the largest difference. It scales mono16 by its
+# whole range, which this noise fills; YUV is rounded differently by different OpenCV versions. It
+# takes 8UC1, 8UC3 and 8UC4 for no colours, and its nv24 and nv21 depend on its version.
+BRIDGED = dict.fromkeys([e for e in ENCODINGS if 'bayer' in e or e.endswith('8')], 0)
+BRIDGED |= {'mono16': 1, 'yuv422': 1, 'uyvy': 1, 'yuv422_yuy2': 1, 'yuyv': 1}
 
 
-@pytest.mark.parametrize('encoding', [*BRIDGED, *(e for e in ENCODINGS if 'bayer' in e)])
+@pytest.mark.parametrize('encoding', BRIDGED)
 def test_same_as_cv_bridge(encoding):
     cv_bridge = pytest.importorskip('cv_bridge')
     sensor_msgs = pytest.importorskip('sensor_msgs.msg')
@@ -318,6 +319,8 @@ def test_same_as_cv_bridge(encoding):
     msg = sensor_msgs.Image()
     for name in ('width', 'height', 'encoding', 'step', 'is_bigendian', 'data'):
         setattr(msg, name, getattr(plain, name))
-    theirs = cv_bridge.CvBridge().imgmsg_to_cv2(msg, 'bgr8').astype(int)
-    tolerance = 1 if encoding in YUV else 0
-    assert np.abs(decode_image(plain).image_bgr - theirs).max() <= tolerance
+    try:
+        theirs = cv_bridge.CvBridge().imgmsg_to_cv2(msg, 'bgr8').astype(int)
+    except cv_bridge.CvBridgeError as error:
+        pytest.skip(f'unknown to this cv_bridge: {error}')
+    assert np.abs(decode_image(plain).image_bgr - theirs).max() <= BRIDGED[encoding]
