@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 import logging
 import os
 import queue
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
 _Item = TypeVar('_Item')
 _LOG = logging.getLogger(__name__)
+_NOTHING = Regions.empty()
 
 DECODED_AHEAD = 4
-WAITING_OUT = 8
+WAITING = 4
 BATCH_ITEMS = 256
 BATCH_BYTES = 4 << 20
 # What the look-ahead of many large cameras may hold before frames leave with less of it.
@@ -71,7 +72,7 @@ class Outcome(Generic[_Item]):
 
     item: _Item
     data: Data | None = None
-    regions: Regions = field(default_factory=Regions.empty)
+    regions: Regions = _NOTHING
     size_wh: tuple[int, int] = (0, 0)
     error: AnonymizerError | None = None
 
@@ -83,7 +84,7 @@ class _Image(Generic[_Item]):
     frame: Frame | None = None
     size_wh: tuple[int, int] = (0, 0)
     stamp_ns: int = 0
-    regions: Regions = field(default_factory=Regions.empty)
+    regions: Regions = _NOTHING
     encoded: Future[Data] | None = None
     frame_bytes: int = 0
     error: AnonymizerError | None = None
@@ -135,8 +136,8 @@ class _Run(Generic[_Item]):
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix='codec')
         self._stopped = threading.Event()
         self._decoded_ahead = threading.Semaphore(DECODED_AHEAD)
-        self._inbox: queue.Queue[_Slot[_Item] | _End] = queue.Queue(WAITING_OUT)
-        self._outbox: queue.Queue[_Slot[_Item] | _End] = queue.Queue(WAITING_OUT)
+        self._inbox: queue.Queue[_Slot[_Item] | _End] = queue.Queue(WAITING)
+        self._outbox: queue.Queue[_Slot[_Item] | _End] = queue.Queue(WAITING)
         self._threads: list[threading.Thread] = []
 
     def start(self, tasks: Iterable[Task[_Item]]) -> None:

@@ -30,6 +30,7 @@ other message is copied byte for byte, with its topic, QoS, definition and times
 read back before it gets its name; until then it is called <output>.partial. Nothing is ever
 overwritten, and no image is written that could not be anonymized.
 """
+_MOST_LINES = 20
 _EXAMPLES = """\
 examples:
   ffs_anonymizer bag -i drive_01 -o drive_01_anonymized
@@ -110,8 +111,10 @@ def run(args: argparse.Namespace) -> int:
     with _terminated_cleanly():
         report = conversion.run(shows_progress=not args.disable_progress_output)
     print(summary(report))
-    for line in report.undone:
+    for line in report.undone[:_MOST_LINES]:
         print(f'not done: {line}', file=sys.stderr)
+    if len(report.undone) > _MOST_LINES:
+        print(f'not done: {len(report.undone) - _MOST_LINES} more', file=sys.stderr)
     return 1 if report.undone else 0
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 import errno
 import json
+import os
 from pathlib import Path
 import shutil
 import sys
@@ -298,7 +299,8 @@ class Conversion:
                 continue
             if isinstance(item, Topic):
                 self._decided[item] = self._decide(item)
-            yield Task(item)
+            size_bytes = len(item.data) if isinstance(item, Attachment) else 0
+            yield Task(item, size_bytes=size_bytes)
 
     def _decide(self, topic: Topic) -> Action:
         """Return what happens to a topic now that all is known of it."""
@@ -372,33 +374,42 @@ class Conversion:
     def _write_picture(
         self, writer: BagWriter, picture: _Picture, outcome: Outcome[_Passing]
     ) -> None:
-        message, image = picture.message, picture.image
+        message, image, regions = picture.message, picture.image, outcome.regions
         name = message.topic.name
         report = self.report.topics[name, message.topic.type_name]
         report.messages += 1
-        if image is not None and outcome.data is not None and outcome.error is None:
-            self._sizes_wh[name] = outcome.size_wh
-            regions = outcome.regions
-            for index in regions.classes.tolist():
-                report.replaced[CLASSES[index]] = report.replaced.get(CLASSES[index], 0) + 1
-            if len(regions) == 0 and len(outcome.data) == len(image.data):
-                is_compressed = self.reader.messages_compressed
-                writer.add_message(message, message.data, is_compressed=is_compressed)
-                return
-            data = outcome.data
-        else:
-            error = outcome.error or BagError('there is no image')
+        if image is None or outcome.data is None or outcome.error is not None:
             report.failed += 1
-            where = f'{name}, message recorded at {message.log_ns} ns'
-            if self.job.on_error == 'stop':
-                raise BagError(
-                    f'{where}: {error}; with --on-error black, a black frame would stand for it'
-                ) from error
-            if image is None:
-                raise BagError(f'{where}: {error}; no black frame of its size is known') from error
-            self.report.undone.append(f'{where}: black, since: {error}')
-            data = black_like(image, self._sizes_wh.get(name))
-        writer.add_message(message, image.with_data(data), is_compressed=False)
+            error = outcome.error or BagError('there is no image')
+            data = self._black_instead(picture, error)
+            writer.add_message(message, data, is_compressed=False)
+            return
+        self._sizes_wh[name] = outcome.size_wh
+        for index in regions.classes.tolist():
+            report.replaced[CLASSES[index]] = report.replaced.get(CLASSES[index], 0) + 1
+        if len(regions) == 0 and len(outcome.data) == len(image.data):
+            is_compressed = self.reader.messages_compressed
+            writer.add_message(message, message.data, is_compressed=is_compressed)
+        else:
+            writer.add_message(message, image.with_data(outcome.data), is_compressed=False)
+
+    def _black_instead(self, picture: _Picture, error: AnonymizerError) -> bytes:
+        """Return a message with a black picture, where the user wants to go on with one."""
+        name, image = picture.message.topic.name, picture.image
+        where = f'{name}, message recorded at {picture.message.log_ns} ns: {error}'
+        if self.job.on_error == 'stop':
+            raise BagError(
+                f'{where}; with --on-error black, a black frame would stand for it'
+            ) from error
+        if image is None:
+            raise BagError(f'{where}; nor is there anything to put a black frame into') from error
+        self.report.undone.append(f'{where}; it is black now')
+        if len(image.data) == 0:
+            return image.with_data(b'')
+        try:
+            return image.with_data(black_like(image, self._sizes_wh.get(name)))
+        except AnonymizerError as second:
+            raise BagError(f'{where}; nor can a black frame stand for it: {second}') from second
 
     def _verify(self) -> None:
         """Read the new bag back."""
@@ -422,9 +433,12 @@ class Conversion:
     def _publish(self, detections: TextIO | None) -> None:
         job = self.job
         shutil.rmtree(job.partial / SCRATCH)
+        for path in (*job.partial.iterdir(), job.partial):
+            _sync(path)
         if job.target.exists():
             raise BagError(f'{job.target} has come into being meanwhile and is not overwritten')
         job.partial.rename(job.target)
+        _sync(job.target.parent)
         if detections is not None and job.detections is not None:
             detections.close()
             Path(detections.name).rename(job.detections)
@@ -535,6 +549,15 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
         '  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in (head, *rows)
     ]
+
+
+def _sync(path: Path) -> None:
+    """Have a file or a folder on the disk, so that a final name also survives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

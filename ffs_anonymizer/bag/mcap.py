@@ -43,11 +43,13 @@ class McapReader:
     Read an mcap file.
 
     :param path: of the file.
+    :param known: topics of the bag's other files, by key; those of this file join them.
     :raises BagError: it cannot be opened, or it is damaged or cut off.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, known: dict[tuple[object, ...], Topic]) -> None:
         self._path = path
+        self._known = known
         try:
             self._file = path.open('rb')
         except OSError as error:
@@ -197,7 +199,7 @@ class McapReader:
             b'' if schema is None else schema.data,
             '' if schema is None else schema.encoding,
             channel_metadata=dict(channel.metadata),
-        )
+        ).among(self._known)
         self._channels[channel.id] = channel
         self._topics[channel.id] = topic
         return topic

@@ -12,7 +12,7 @@ from ffs_anonymizer.bag import metadata
 from ffs_anonymizer.bag.mcap import McapReader
 from ffs_anonymizer.bag.metadata import BagMetadata
 from ffs_anonymizer.bag.sqlite import SqliteReader
-from ffs_anonymizer.bag.storage import Item, Message, StorageReader, Topic
+from ffs_anonymizer.bag.storage import Item, StorageReader, Topic
 from ffs_anonymizer.errors import BagError
 
 STORAGE_BY_SUFFIX = {'.mcap': 'mcap', '.db3': 'sqlite3'}
@@ -46,7 +46,7 @@ class BagReader:
         if not path.exists():
             raise BagError(f'got no bag at {path}, expected a bag folder, a .mcap or a .db3 file')
         self.chunk_compression = ''
-        self._merged: dict[tuple[object, ...], Topic] = {}
+        self._topics: dict[tuple[object, ...], Topic] = {}
         self._read_bytes = 0
         if path.is_dir():
             self.metadata = metadata.load(path)
@@ -90,7 +90,7 @@ class BagReader:
         counts = {(t.name, t.type_name): t.message_count for t in self.metadata.topics}
         known = [
             TopicSummary(t.name, t.type_name, t, counts.get((t.name, t.type_name)))
-            for t in self._merged.values()
+            for t in self._topics.values()
         ]
         seen = {(summary.name, summary.type_name) for summary in known}
         listed = [
@@ -121,22 +121,15 @@ class BagReader:
         for file, size in zip(self._files, self._sizes, strict=True):
             reader = self._open(file, scratch)
             try:
-                contents = reader.contents()
-                self.chunk_compression = self.chunk_compression or contents.compression
-                merged: dict[Topic, Topic] = {}
+                reader.contents()
                 for item in reader.items(start_ns, end_ns):
                     if isinstance(item, Topic):
-                        merged[item] = self._merged.setdefault(item.key, item)
-                        if merged[item] in announced:
+                        if item in announced:
                             continue
-                        announced.add(merged[item])
-                        yield merged[item]
-                        continue
-                    self._read_bytes = done_bytes + int(size * reader.progress())
-                    if isinstance(item, Message) and merged[item.topic] is not item.topic:
-                        yield replace(item, topic=merged[item.topic])
+                        announced.add(item)
                     else:
-                        yield item
+                        self._read_bytes = done_bytes + int(size * reader.progress())
+                    yield item
             finally:
                 reader.close()
             done_bytes += size
@@ -145,7 +138,7 @@ class BagReader:
     def _look_inside(self) -> None:
         counts: dict[tuple[str, str], int] = {}
         for file in self._files:
-            reader = _storage_reader(self.metadata.storage, file)
+            reader = self._storage_reader(file)
             try:
                 contents = reader.contents()
             finally:
@@ -154,7 +147,6 @@ class BagReader:
             if not self.metadata.ros_distro:
                 self.metadata = replace(self.metadata, ros_distro=contents.ros_distro)
             for topic in contents.topics:
-                self._merged.setdefault(topic.key, topic)
                 key = (topic.name, topic.type_name)
                 counts[key] = contents.counts.get(topic.name, 0)
             if not self.metadata.version:
@@ -184,7 +176,7 @@ class BagReader:
 
     def _open(self, file: Path, scratch: Path | None) -> StorageReader:
         if self.metadata.compression_mode != 'file':
-            return _storage_reader(self.metadata.storage, file)
+            return self._storage_reader(file)
         if scratch is None:
             raise ValueError('a file-compressed bag needs a scratch folder')
         plain = scratch / file.name.removesuffix('.zstd')
@@ -198,10 +190,15 @@ class BagReader:
                 raise BagError(f'{file} is damaged: {error}') from error
             if not frame.eof:
                 raise BagError(f'{file} is cut off: its compressed data has no end')
-            return _storage_reader(self.metadata.storage, plain)
+            return self._storage_reader(plain)
         finally:
             # Both readers hold the file open; nothing of it stays behind, not even when killed.
             plain.unlink(missing_ok=True)
+
+    def _storage_reader(self, path: Path) -> StorageReader:
+        if self.metadata.storage == 'mcap':
+            return McapReader(path, self._topics)
+        return SqliteReader(path, self._topics)
 
 
 def decompressed(data: bytes) -> bytes:
@@ -228,7 +225,3 @@ def _storage_of(path: Path) -> str:
             f'{path}: got a {path.suffix or "nameless kind of"} file, '
             f'expected a bag folder or one of: {", ".join(STORAGE_BY_SUFFIX)}'
         ) from None
-
-
-def _storage_reader(storage: str, path: Path) -> StorageReader:
-    return McapReader(path) if storage == 'mcap' else SqliteReader(path)

@@ -45,11 +45,13 @@ class SqliteReader:
     Read a sqlite3 file, of any of rosbag2's layouts.
 
     :param path: of the file, which is opened in a way that leaves it and its folder untouched.
+    :param known: topics of the bag's other files, by key; those of this file join them.
     :raises BagError: it cannot be opened, or its recording was not ended properly.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, known: dict[tuple[object, ...], Topic]) -> None:
         self._path = path
+        self._known = known
         for suffix in ('-wal', '-journal'):
             journal = path.with_name(path.name + suffix)
             if journal.exists() and journal.stat().st_size > 0:
@@ -138,7 +140,7 @@ class SqliteReader:
                 text.encode(),
                 encoding,
                 definition_hash,
-            )
+            ).among(self._known)
         return topics
 
     def _columns(self, table: str) -> list[str]:

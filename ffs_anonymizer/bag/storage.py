@@ -30,6 +30,10 @@ class Topic:
     definition_hash: str = ''
     channel_metadata: Mapping[str, str] | None = None
 
+    def among(self, known: dict[tuple[object, ...], Topic]) -> Topic:
+        """Return the topic that is known already and the same, else this one, now known."""
+        return known.setdefault(self.key, self)
+
     @property
     def key(self) -> tuple[object, ...]:
         """Return what tells topics of several files apart."""
