@@ -20,6 +20,7 @@ from rcl_interfaces.msg import (
 import rclpy
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
@@ -96,8 +97,8 @@ class AnonymizerNode(Node):  # type: ignore[misc]
 
     def _start(self) -> None:
         # rclpy has no public way to the overrides, and ignores those that nobody declares.
-        overrides = self._parameter_overrides
-        self._settings = _settings_from(overrides)
+        self._overrides: dict[str, Parameter] = self._parameter_overrides
+        self._settings = _settings_from(self._overrides)
         self._declare_settings()
         topics = self._topics()
         self._cameras = [Camera(topic, drop_old=self._settings.drop_old) for topic in topics]
@@ -111,41 +112,30 @@ class AnonymizerNode(Node):  # type: ignore[misc]
         if Detection2DArray is not None and self._settings.publish_detections:
             self._detections = self.create_publisher(Detection2DArray, '~/detections', 5)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
+        names = self._settings.image_topics
         self._routes = {
-            camera.topic: Route(
-                self,
-                name,
-                self._settings.output_prefix + camera.topic,
-                types=_IMAGE_TYPES,
-                presumed_type=_IMAGE_TYPES[1] if camera.topic.endswith(_COMPRESSED) else '',
-                overridden=overrides,
-                on_message=partial(self._worker.put, camera),
-                on_lost=camera.count_lost,
-                lazy=self._settings.lazy,
-            )
-            for camera, name in zip(self._cameras, self._settings.image_topics, strict=False)
+            camera.topic: self._image_route(name, camera, self._worker)
+            for name, camera in zip(names, self._cameras, strict=True)
         }
-        self._relays = [
-            Route(
-                self,
-                topic,
-                self._settings.output_prefix + self.resolve_topic_name(topic),
-                types=types,
-                overridden=overrides,
-                lazy=self._settings.lazy,
-                raw=True,
-            )
-            for topic, types in self._relayed()
-        ]
+        self._relays = [self._relay(name, types) for name, types in self._relayed()]
+        self._log_start(self._worker.description)
         # Steady, since ROS time stands still while a simulation or a recording does.
         clock = Clock(clock_type=ClockType.STEADY_TIME)
-        self._poll_timer = self.create_timer(_POLL_S, self._poll, clock=clock)
-        self._diagnostics_timer = self.create_timer(_DIAGNOSTICS_S, self._diagnose, clock=clock)
-        for name, value in self._worker.description.items():
-            self.get_logger().info(f'{name}: {value}')
-        self.get_logger().info(f'{READY}; cameras: {", ".join(self._routes) or "none"}')
-        if not self._routes and not self._relays:
-            self.get_logger().warning('image_topics is empty: there is nothing to do')
+        self.create_timer(_POLL_S, self._poll, clock=clock)
+        self.create_timer(_DIAGNOSTICS_S, self._diagnose, clock=clock)
+
+    def _log_start(self, description: dict[str, str]) -> None:
+        logger = self.get_logger()
+        for name, value in description.items():
+            logger.info(f'{name}: {value}')
+        logger.info(f'{READY}; cameras: {", ".join(self._routes) or "none"}')
+        routes = (*self._routes.values(), *self._relays)
+        if not routes:
+            logger.warning('image_topics is empty: there is nothing to do')
+        known = {'/clock', *(topic for route in routes for topic in (route.topic, route.output))}
+        for name in self._overrides:
+            if name.startswith('qos_overrides./') and name.split('.')[1] not in known:
+                logger.warning(f'{name} names no camera topic of this node')
 
     # -- parameters
 
@@ -216,13 +206,36 @@ class AnonymizerNode(Node):  # type: ignore[misc]
                 raise SettingsError(f'two topics have the same output {output}')
         return inputs[: len(self._settings.image_topics)]
 
+    def _image_route(self, name: str, camera: Camera, worker: Worker) -> Route:
+        return Route(
+            self,
+            name,
+            self._settings.output_prefix + camera.topic,
+            types=_IMAGE_TYPES,
+            presumed_type=_IMAGE_TYPES[1] if camera.topic.endswith(_COMPRESSED) else '',
+            overridden=self._overrides,
+            lazy=self._settings.lazy,
+            on_message=partial(worker.put, camera),
+            on_lost=camera.count_lost,
+        )
+
+    def _relay(self, name: str, types: tuple[str, ...]) -> Route:
+        return Route(
+            self,
+            name,
+            self._settings.output_prefix + self.resolve_topic_name(name),
+            types=types,
+            overridden=self._overrides,
+            lazy=self._settings.lazy,
+            raw=True,
+        )
+
     def _relayed(self) -> Iterator[tuple[str, tuple[str, ...]]]:
         """Yield the topics that are passed on as they are, with the types allowed."""
-        chosen = {*self._routes}
-        for name in self._settings.copy_topics:
-            chosen.add(self.resolve_topic_name(name))
-            yield name, ()
-        for topic in self._routes:
+        copied = [self.resolve_topic_name(name) for name in self._settings.copy_topics]
+        chosen = {*self._routes, *copied}
+        yield from ((name, ()) for name in self._settings.copy_topics)
+        for topic in (*self._routes, *copied):
             info = camera_info_topic(topic)
             if info not in chosen:
                 chosen.add(info)
@@ -283,10 +296,12 @@ class AnonymizerNode(Node):  # type: ignore[misc]
         lost = now.lost - before.lost
         received = now.received - before.received
         level, text = DiagnosticStatus.OK, 'anonymizing'
-        if not route.subscribed:
-            text = 'idle: nobody subscribes to the output'
-        if not route.type_name:
+        if not route.seen:
             level, text = DiagnosticStatus.WARN, 'waiting for a publisher'
+        elif not route.subscribed:
+            text = 'idle: nobody subscribes to the output'
+        elif not received:
+            level, text = DiagnosticStatus.WARN, 'no frames arrive'
         if dropped:
             level, text = DiagnosticStatus.WARN, f'{dropped} of {received} frames were dropped'
         if lost > _LOST_SHARE * (lost + received):
@@ -419,7 +434,7 @@ def main(args: Sequence[str] | None = None) -> int:
         signal.signal(number, lambda *_: stop.set())
     profile = dds.use_large_frames()
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    logger = rclpy.logging.get_logger('anonymizer')
+    logger = get_logger('anonymizer')
     node = None
     try:
         node = AnonymizerNode()

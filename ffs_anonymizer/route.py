@@ -76,6 +76,11 @@ class Route:
             self._open(presumed_type, DurabilityPolicy.VOLATILE)
 
     @property
+    def seen(self) -> bool:
+        """Return whether a publisher that suits has ever shown."""
+        return self._seen
+
+    @property
     def subscribed(self) -> bool:
         """Return whether messages are taken now."""
         return self._subscription is not None
