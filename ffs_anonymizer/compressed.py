@@ -20,7 +20,9 @@ BLACK_JPEG_QUALITY = 95
 MAX_PIXELS = 1 << 28
 _PNG_MAGIC = b'\x89PNG\r\n\x1a\n'
 _KEPT_PNG_CHUNKS = (b'cHRM', b'gAMA', b'iCCP', b'sRGB', b'pHYs')
-_PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 4, 6: 4}
+# Grey with alpha comes back as colour with alpha, which the same colour profile does not fit.
+_PNG_GREY_ALPHA = 4
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 3, _PNG_GREY_ALPHA: 4, 6: 4}
 _CHANNELS = {1: 'mono', 3: 'bgr', 4: 'bgra'}
 _LOSSLESS = 101
 # How a further picture or a film behind the end of the first one begins.
@@ -71,8 +73,12 @@ class _Picture:
             raise ImageError(
                 f'{self.kind} of {width}x{height} pixels: OpenCV decoded {got}; it is damaged'
             )
-        if samples.dtype not in (np.uint8, np.uint16):
-            raise ImageError(f'got a {self.kind} of {samples.dtype}, expected 8 or 16 bits')
+        channels = 1 if samples.ndim == 2 else samples.shape[2]
+        if samples.dtype not in (np.uint8, np.uint16) or channels not in _CHANNELS:
+            raise ImageError(
+                f'got a {self.kind} of {channels} channels of {samples.dtype}, '
+                'expected 1, 3 or 4 of 8 or 16 bits; encode it anew'
+            )
         if self.header is not None:
             jpeg.check_complete(self.header, samples)
         return np.asarray(samples)
@@ -219,7 +225,7 @@ def _read_png(data: bytes) -> _Picture:
             size_wh, depth, colour = _png_header(data[start:end])
         elif name == b'acTL':
             raise ImageError('got an animated PNG, expected one picture; split the file')
-        elif name in _KEPT_PNG_CHUNKS:
+        elif name in _KEPT_PNG_CHUNKS and not (name == b'iCCP' and colour == _PNG_GREY_ALPHA):
             kept += data[start - 8 : end + 4]
     dtype = 'u2' if depth == 16 else 'u1'
     return _Picture('png', size_wh, (), kept, channels=_PNG_CHANNELS[colour], dtype=dtype)

@@ -194,6 +194,20 @@ def test_png_of_a_palette_keeps_its_colours():
     assert out[0, :4].tolist() == [[1, 2, 3], [1, 2, 3], [30, 20, 10], [50, 100, 200]]
 
 
+def test_png_of_grey_with_alpha_keeps_both():
+    rows = b''.join(b'\0' + bytes([50, 255, 60, 128, 70, 0]) for _ in range(2))
+    header = bytes([0, 0, 0, 3, 0, 0, 0, 2, 8, 4, 0, 0, 0])
+    data = b'\x89PNG\r\n\x1a\n' + png_chunk(b'IHDR', header)
+    data += png_chunk(b'IDAT', zlib.compress(rows)) + png_chunk(b'IEND', b'')
+    data = insert_chunk(insert_chunk(data, b'iCCP', b'grey\0\0'), b'gAMA', b'\0\0\xb1\x8f')
+    out = paint(
+        decode_compressed(SimpleNamespace(format='png', data=data)), (0, 0, 1, 1), (1, 2, 3)
+    )
+    expected = [[1, 2, 3, 255], [60, 60, 60, 128], [70, 70, 70, 0]]
+    assert decoded(out)[0].tolist() == expected
+    assert (b'gAMA' in out, b'iCCP' in out) == (True, False)
+
+
 def test_png_keeps_colour_chunks_and_no_others():
     msg = compressed_message('.png', scene())
     data = insert_chunk(insert_chunk(msg.data, b'gAMA', b'\0\0\xb1\x8f'), b'tEXt', b'a\0NOTE')
