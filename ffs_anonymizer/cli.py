@@ -6,8 +6,11 @@ import argparse
 from collections.abc import Sequence
 import importlib
 import os
+import signal
 import sys
-from typing import TYPE_CHECKING
+import threading
+from types import FrameType
+from typing import NoReturn, TYPE_CHECKING
 
 from ffs_anonymizer import __version__
 from ffs_anonymizer.cli_options import add_settings_options, settings_from
@@ -38,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     :param argv: the words after the program's name; None takes those of the process.
     """
     args = make_parser().parse_args(argv)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         code: int = args.run(args)
         sys.stdout.flush()
@@ -47,6 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AnonymizerError as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
+    except ImportError as error:
+        print(f'error: {error}; install what is missing', file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print('interrupted: what was not finished has no final name', file=sys.stderr)
         return 130
@@ -55,6 +63,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     return code
+
+
+def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
+    """End the way that an error does: with everything tidied up."""
+    print('terminated: what was not finished has no final name', file=sys.stderr)
+    raise SystemExit(128 + number)
 
 
 def make_parser() -> argparse.ArgumentParser:

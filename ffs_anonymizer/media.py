@@ -318,7 +318,9 @@ def run(args: argparse.Namespace) -> int:
         tqdm(
             total=sum(_frame_count(job) for job in jobs),
             unit='frame',
-            disable=args.disable_progress_output,
+            dynamic_ncols=True,
+            # Without a terminal, None shows nothing.
+            disable=True if args.disable_progress_output else None,
         ) as bar,
     ):
         work = _Work(anonymizer, args, report, bar.update)
@@ -363,9 +365,19 @@ def _detections_file(path: Path | None) -> Iterator[TextIO | None]:
 def _frame_count(job: Job) -> int:
     if not job.is_video:
         return 1
-    from ffs_anonymizer.video import count_pictures
-
+    try:
+        from ffs_anonymizer.video import count_pictures
+    except ImportError:
+        return 0
     return count_pictures(job.source)
+
+
+@contextlib.contextmanager
+def _needing_pyav() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise MediaError(f'a video, but {error}') from error
 
 
 @contextlib.contextmanager
@@ -431,7 +443,8 @@ class _Work:
             self.report.problems += [f'{job.name}: {note}' for note in notes]
 
     def _write_video(self, job: Job) -> list[str]:
-        from ffs_anonymizer.video import Shot, VideoSource, VideoTarget
+        with _needing_pyav():
+            from ffs_anonymizer.video import Shot, VideoSource, VideoTarget
 
         black = 0
         shown = not self.args.preview

