@@ -138,7 +138,15 @@ class Generator(nn.Module):  # type: ignore[misc]
         :param condition: (N, 3, S, S), RGB in [-1, 1], 0.0 in the hole.
         :param mask: (N, 1, S, S), 1 = keep, 0 = synthesize.
         """
-        x = self.exit(self.features(condition, mask)[-1])
+        return self.paint(self.features(condition, mask)[-1])
+
+    def paint(self, last: torch.Tensor) -> torch.Tensor:
+        """
+        Return the picture that the last activation stands for.
+
+        :param last: the last of features().
+        """
+        x = self.exit(last)
         if self.architecture.patch_px > 1:
             x = functional.pixel_shuffle(x, self.architecture.patch_px)
         return torch.tanh(x)

@@ -29,6 +29,7 @@ from ffs_anonymizer.training.checkpoint import (
 )
 from ffs_anonymizer.training.critic import Critic
 from ffs_anonymizer.training.dataset import Batch, batches, draw_batch, load_packed, PackedFaces
+from ffs_anonymizer.training.distil import load_teacher
 from ffs_anonymizer.training.features import make_features
 from ffs_anonymizer.training.losses import (
     augment,
@@ -101,8 +102,13 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
         calibration = fixed_batch(faces, numbers, settings, seed=settings.seed, count=128)
         features.calibrate(torch.from_numpy(calibration.image).to(device))
     frozen = freeze(generator, settings.freeze)
+    teacher = None
+    learning = [p for p in generator.parameters() if p.requires_grad]
+    if settings.teacher:
+        teacher = load_teacher(Path(settings.teacher), generator, settings.size_px).to(device)
+        learning += list(teacher.adapters.parameters())
     generator_steps = torch.optim.Adam(
-        (p for p in generator.parameters() if p.requires_grad),
+        learning,
         settings.rate_generator,
         betas=(0.0, 0.99),
     )
@@ -115,6 +121,8 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
         load_weights(average, resumed['ema'], str(checkpoint_path))
         load_weights(critic, resumed['critic'], str(checkpoint_path))
         load_weights(features.scales, resumed['scales'], str(checkpoint_path))
+        if teacher is not None:
+            load_weights(teacher.adapters, resumed['adapters'], str(checkpoint_path))
         generator_steps.load_state_dict(resumed['generator_steps'])
         critic_steps.load_state_dict(resumed['critic_steps'])
         step, images = resumed['step'], resumed['images']
@@ -128,6 +136,7 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
             'ema': average.state_dict(),
             'critic': critic.state_dict(),
             'scales': features.scales.state_dict(),
+            'adapters': {} if teacher is None else teacher.adapters.state_dict(),
             'generator_steps': generator_steps.state_dict(),
             'critic_steps': critic_steps.state_dict(),
         }
@@ -165,7 +174,8 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
             for group in critic_steps.param_groups:
                 group['lr'] = settings.rate_critic * rate
             with torch.autocast(device.type, torch.bfloat16, enabled=settings.half):
-                painted = generator(condition, mask)
+                levels = generator.features(condition, mask)
+                painted = generator.paint(levels[-1])
             painted = painted.float()
             chance = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
             (real, fake), seen_mask = augment(
@@ -216,6 +226,10 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
             total = total + settings.weight_features * scalars['features']
             total = total + settings.weight_hole * scalars['hole']
             total = total + settings.weight_ring * scalars['ring']
+            if teacher is not None:
+                with torch.autocast(device.type, torch.bfloat16, enabled=settings.half):
+                    scalars['distil'] = teacher(levels, painted, condition, mask)
+                total = total + settings.weight_distil * scalars['distil']
             generator_steps.zero_grad(set_to_none=True)
             total.backward()
             generator_steps.step()

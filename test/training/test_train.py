@@ -136,3 +136,18 @@ def test_training_runs_outside_the_main_thread(
     thread.start()
     thread.join()
     assert done == [tmp_path / 'last.pt']
+
+
+def test_a_small_network_learns_from_a_large_one(
+    tiny_settings: Settled, whole: Path, packed: Path, tmp_path: Path
+) -> None:
+    chosen = tiny_settings(packed, tmp_path, network='ffs-64-small', teacher=str(whole), steps=1)
+    taught = load_checkpoint(train(chosen, quiet=True))
+    assert [tuple(v.shape) for n, v in taught['adapters'].items() if n.endswith('weight')] == [
+        (16, 224, 1, 1),
+        (8, 160, 1, 1),
+        (8, 96, 1, 1),
+    ]
+    unfit = tiny_settings(packed, tmp_path / 'unfit', teacher=str(whole), size_px=64)
+    with pytest.raises(ModelError, match='got a teacher for crops of 32 px, expected 64'):
+        train(unfit, quiet=True)
