@@ -176,6 +176,29 @@ def surround(
     return np.asarray(cv2.copyMakeBorder(photo_bgr[y0:y1, x0:x1], *edges, kind), np.uint8)
 
 
+def end_frame(
+    photo_bgr: NDArray[np.uint8], rect_xyxy_px: NDArray[np.int32], rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """
+    Let the frame end inside the rectangle: black beyond, and the rectangle ends there too.
+
+    :param photo_bgr: (H, W, 3), changed in place.
+    :param rect_xyxy_px: (4,) the rectangle.
+    :param rng: where the chance comes from.
+    :returns: the photo and what is left of the rectangle.
+    """
+    rect = rect_xyxy_px.copy()
+    edge = int(rng.integers(4))
+    axis, far = edge % 2, (edge + 2) % 4
+    rect[edge] += int((rect[far] - rect[edge]) * rng.uniform(0.05, 0.45))
+    outside = slice(None, int(rect[edge])) if edge < 2 else slice(int(rect[edge]), None)
+    if axis:
+        photo_bgr[outside] = 0
+    else:
+        photo_bgr[:, outside] = 0
+    return photo_bgr, rect
+
+
 def mirrored(rect_xyxy_px: NDArray[Any], width_px: int) -> NDArray[Any]:
     """
     Return a rectangle as it lies in the mirrored image.
@@ -213,6 +236,8 @@ def draw_sample(
     photo = surround(photo, inside, bool(rng.random() < 0.15))
     box = box + side // 2
     rect = draw_rect(box, rng)
+    if rng.random() < 0.08:
+        photo, rect = end_frame(photo, rect, rng)
     holes = draw_holes(rect, rng)
     return cut_sample(photo, rect, holes, size_px, crop_scale)
 

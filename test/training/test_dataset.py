@@ -9,6 +9,7 @@ from ffs_anonymizer.training.dataset import (
     batches,
     cut_sample,
     draw_batch,
+    end_frame,
     is_held_out,
     load_packed,
     mirrored,
@@ -104,3 +105,18 @@ def test_what_was_not_built_is_refused(tmp_path: Path, packed: Path) -> None:
     (tmp_path / 'index.csv').write_text('\n'.join(index[:-1]))
     with pytest.raises(MediaError, match='expected one row for each photo'):
         load_packed(tmp_path)
+
+
+@pytest.mark.parametrize('seed', range(8))
+def test_a_frame_ends_where_the_rectangle_does(seed: int) -> None:
+    photo: NDArray[np.uint8] = np.full((100, 100, 3), 9, np.uint8)
+    rect = np.array([20, 30, 60, 90], np.int32)
+    ended, rest = end_frame(photo, rect, np.random.default_rng(seed))
+    (edge,) = np.flatnonzero(rest != rect)
+    black = ended[:, :, 0] == 0
+    lines = black.all(edge % 2).nonzero()[0]
+    assert black.sum() == 100 * len(lines)
+    assert lines.tolist() == (
+        list(range(rest[edge])) if edge < 2 else list(range(int(rest[edge]), 100))
+    )
+    assert (rest[2:] - rest[:2] >= (rect[2:] - rect[:2]) // 2).all()
