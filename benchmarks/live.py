@@ -221,6 +221,11 @@ def _run(args: argparse.Namespace, pictures: list[NDArray[np.uint8]]) -> dict[st
         'latency here to here p95 ms': _quantile(latencies_ms, 95),
         'latency in the node p50 ms': float(last.get('latency p50 ms', 'nan')),
         'latency in the node p95 ms': float(last.get('latency p95 ms', 'nan')),
+        **{
+            f'{stage} ms of the last frame': float(last[f'{stage} ms'])
+            for stage in ('detect', 'track', 'crop', 'generate', 'paste', 'encode')
+            if f'{stage} ms' in last
+        },
     }
     executor.shutdown()
     tester.destroy_node()

@@ -30,6 +30,7 @@ class Account:
 
     :param waiting: in the queue or in work; `received` is the sum of this, `published`, `dropped`
         and `failed`.
+    :param timings_ms: of the last frame, by stage.
     :param lost: frames that the middleware says never reached us; they are not in `received`.
     """
 
@@ -43,6 +44,7 @@ class Account:
     latency_p50_ms: float = 0.0
     latency_p95_ms: float = 0.0
     last_error: str = ''
+    timings_ms: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -54,6 +56,7 @@ class _Counters:
     lost: int = 0
     regions: int = 0
     last_error: str = ''
+    timings_ms: dict[str, float] = field(default_factory=dict)
     latencies_ms: deque[float] = field(default_factory=lambda: deque(maxlen=_LATENCIES_KEPT))
 
 
@@ -96,12 +99,15 @@ class Camera:
             self._counters.dropped += len(self._waiting)
             self._waiting.clear()
 
-    def count_published(self, waiting: Waiting, regions: int) -> None:
+    def count_published(
+        self, waiting: Waiting, *, regions: int, timings_ms: dict[str, float]
+    ) -> None:
         """Count a frame that was handed out."""
         latency_ms = (time.monotonic() - waiting.received_s) * 1e3
         with self._lock:
             self._counters.published += 1
             self._counters.regions += regions
+            self._counters.timings_ms = timings_ms
             self._counters.latencies_ms.append(latency_ms)
 
     def count_failed(self, reason: str) -> None:
@@ -136,6 +142,7 @@ class Camera:
                 latency_p50_ms=float(p50),
                 latency_p95_ms=float(p95),
                 last_error=counters.last_error,
+                timings_ms=counters.timings_ms,
             )
 
     def track_stamp_ns(self, stamp_ns: int) -> tuple[int, bool]:

@@ -325,6 +325,7 @@ class AnonymizerNode(Node):  # type: ignore[misc]
             'rate out Hz': f'{(now.published - before.published) / _DIAGNOSTICS_S:.1f}',
             'latency p50 ms': f'{now.latency_p50_ms:.1f}',
             'latency p95 ms': f'{now.latency_p95_ms:.1f}',
+            **{f'{stage} ms': f'{spent:.1f}' for stage, spent in now.timings_ms.items()},
             'last error': now.last_error,
         }
         return _status(self, camera.topic, level, text, values)

@@ -169,7 +169,9 @@ class Worker:
         else:
             self._failures_in_a_row = 0
             self._dead_reason = ''
-            camera.count_published(waiting, len(anonymized.regions))
+            camera.count_published(
+                waiting, regions=len(anonymized.regions), timings_ms=anonymized.timings_ms
+            )
 
     def _failed(self, camera: Camera, reason: str, *, backend: bool = False) -> None:
         camera.count_failed(reason)

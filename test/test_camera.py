@@ -32,9 +32,10 @@ def test_newest_frame_wins_and_the_others_are_counted() -> None:
     assert waiting is not None
     assert waiting.message == 'c'
     assert camera.take() is None
-    camera.count_published(waiting, regions=2)
+    camera.count_published(waiting, regions=2, timings_ms={'detect': 4.5})
     assert counts(camera.account()) == (3, 1, 2, 0, 0)
     assert camera.account().regions == 2
+    assert camera.account().timings_ms == {'detect': 4.5}
 
 
 def test_queue_keeps_the_order_and_counts_what_is_over() -> None:

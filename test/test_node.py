@@ -697,6 +697,7 @@ def test_diagnostics_account_for_every_frame(live: Live) -> None:
     ]
     assert _value(status, 'regions') == '3'
     assert float(_value(status, 'latency p95 ms')) >= float(_value(status, 'latency p50 ms')) > 0
+    assert float(_value(status, 'detect ms')) > 0
     assert _value(status, 'output') == '/anonymized/cam/image_raw'
     assert backend[-1].level == DiagnosticStatus.OK
     assert 'sha256:' in _value(backend[-1], 'face detector')
