@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from ffs_anonymizer.anonymizer import Anonymizer
     from ffs_anonymizer.cli_options import Subparsers
     from ffs_anonymizer.image import Frame
-    from ffs_anonymizer.tracker import Regions
     from ffs_anonymizer.video import VideoSource
 
 VIDEO_SUFFIXES = ('.mp4', '.m4v', '.mov', '.mkv', '.avi', '.webm')
@@ -256,18 +255,19 @@ class _Report:
     problems: list[str] = field(default_factory=list)
     detections: TextIO | None = None
 
-    def add(self, name: str, stamp_ns: int, regions: Regions) -> None:
+    def add(self, name: str, stamp_ns: int, outcome: Outcome[Any]) -> None:
         self.frames += 1
-        for class_index in regions.classes.tolist():
+        for class_index in outcome.regions.classes.tolist():
             self.regions[CLASSES[class_index]] += 1
         if self.detections is not None:
-            self.detections.write(json.dumps(_record(name, stamp_ns, regions)) + '\n')
+            self.detections.write(json.dumps(_record(name, stamp_ns, outcome)) + '\n')
 
 
-def _record(name: str, stamp_ns: int, regions: Regions) -> dict[str, object]:
+def _record(name: str, stamp_ns: int, outcome: Outcome[Any]) -> dict[str, object]:
+    regions = outcome.regions
     columns = zip(
         regions.classes.tolist(),
-        np.round(regions.xyxy_px.astype(float), 2).tolist(),
+        np.round(regions.xyxy_px.astype(float), 1).tolist(),
         np.round(regions.scores.astype(float), 4).tolist(),
         regions.track_ids.tolist(),
         regions.detected.tolist(),
@@ -276,6 +276,7 @@ def _record(name: str, stamp_ns: int, regions: Regions) -> dict[str, object]:
     return {
         'name': name,
         'stamp_ns': stamp_ns,
+        'size_wh': list(outcome.size_wh),
         'regions': [
             {
                 'class': CLASSES[class_index],
@@ -427,7 +428,7 @@ class _Work:
                 job = outcome.item.job
                 with _listed(job, self.report):
                     _write_image(outcome, preview=self.args.preview)
-                    self.report.add(job.name, 0, outcome.regions)
+                    self.report.add(job.name, 0, outcome)
                     self.report.written += 1
                 self.progress()
 
@@ -473,7 +474,7 @@ class _Work:
                     if not shown and len(outcome.regions):
                         _write_preview(job, shot.decode().image_bgr, samples.decode().image_bgr)
                         shown = True
-                    self.report.add(job.name, shot.stamp_ns, outcome.regions)
+                    self.report.add(job.name, shot.stamp_ns, outcome)
                     self.progress()
                 target.finish()
             self.anonymizer.forget(job.name)

@@ -326,6 +326,9 @@ def _orientation_tiff(orientation: int) -> bytes:
 
 
 def _decode_bmp(data: bytes) -> Frame:
+    (length,) = struct.unpack_from('<I', data, 2) if len(data) >= 6 else (6,)
+    if len(data) < length:
+        raise ImageError(f'BMP: got {len(data)} bytes, expected {length}: truncated')
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise ImageError(f'BMP: {len(data)} bytes that cannot be decoded')

@@ -26,16 +26,10 @@ LAYERS = {
     'recipe': ['anonymizer.py'],
     'pipeline': ['pipeline.py'],
     'edges': [
-        *(
-            'bag/*',
-            'picture.py',
-            'video.py',
-            'media.py',
-            'cli.py',
-            'cli_options.py',
-            '__main__.py',
-        ),
-        *('node.py', 'route.py', 'camera.py', 'worker.py', 'dds.py', 'training/*'),
+        *('__main__.py', 'cli.py', 'cli_options.py'),
+        *('bag/*', 'media.py', 'picture.py', 'video.py'),
+        *('node.py', 'route.py', 'camera.py', 'worker.py', 'dds.py'),
+        *WORKSHOP,
     ],
 }
 LIBRARIES = {

@@ -1,0 +1,467 @@
+from collections.abc import Sequence
+from fractions import Fraction
+import json
+import os
+from pathlib import Path
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import av
+from conftest import Program, ROOT
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+import pytest
+
+from ffs_anonymizer.cli import main
+from ffs_anonymizer.detector import Detector
+from ffs_anonymizer.params import Settings
+
+# Not what a recorder would write: a gap, and an uneven start.
+TIMES_MS = (100, 133, 167, 200, 400, 433, 467, 500)
+
+
+@pytest.fixture(scope='session')
+def detector() -> Detector:
+    return Detector(Settings())
+
+
+def faces(detector: Detector, image_bgr: NDArray[np.uint8]) -> int:
+    return int((detector.detect(image_bgr).scores > 0.5).sum())
+
+
+def write_jpeg(path: Path, image_bgr: NDArray[np.uint8]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(bytes(cv2.imencode('.jpg', image_bgr, [cv2.IMWRITE_JPEG_QUALITY, 95])[1]))
+    return path
+
+
+def write_video(
+    path: Path,
+    image_bgr: NDArray[np.uint8],
+    *,
+    times_ms: Sequence[int] = TIMES_MS,
+    codec: str = 'libx264',
+    pixels: str = 'yuv420p',
+    streams: int = 1,
+    rotation: int = 0,
+    sound: bool = False,
+) -> Path:
+    """Write a video of one picture that moves, with metadata that must not get out."""
+    with av.open(str(path), 'w') as container:
+        container.metadata['title'] = 'Elm Street 13'
+        videos = [container.add_stream(codec, rate=30) for _ in range(streams)]
+        audio = container.add_stream('aac', rate=48000) if sound else None
+        for video in videos:
+            video.height, video.width = image_bgr.shape[:2]
+            video.pix_fmt = pixels
+            video.codec_context.time_base = Fraction(1, 30 if path.suffix == '.avi' else 1000)
+            if rotation:
+                video.set_display_rotation(rotation)
+        for i, time_ms in enumerate(times_ms):
+            shifted = np.roll(image_bgr, 2 * i, axis=1)
+            for video in videos:
+                frame = av.VideoFrame.from_ndarray(shifted, 'bgr24')
+                frame.time_base = video.codec_context.time_base
+                frame.pts = i if path.suffix == '.avi' else time_ms
+                container.mux(video.encode(frame))
+        if audio is not None:
+            tone = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), 'fltp', 'mono')
+            tone.sample_rate, tone.pts = 48000, 0
+            container.mux(audio.encode(tone))
+            container.mux(audio.encode(None))
+        for video in videos:
+            container.mux(video.encode(None))
+    return path
+
+
+def pictures(path: Path) -> list[tuple[Fraction, NDArray[np.uint8], int]]:
+    with av.open(str(path)) as container:
+        return [
+            (frame.pts * frame.time_base, frame.to_ndarray(format='bgr24'), frame.rotation)
+            for frame in container.decode(video=0)
+        ]
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob('*') if p.is_file())
+
+
+def media(*words: object) -> int:
+    return main(['media', *map(str, words)])
+
+
+# -- images
+
+
+def test_a_folder_is_mirrored(
+    tmp_path: Path, face_bgr: NDArray[np.uint8], detector: Detector, program: Program
+) -> None:
+    source, output = tmp_path / 'in', tmp_path / 'out'
+    write_jpeg(source / 'face.jpg', face_bgr)
+    write_jpeg(source / 'two words' / 'Gesicht für 顔.JPG', face_bgr)
+    cv2.imwrite(str(source / 'sky.png'), np.full((40, 60, 3), (200, 120, 30), np.uint8))
+    (source / 'notes.txt').write_text('what I saw', encoding='utf-8')
+    (source / 'two words' / 'round').symlink_to(source)
+    (source / 'link.jpg').symlink_to(source / 'face.jpg')
+    assert faces(detector, face_bgr) == 1
+    done = program('media', '-i', source, '-o', output)
+    assert (done.returncode, done.stderr) == (0, '')
+    expected = ['face.jpg', 'link.jpg', 'sky.png', 'two words/Gesicht für 顔.JPG']
+    assert files(output) == expected
+    assert '4 of 4 files written, 4 images and frames, regions replaced: 3 of class face' in (
+        done.stdout
+    )
+    assert 'left out, neither image nor video by their names: 1 files: notes.txt' in done.stdout
+    for name in expected:
+        image = cv2.imdecode(np.fromfile(output / name, np.uint8), cv2.IMREAD_COLOR)
+        assert faces(detector, image) == 0, name
+    assert np.array_equal(cv2.imread(str(output / 'sky.png')), cv2.imread(str(source / 'sky.png')))
+
+
+def test_a_face_is_found_whichever_way_the_picture_is_stored(
+    tmp_path: Path, face_bgr: NDArray[np.uint8], detector: Detector
+) -> None:
+    on_its_side = np.rot90(face_bgr)
+    plain = bytes(cv2.imencode('.jpg', on_its_side)[1])
+    tag = b'Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0'
+    segment = b'\xff\xe1' + (len(tag) + 2).to_bytes(2, 'big') + tag
+    (tmp_path / 'a.jpg').write_bytes(plain[:2] + segment + plain[2:])
+    before = cv2.imread(str(tmp_path / 'a.jpg'))
+    assert before.shape == face_bgr.shape
+    assert media('-i', tmp_path / 'a.jpg', '-o', tmp_path / 'b.jpg') == 0
+    after = cv2.imread(str(tmp_path / 'b.jpg'))
+    assert after.shape == before.shape
+    assert (faces(detector, before), faces(detector, after)) == (1, 0)
+    raw = cv2.imread(str(tmp_path / 'b.jpg'), cv2.IMREAD_IGNORE_ORIENTATION | cv2.IMREAD_COLOR)
+    assert raw.shape == on_its_side.shape
+
+
+def test_own_boxes_take_the_place_of_the_detector(
+    tmp_path: Path, face_bgr: NDArray[np.uint8], capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, boxes, output = tmp_path / 'in', tmp_path / 'boxes', tmp_path / 'out'
+    (source / 'sub').mkdir(parents=True)
+    (boxes / 'sub').mkdir(parents=True)
+    for name in ('one', 'none', 'missing', 'broken', 'sub/deep'):
+        cv2.imwrite(str(source / f'{name}.png'), face_bgr)
+    (boxes / 'one.txt').write_text('40 30 80 70\n', encoding='utf-8')
+    (boxes / 'none.txt').write_text('', encoding='utf-8')
+    (boxes / 'broken.txt').write_text('40 30 80\n', encoding='utf-8')
+    (boxes / 'sub' / 'deep.txt').write_text('0 0 192 144\n', encoding='utf-8')
+    options = ('--boxes', boxes, '--method', 'solid', '--mask-scale', '1')
+    assert media('-i', source, '-o', output, *options) == 1
+    said = capsys.readouterr()
+    assert f'missing.png: cannot read the boxes {boxes / "missing.txt"}' in said.err
+    assert f'{boxes / "broken.txt"}, line 1: got ' in said.err
+    assert '3 of 5 files written' in said.out
+    assert files(output) == ['none.png', 'one.png', 'sub/deep.png']
+    expected = face_bgr.copy()
+    expected[30:70, 40:80] = 0
+    assert np.array_equal(cv2.imread(str(output / 'one.png')), expected)
+    assert np.array_equal(cv2.imread(str(output / 'none.png')), face_bgr)
+    assert not cv2.imread(str(output / 'sub' / 'deep.png')).any()
+
+
+def test_detections_and_preview(
+    tmp_path: Path, face_bgr: NDArray[np.uint8], detector: Detector
+) -> None:
+    write_jpeg(tmp_path / 'in' / 'face.jpg', face_bgr)
+    lines = tmp_path / 'found.jsonl'
+    options = ('--preview', '--write-detections', lines)
+    assert media('-i', tmp_path / 'in', '-o', tmp_path / 'out', *options) == 0
+    found = json.loads(lines.read_text('utf-8'))
+    region = found['regions'].pop()
+    x0, y0, x1, y1 = region.pop('xyxy_px')
+    assert 0 <= x0 < 96 < x1 <= 192
+    assert 0 <= y0 < y1 <= 144
+    assert region.pop('score') > 0.5
+    assert region == {'class': 'face', 'track_id': 0, 'detected': True}
+    assert found == {'name': 'face.jpg', 'stamp_ns': 0, 'size_wh': [192, 144], 'regions': []}
+    assert files(tmp_path / 'out') == ['face.jpg', 'face.jpg.preview.jpg']
+    preview = cv2.imread(str(tmp_path / 'out' / 'face.jpg.preview.jpg'))
+    assert [faces(detector, side) for side in (preview[:, :192], preview[:, 192:])] == [1, 0]
+
+
+def test_what_cannot_be_read_is_listed_and_not_written(
+    tmp_path: Path, face_bgr: NDArray[np.uint8], program: Program
+) -> None:
+    source, output = tmp_path / 'in', tmp_path / 'out'
+    good = write_jpeg(source / 'good.jpg', face_bgr)
+    data = good.read_bytes()
+    (source / 'cut.jpg').write_bytes(data[: len(data) // 2])
+    (source / 'text.png').write_text('no picture', encoding='utf-8')
+    (source / 'empty.webp').touch()
+    (source / 'gone.jpg').symlink_to(source / 'nowhere.jpg')
+    (source / 'text.mp4').write_text('no video', encoding='utf-8')
+    done = program('media', '-i', source, '-o', output)
+    assert done.returncode == 1
+    assert files(output) == ['good.jpg']
+    assert '1 of 6 files written' in done.stdout
+    said = done.stderr.splitlines()
+    assert said[0] == 'error: not everything could be done:'
+    expected = {
+        'gone.jpg: neither a file nor a folder, or a link to nothing',
+        'cut.jpg: JPEG: no end of the image',
+        'text.png: got a file that begins with 6e 6f 20 70',
+        'empty.webp: got a file that begins with nothing',
+        f'{source / "text.mp4"}: ',
+    }
+    assert len(said) == 1 + len(expected)
+    for text in expected:
+        assert any(line.startswith(f'  {text}') for line in said), text
+
+
+@pytest.fixture
+def photo(tmp_path: Path, face_bgr: NDArray[np.uint8]) -> Path:
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'one.txt').touch()
+    write_jpeg(tmp_path / 'taken' / 'a.jpg', face_bgr)
+    return write_jpeg(tmp_path / 'in' / 'a.jpg', face_bgr)
+
+
+@pytest.mark.parametrize(
+    ('words', 'code', 'text'),
+    [
+        ('-i nothing.jpg -o b.jpg', 1, 'nothing.jpg: no such file or folder'),
+        ('-i one.txt -o b.txt', 1, 'one.txt: got .txt, expected one of .jpg .jpeg .png .webp'),
+        ('-i in/a.jpg -o b.png', 1, 'b.png: got .png, expected .jpg as the input has'),
+        ('-i in/a.jpg -o b', 1, 'b: got a name without extension, expected .jpg'),
+        ('-i in/a.jpg -o taken', 1, 'taken/a.jpg: exists already; nothing is overwritten'),
+        ('-i in -o taken', 1, 'taken/a.jpg: exists already; nothing is overwritten'),
+        ('-i in -o one.txt', 1, 'one.txt: got a file, expected a folder'),
+        ('-i in -o in', 1, 'in: lies inside the input in'),
+        ('-i in -o in/out', 1, 'in/out: lies inside the input in'),
+        ('-i empty -o out', 1, 'empty: no image or video in it, expected one of .jpg'),
+        ('-i in -o out --boxes nowhere', 1, 'nowhere: no such folder'),
+        ('-i in -o out --write-detections one.txt', 1, 'one.txt: exists already'),
+        ('-i in -o out --detector-model none.onnx', 1, 'none.onnx'),
+        ('-i in -o out --set face.treshold=1', 2, 'did you mean face.threshold?'),
+        ('-i in -o out --face-threshold 0', 2, 'face.threshold: got 0.0, expected double'),
+    ],
+)
+def test_bad_input_is_told(
+    words: str,
+    code: int,
+    text: str,
+    photo: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(photo.parent.parent)
+    before = {name: Path(name).read_bytes() for name in files(Path())}
+    assert media(*words.split()) == code
+    said = capsys.readouterr()
+    assert said.err.startswith('error: ')
+    assert text in said.err
+    assert {name: Path(name).read_bytes() for name in files(Path())} == before
+
+
+def test_existing_outputs_are_left_out_on_request(
+    photo: Path, face_bgr: NDArray[np.uint8]
+) -> None:
+    source, output = photo.parent, photo.parent.parent / 'taken'
+    taken = (output / 'a.jpg').read_bytes()
+    write_jpeg(source / 'b.jpg', face_bgr)
+    assert media('-i', source, '-o', output, '--skip-existing') == 0
+    assert files(output) == ['a.jpg', 'b.jpg']
+    assert (output / 'a.jpg').read_bytes() == taken
+
+
+def test_dry_run_writes_nothing(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, output = photo.parent, photo.parent.parent / 'out'
+    assert media('-i', source, '-o', output, '--method', 'solid', '--dry-run') == 0
+    said = capsys.readouterr().out
+    assert f'{photo} -> {output / "a.jpg"}' in said
+    assert '    method: solid' in said
+    assert not output.exists()
+
+
+def test_a_disk_that_is_full_leaves_no_half_file(photo: Path, program: Program) -> None:
+    def allow_1000_bytes() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+
+    output = photo.parent.parent / 'out'
+    done = program('media', '-i', photo.parent, '-o', output, preexec_fn=allow_1000_bytes)
+    assert done.returncode == 1
+    assert 'a.jpg: File too large' in done.stderr
+    assert files(output) == []
+
+
+# -- videos
+
+
+@pytest.mark.parametrize(
+    ('suffix', 'codec', 'pixels'),
+    [
+        ('.mp4', 'libx264', 'yuv420p'),
+        ('.mov', 'mjpeg', 'yuvj420p'),
+        ('.mkv', 'libx264', 'yuv422p'),
+        ('.avi', 'mjpeg', 'yuvj422p'),
+        ('.webm', 'libvpx-vp9', 'yuv420p'),
+    ],
+)
+def test_a_video_keeps_all_but_its_faces(
+    suffix: str,
+    codec: str,
+    pixels: str,
+    tmp_path: Path,
+    face_bgr: NDArray[np.uint8],
+    detector: Detector,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source = write_video(tmp_path / f'a{suffix}', face_bgr, codec=codec, pixels=pixels)
+    output = tmp_path / f'b{suffix}'
+    assert media('-i', source, '-o', output, '--crf', '10') == 0, capsys.readouterr().err
+    before, after = pictures(source), pictures(output)
+    times = [time_s for time_s, _, _ in before]
+    assert len(times) == len(TIMES_MS)
+    assert [float(t) for t, _, _ in after] == pytest.approx([float(t) for t in times], abs=2e-3)
+    for (_, was, _), (_, now, _) in zip(before, after, strict=True):
+        assert (faces(detector, was), faces(detector, now)) == (1, 0)
+        assert np.abs(now[:, :20].astype(int) - was[:, :20]).mean() < 4
+    with av.open(str(output)) as container:
+        assert [stream.type for stream in container.streams] == ['video']
+    assert b'Elm Street' in source.read_bytes()
+    assert b'Elm Street' not in output.read_bytes()
+    assert files(tmp_path) == [source.name, output.name]
+
+
+def test_a_video_is_written_upright(
+    tmp_path: Path, face_bgr: NDArray[np.uint8], detector: Detector
+) -> None:
+    source = tmp_path / 'a.mp4'
+    write_video(source, np.ascontiguousarray(np.rot90(face_bgr, -1)), rotation=90)
+    assert pictures(source)[0][2] == 90
+    assert media('-i', source, '-o', tmp_path / 'b.mp4') == 0
+    _, first, rotation = pictures(tmp_path / 'b.mp4')[0]
+    assert (first.shape, rotation) == (face_bgr.shape, 0)
+    assert np.abs(first[:, :20].astype(int) - face_bgr[:, :20]).mean() < 5
+    assert faces(detector, first) == 0
+
+
+@pytest.mark.parametrize('height', [144, 143])
+def test_any_size_is_kept(height: int, tmp_path: Path, face_bgr: NDArray[np.uint8]) -> None:
+    source = tmp_path / 'a.mkv'
+    odd = np.ascontiguousarray(face_bgr[:height, :191])
+    write_video(source, odd, codec='ffv1', pixels='bgr0')
+    assert media('-i', source, '-o', tmp_path / 'b.mkv') == 0
+    _, first, _ = pictures(tmp_path / 'b.mkv')[0]
+    assert first.shape == odd.shape
+    assert np.abs(first[:, :20].astype(int) - odd[:, :20]).mean() < 5
+
+
+def test_sound_is_copied_on_request_only(tmp_path: Path, face_bgr: NDArray[np.uint8]) -> None:
+    def sound(path: Path) -> list[bytes]:
+        with av.open(str(path)) as container:
+            return [bytes(packet) for packet in container.demux(audio=0) if packet.size]
+
+    source = write_video(tmp_path / 'a.mp4', face_bgr, sound=True)
+    assert media('-i', source, '-o', tmp_path / 'b.mp4', '--keep-audio') == 0
+    assert media('-i', source, '-o', tmp_path / 'c.mp4') == 0
+    assert len(sound(source)) > 0
+    assert sound(tmp_path / 'b.mp4') == sound(source)
+    with av.open(str(tmp_path / 'c.mp4')) as container:
+        assert len(container.streams.audio) == 0
+
+
+@pytest.fixture
+def damaged(tmp_path: Path, face_bgr: NDArray[np.uint8]) -> Path:
+    """Return a video whose fourth picture is noise."""
+    path = write_video(tmp_path / 'damaged.avi', face_bgr, codec='mjpeg', pixels='yuvj420p')
+    with av.open(str(path)) as container:
+        packet = [bytes(p) for p in container.demux(video=0) if p.size][3]
+    data = path.read_bytes()
+    at = data.index(packet)
+    noise = np.random.default_rng(1).integers(0, 255, len(packet), np.uint8).tobytes()
+    path.write_bytes(data[:at] + noise + data[at + len(packet) :])
+    return path
+
+
+def test_a_frame_that_fails_stops_the_video(
+    damaged: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert media('-i', damaged, '-o', damaged.parent / 'out.avi') == 1
+    said = capsys.readouterr()
+    assert 'damaged.avi: the picture at 0.1' in said.err
+    assert 'cannot be decoded; with --on-error black this frame would be black' in said.err
+    assert '0 of 1 files written' in said.out
+    assert files(damaged.parent) == ['damaged.avi']
+
+
+def test_a_frame_that_fails_is_black_on_request(
+    damaged: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = damaged.parent / 'out.avi'
+    assert media('-i', damaged, '-o', output, '--on-error', 'black') == 1
+    said = capsys.readouterr()
+    assert 'damaged.avi: 1 frames could not be anonymized and are black' in said.err
+    assert '1 of 1 files written' in said.out
+    dark = [bool(image.max() < 40) for _, image, _ in pictures(output)]
+    assert dark == [i == 3 for i in range(len(TIMES_MS))]
+
+
+def test_what_is_no_single_video_is_refused(
+    tmp_path: Path, face_bgr: NDArray[np.uint8], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_video(tmp_path / 'in.mkv', face_bgr, streams=2)
+    assert media('-i', tmp_path / 'in.mkv', '-o', tmp_path / 'out.mkv') == 1
+    assert 'in.mkv: got 2 video streams, expected 1' in capsys.readouterr().err
+    assert media('-i', tmp_path / 'in.mkv', '-o', tmp_path / 'o.mkv', '--boxes', tmp_path) == 1
+    assert 'in.mkv: a video, for which there are no boxes' in capsys.readouterr().err
+    assert files(tmp_path) == ['in.mkv']
+
+
+def test_a_video_that_ends_early_is_told(
+    tmp_path: Path, face_bgr: NDArray[np.uint8], capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / 'cut.mp4'
+    with av.open(str(source), 'w', options={'movflags': 'faststart'}) as container:
+        video = container.add_stream('libx264', rate=30, options={'bf': '0'})
+        video.height, video.width = face_bgr.shape[:2]
+        for _ in range(8):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(face_bgr, 'bgr24')))
+        container.mux(video.encode(None))
+    with av.open(str(source)) as container:
+        packets = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
+    source.write_bytes(source.read_bytes()[: packets[5][0]])
+    assert media('-i', source, '-o', tmp_path / 'out.mp4') == 1
+    assert 'cut.mp4: ends early: its header counts 3 pictures more' in capsys.readouterr().err
+    assert len(pictures(tmp_path / 'out.mp4')) == 5
+
+
+@pytest.mark.parametrize(
+    ('number', 'code', 'left', 'text'),
+    [
+        (signal.SIGINT, 130, [], 'interrupted: what was not finished has no final name\n'),
+        (signal.SIGTERM, 143, [], 'terminated: what was not finished has no final name\n'),
+        (signal.SIGKILL, -9, ['b.mkv.partial'], ''),
+    ],
+)
+def test_ended_midway_it_leaves_nothing_under_the_final_name(
+    number: int,
+    code: int,
+    left: list[str],
+    text: str,
+    tmp_path: Path,
+    face_bgr: NDArray[np.uint8],
+) -> None:
+    source = write_video(tmp_path / 'a.mkv', face_bgr, times_ms=range(0, 15000, 10))
+    before = source.read_bytes()
+    command = [sys.executable, '-m', 'ffs_anonymizer', 'media', '-i', source]
+    with subprocess.Popen(
+        [*command, '-o', tmp_path / 'b.mkv'], stderr=subprocess.PIPE, text=True, cwd=ROOT
+    ) as process:
+        partial = tmp_path / 'b.mkv.partial'
+        end_s = time.monotonic() + 30
+        while not partial.exists() and time.monotonic() < end_s:
+            time.sleep(0.05)
+        os.kill(process.pid, number)
+        said = process.communicate(timeout=30)[1]
+    assert process.returncode == code
+    assert said == text
+    assert files(tmp_path) == ['a.mkv', *left]
+    assert source.read_bytes() == before
