@@ -317,9 +317,11 @@ def test_a_video_keeps_all_but_its_faces(
     output = tmp_path / f'b{suffix}'
     assert media('-i', source, '-o', output, '--crf', '10') == 0, capsys.readouterr().err
     before, after = pictures(source), pictures(output)
-    times = [time_s for time_s, _, _ in before]
-    assert len(times) == len(TIMES_MS)
-    assert [float(t) for t, _, _ in after] == pytest.approx([float(t) for t in times], abs=2e-3)
+    assert len(before) == len(TIMES_MS)
+    # AVI numbers its pictures; which number is the first is a reader's guess.
+    starts = [side[0][0] if suffix == '.avi' else 0 for side in (before, after)]
+    times = [[float(t - s) for t, _, _ in p] for p, s in zip((before, after), starts, strict=True)]
+    assert times[1] == pytest.approx(times[0], abs=2e-3)
     for (_, was, _), (_, now, _) in zip(before, after, strict=True):
         assert (faces(detector, was), faces(detector, now)) == (1, 0)
         assert np.abs(now[:, :20].astype(int) - was[:, :20]).mean() < 4
