@@ -53,10 +53,10 @@ class Manifest:
     def __post_init__(self) -> None:
         """Refuse what no model of ours can be."""
         if self.task not in TASKS:
-            raise ModelError(f"task: got {self.task!r}, expected one of {', '.join(TASKS)}")
+            raise ModelError(f'task: got {self.task!r}, expected one of {", ".join(TASKS)}')
         if self.precision not in PRECISIONS:
             raise ModelError(
-                f"precision: got {self.precision!r}, expected one of {', '.join(PRECISIONS)}"
+                f'precision: got {self.precision!r}, expected one of {", ".join(PRECISIONS)}'
             )
         if self.task == 'generator' and (self.size_px < 16 or self.crop_scale < 1.0):
             raise ModelError(
@@ -134,7 +134,7 @@ def parse_manifest(values: object) -> Manifest:
         if isinstance(values[key], bool) or not isinstance(values[key], (int, float)):
             raise ModelError(f'{key}: got {values[key]!r}, expected a number')
     if not isinstance(values.get('metrics', {}), dict):
-        raise ModelError(f"metrics: got {values['metrics']!r}, expected an object")
+        raise ModelError(f'metrics: got {values["metrics"]!r}, expected an object')
     return Manifest(
         **{
             **values,

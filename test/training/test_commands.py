@@ -1,0 +1,110 @@
+import argparse
+import json
+from pathlib import Path
+import subprocess
+import sys
+
+import pytest
+
+from ffs_anonymizer.errors import AnonymizerError, ModelError, SettingsError
+from ffs_anonymizer.training import commands
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*words: object) -> int:
+    parser = argparse.ArgumentParser()
+    commands.add_parsers(parser.add_subparsers(required=True))
+    args = parser.parse_args([str(word) for word in words])
+    code: int = args.run(args)
+    return code
+
+
+def test_torch_is_not_imported_until_a_command_runs() -> None:
+    program = 'import sys, ffs_anonymizer.training.commands; sys.exit("torch" in sys.modules)'
+    assert subprocess.run([sys.executable, '-c', program], cwd=ROOT, check=False).returncode == 0
+
+
+def test_the_chain_from_photos_to_metrics(
+    photos: Path, boxes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip('torch')
+    packed, out, models = tmp_path / 'packed', tmp_path / 'run', tmp_path / 'models'
+    tiny = ['network=ffs-tiny', 'size_px=32', 'batch=4', 'critic_channels=8', 'features=random']
+    tiny += ['half=false', 'threads=1', 'critic_from=1']
+
+    assert run('data', 'build', '-i', photos, '-o', packed, '--boxes', boxes) == 0
+    train = ['train', '--config', ROOT / 'config' / 'training.yaml', '--data', packed]
+    train += ['--out', out]
+    for setting in tiny:
+        train += ['--set', setting]
+    assert run(*train, '--set', 'steps=1') == 0
+    assert run(*train, '--set', 'steps=2') == 0
+    assert 'step 2, 8 images seen' in capsys.readouterr().out
+    assert run('export', '-i', out / 'last.pt', '-o', models, '--version', '7') == 0
+    model = models / 'ffs-tiny.onnx'
+    assert json.loads(model.with_suffix('.json').read_text())['version'] == '7'
+
+    evaluate = ['evaluate', '-i', photos, '--boxes', boxes, '--generator-model', model]
+    evaluate += ['--method', 'face=generate', '--method', 'face=solid']
+    evaluate += ['--json', tmp_path / 'metrics.json', '--sheet', tmp_path / 'sheet.png']
+    try:
+        assert run(*evaluate) == 0
+    except ModelError as error:
+        if 'no face detector' not in str(error):
+            raise
+        pytest.skip(str(error))
+    metrics = json.loads((tmp_path / 'metrics.json').read_text())
+    assert list(metrics) == ['original', 'generate', 'solid']
+    keys = {'retention', 'identity', 'linkage_top1', 'linkage_chance', 'landmarks', 'seam'}
+    assert keys <= set(metrics['generate'])
+    assert metrics['solid']['retention'] == 0.0
+
+
+def test_dry_run_prints_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run('train', '--set', 'batch=3', '--dry-run') == 0
+    printed = capsys.readouterr().out
+    assert 'batch: 3\n' in printed
+    assert 'network: ffs-128-small\n' in printed
+
+
+def test_photos_that_were_left_out_are_named(
+    photos: Path, boxes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / 'photos'
+    folder.mkdir()
+    first = sorted(photos.iterdir())[0]
+    (folder / first.name).write_bytes(first.read_bytes())
+    (folder / 'broken_1.png').write_bytes(b'no photo')
+    (boxes / 'broken_1.txt').write_text('1 2 30 40')
+    try:
+        code = run('data', 'build', '-i', folder, '-o', tmp_path / 'out', '--boxes', boxes)
+    finally:
+        (boxes / 'broken_1.txt').unlink()
+    assert code == 1
+    assert 'broken_1.png: cannot be read as a photo' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('words', 'error', 'text'),
+    [
+        (['data', 'build', '-i', 'none', '-o', 'x'], AnonymizerError, 'none'),
+        (
+            ['data', 'build', '-i', '.', '-o', 'x', '--photo-px', '3'],
+            SettingsError,
+            'got --photo-px 3',
+        ),
+        (['train', '--set', 'colour=red'], SettingsError, 'unknown settings colour'),
+        (['train', '--config', 'none.yaml'], SettingsError, 'none.yaml: cannot be read'),
+        (['evaluate', '-i', '.', '--method', 'blur'], SettingsError, "--method: got 'blur'"),
+    ],
+)
+def test_wrong_words_are_refused(words: list[str], error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        run(*words)
+
+
+def test_the_table_of_networks(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip('torch')
+    assert run('models') == 0
+    assert '| deep-privacy2-fdf128 | 128 px | 42.31 M | 61.541 |' in capsys.readouterr().out
