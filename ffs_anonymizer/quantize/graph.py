@@ -1,0 +1,164 @@
+"""A network as ONNX nodes: read, brought into the one form that quantizing starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+import tempfile
+
+import numpy as np
+from numpy.typing import NDArray
+import onnx
+from onnx import numpy_helper, version_converter
+import onnxruntime
+
+from ffs_anonymizer.errors import ModelError
+
+OPSET = 17
+IR_VERSION = 8
+
+
+def prepare(path: Path) -> onnx.ModelProto:
+    """
+    Read an FP32 network: opset 17, batch norms folded, every node named, shapes inferred.
+
+    :param path: the ONNX file.
+    :raises ModelError: it is no FP32 network of standard operators, or has no convolution.
+    """
+    try:
+        model = onnx.load(str(path))
+        onnx.checker.check_model(model)
+    except Exception as error:  # protobuf, I/O and checker errors share no base
+        raise ModelError(f'{path}: got a file that is no valid ONNX model: {error}') from error
+    _refuse_unfit(model, path)
+    free_inputs(model)
+    try:
+        if opset_of(model) != OPSET:
+            model = version_converter.convert_version(model, OPSET)
+        if any(node.op_type == 'BatchNormalization' for node in model.graph.node):
+            model = _folded(model)
+        model.ir_version = min(model.ir_version, IR_VERSION)
+        model = onnx.shape_inference.infer_shapes(model)
+    except Exception as error:  # the converter's and the runtime's exceptions share no base
+        raise ModelError(
+            f'{path}: got opset {opset_of(model)}, which cannot be brought to opset {OPSET}: '
+            f'{error}; export the network at opset {OPSET}'
+        ) from error
+    for i, node in enumerate(model.graph.node):
+        node.name = node.name or f'{node.op_type}_{i}'
+    if not convs(model):
+        raise ModelError(f'{path}: got no convolution, expected some to quantize')
+    return model
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Return the version of the standard operators that a model is written in."""
+    return next((int(o.version) for o in model.opset_import if o.domain in ('', 'ai.onnx')), 0)
+
+
+def weights(model: onnx.ModelProto) -> dict[str, NDArray[np.generic]]:
+    """Return the constants of a graph by name."""
+    found = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == 'Constant' and node.attribute[0].name == 'value':
+            found[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+    return found
+
+
+def convs(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Return the convolutions with constant weights, in the order of the graph."""
+    constant = {tensor.name for tensor in model.graph.initializer}
+    return [n for n in model.graph.node if n.op_type == 'Conv' and n.input[1] in constant]
+
+
+def attributes(node: onnx.NodeProto) -> dict[str, object]:
+    """Return the attributes of a node by name, texts decoded."""
+    values = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    return {k: v.decode() if isinstance(v, bytes) else v for k, v in values.items()}
+
+
+def consumers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
+    """Return the nodes that read each tensor."""
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    return readers
+
+
+def shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Return the inferred shape of each tensor, -1 where any size goes."""
+    graph = model.graph
+    found = {}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        dims = value.type.tensor_type.shape.dim
+        found[value.name] = tuple(d.dim_value if d.HasField('dim_value') else -1 for d in dims)
+    return found
+
+
+def free_inputs(model: onnx.ModelProto) -> None:
+    """Take the constants off the list of inputs, and the sizes off what takes any size."""
+    graph = model.graph
+    constant = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in constant]
+    del graph.input[:]
+    graph.input.extend(inputs)
+    if all(node.op_type in _SIZE_FREE for node in graph.node):
+        for value in (*graph.input, *graph.output):
+            for axis in (0, 2, 3):
+                value.type.tensor_type.shape.dim[axis].dim_param = f'{value.name}_{axis}'
+        del graph.value_info[:]
+
+
+def quantized_pairs(
+    model: onnx.ModelProto,
+) -> Iterator[tuple[onnx.NodeProto, onnx.NodeProto]]:
+    """Yield each QuantizeLinear with the DequantizeLinear that reads it."""
+    after = {n.input[0]: n for n in model.graph.node if n.op_type == 'DequantizeLinear'}
+    for node in model.graph.node:
+        if node.op_type == 'QuantizeLinear' and node.output[0] in after:
+            yield node, after[node.output[0]]
+
+
+def _refuse_unfit(model: onnx.ModelProto, path: Path) -> None:
+    operators = {node.op_type for node in model.graph.node}
+    domains = {node.domain for node in model.graph.node} - {'', 'ai.onnx'}
+    halves = any(t.data_type == onnx.TensorProto.FLOAT16 for t in model.graph.initializer)
+    if operators & {'QuantizeLinear', 'QLinearConv'} or domains or halves:
+        got = (
+            'one quantized already'
+            if operators & {'QuantizeLinear', 'QLinearConv'}
+            else (f'operators of {", ".join(sorted(domains))}' if domains else 'an FP16 one')
+        )
+        raise ModelError(
+            f'{path}: got {got}, expected an FP32 network of standard ONNX operators; '
+            'take the file that it was made from'
+        )
+
+
+def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Let ONNX Runtime's basic optimizations fold what needs no operators of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(Path(folder) / 'folded.onnx')
+        onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=['CPUExecutionProvider']
+        )
+        folded = onnx.load(options.optimized_model_filepath)
+    for opset in [o for o in folded.opset_import if o.domain not in ('', 'ai.onnx')]:
+        folded.opset_import.remove(opset)
+    return folded
+
+
+_SIZE_FREE = {
+    'Add',
+    'BatchNormalization',
+    'Concat',
+    'Conv',
+    'ConvTranspose',
+    'MaxPool',
+    'Relu',
+    'Sigmoid',
+}

@@ -1,0 +1,262 @@
+"""How good a quantized network is: beside its FP32 self, or on photos with boxes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+import onnx
+import onnxruntime
+
+from ffs_anonymizer.backend import Backend, Tensors, TensorSpec
+from ffs_anonymizer.crops import Crops
+from ffs_anonymizer.detector import Detections, FACE, Network
+from ffs_anonymizer.errors import ModelError
+from ffs_anonymizer.quantize.calibration import Photo
+
+GENERATOR_METRICS = ('ssim', 'error')
+DETECTOR_METRICS = ('ap',)
+
+_BATCH = 8
+_LOW_THRESHOLD = 0.05
+_NMS_IOU = 0.3
+_MATCH_IOU = 0.5
+# Of the SSIM of Wang et al. 2004: the window, and what keeps flat patches from dividing by zero.
+_SIGMA_PX = 1.5
+_C1, _C2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
+
+
+class Candidate(Backend):
+    """
+    Run a network that is not a file yet, on the CPU.
+
+    :param optimized: False runs the nodes one by one as they stand. File B needs it: where ONNX
+        Runtime fuses it, the product of two FP16 scales is kept in FP16 and underflows.
+    """
+
+    name = 'onnxruntime'
+    device = 'cpu'
+
+    def __init__(self, model: onnx.ModelProto, *, optimized: bool = True) -> None:
+        self.path = Path(model.graph.name or 'network')
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = len(os.sched_getaffinity(0))
+        if not optimized:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            self._session = onnxruntime.InferenceSession(
+                model.SerializeToString(), options, providers=['CPUExecutionProvider']
+            )
+        except Exception as error:  # the library's exceptions share no base of their own
+            raise ModelError(f'ONNX Runtime cannot load the quantized network: {error}') from error
+        self.inputs = tuple(_spec(value) for value in self._session.get_inputs())
+        self.outputs = tuple(_spec(value) for value in self._session.get_outputs())
+
+    def infer_impl(self, feeds: Tensors) -> dict[str, NDArray[np.float32]]:
+        """Run the session."""
+        names = [spec.name for spec in self.outputs]
+        return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+
+
+class Quality(ABC):
+    """
+    Put a number on a network, higher is better.
+
+    :param name: of the metric.
+    """
+
+    name: str
+
+    @abstractmethod
+    def score(self, model: Backend) -> float:
+        """Return the number."""
+
+
+class GeneratorQuality(Quality):
+    """
+    Compare what a generator paints into holes with what the FP32 network paints.
+
+    `ssim` is the mean structural similarity of both paintings over the pixels of the hole;
+    `error` is 1 - RMS of the difference / RMS contrast of the FP32 painting, in the hole. Both
+    are 1 for the FP32 network itself.
+
+    :param reference: the FP32 network.
+    :param crops: what is painted.
+    :param metric: ssim or error.
+    """
+
+    def __init__(self, reference: Backend, crops: Crops, metric: str) -> None:
+        self.name = metric
+        self.crops = crops
+        self.wanted = self._paint(reference)
+
+    def score(self, model: Backend) -> float:
+        """Return the mean over all crops."""
+        painted = self._paint(model)
+        if not np.isfinite(painted).all():
+            return 0.0
+        measure = structural_similarity if self.name == 'ssim' else agreement
+        holes = self.crops.mask[:, 0] == 0
+        scores = [
+            measure(got, wanted, hole)
+            for got, wanted, hole in zip(painted, self.wanted, holes, strict=True)
+        ]
+        return float(np.mean(scores))
+
+    def _paint(self, model: Backend) -> NDArray[np.float32]:
+        return np.concatenate([model.infer(feed)['inpainted'] for feed in crop_feeds(self.crops)])
+
+
+class DetectorQuality(Quality):
+    """
+    Score a detector by its average precision at an overlap of 0.5 on photos with boxes.
+
+    :param photos: with boxes; detections on ignored boxes do not count either way.
+    """
+
+    name = 'ap'
+
+    def __init__(self, photos: Sequence[Photo]) -> None:
+        self.photos = photos
+
+    def score(self, model: Backend) -> float:
+        """Return the average precision."""
+        network = Network(model, FACE)
+        return average_precision([_detect(network, p) for p in self.photos], self.photos)
+
+
+class Recorder(Backend):
+    """
+    Keep what a network is fed with, and what it says, as it runs.
+
+    :param model: the network.
+    """
+
+    def __init__(self, model: Backend) -> None:
+        self.model = model
+        self.name, self.device, self.path = model.name, model.device, model.path
+        self.inputs, self.outputs = model.inputs, model.outputs
+        self.feeds: list[dict[str, NDArray[np.float32]]] = []
+
+    def infer_impl(self, feeds: Tensors) -> dict[str, NDArray[np.float32]]:
+        """Run the network."""
+        self.feeds.append(dict(feeds))
+        return self.model.infer(feeds)
+
+
+def photo_feeds(model: Backend, photos: Sequence[Photo]) -> list[dict[str, NDArray[np.float32]]]:
+    """
+    Return what a detector is fed with for each photo.
+
+    :param model: the detector.
+    :param photos: their boxes do not matter.
+    """
+    recorder = Recorder(model)
+    network = Network(recorder, FACE)
+    for photo in photos:
+        _detect(network, photo)
+    return recorder.feeds
+
+
+def crop_feeds(crops: Crops) -> Iterator[Tensors]:
+    """Yield crops in batches, as the generator is fed."""
+    for start in range(0, len(crops), _BATCH):
+        batch = slice(start, start + _BATCH)
+        yield {'condition': crops.condition[batch], 'mask': crops.mask[batch]}
+
+
+def structural_similarity(
+    got: NDArray[np.float32], wanted: NDArray[np.float32], hole: NDArray[np.bool_]
+) -> float:
+    """
+    Return the mean SSIM over a hole (Wang et al. 2004, doi:10.1109/TIP.2003.819861).
+
+    :param got: (3, S, S) in [-1, 1].
+    :param wanted: (3, S, S) in [-1, 1].
+    :param hole: (S, S), the pixels that count.
+    """
+    if not hole.any():
+        return 1.0
+    x, y = (np.ascontiguousarray(v.transpose(1, 2, 0), np.float32) for v in (got, wanted))
+    mean_x, mean_y = _blurred(x), _blurred(y)
+    var_x = _blurred(x * x) - mean_x**2
+    var_y = _blurred(y * y) - mean_y**2
+    shared = _blurred(x * y) - mean_x * mean_y
+    similar = ((2 * mean_x * mean_y + _C1) * (2 * shared + _C2)) / (
+        (mean_x**2 + mean_y**2 + _C1) * (var_x + var_y + _C2)
+    )
+    return float(similar[hole].mean())
+
+
+def agreement(
+    got: NDArray[np.float32], wanted: NDArray[np.float32], hole: NDArray[np.bool_]
+) -> float:
+    """
+    Return 1 - RMS difference / RMS contrast of what is wanted, over a hole, never below 0.
+
+    :param got: (3, S, S).
+    :param wanted: (3, S, S).
+    :param hole: (S, S), the pixels that count.
+    """
+    if not hole.any():
+        return 1.0
+    contrast = float(wanted[:, hole].std())
+    error = float(np.sqrt(np.mean((got[:, hole] - wanted[:, hole]) ** 2)))
+    return max(0.0, 1.0 - error / max(contrast, 1e-6))
+
+
+def average_precision(found: Sequence[Detections], photos: Sequence[Photo]) -> float:
+    """
+    Return the area under the curve of precision over recall, precision made falling.
+
+    :param found: of each photo.
+    :param photos: with boxes to find and boxes to ignore.
+    """
+    scores: list[float] = []
+    right: list[bool] = []
+    wanted = sum(len(photo.boxes_xyxy_px) for photo in photos)
+    for detections, photo in zip(found, photos, strict=True):
+        free = np.ones(len(photo.boxes_xyxy_px), bool)
+        for i in np.argsort(-detections.scores, kind='stable').tolist():
+            box = detections.xyxy_px[i]
+            overlap = _ious(box, photo.boxes_xyxy_px) * free
+            hit = bool(len(overlap)) and float(overlap.max()) >= _MATCH_IOU
+            if hit:
+                free[int(overlap.argmax())] = False
+            elif (_ious(box, photo.ignored_xyxy_px) >= _MATCH_IOU).any():
+                continue
+            scores.append(float(detections.scores[i]))
+            right.append(hit)
+    if not scores or not wanted:
+        return 0.0
+    hits = np.array(right)[np.argsort(-np.array(scores), kind='stable')]
+    recall = np.cumsum(hits) / wanted
+    precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+    falling = np.maximum.accumulate(precision[::-1])[::-1]
+    return float(np.sum(np.diff(recall, prepend=0.0) * falling))
+
+
+def _detect(network: Network, photo: Photo) -> Detections:
+    return network.detect(photo.image_bgr, threshold=_LOW_THRESHOLD, nms_iou=_NMS_IOU, scale=1.0)
+
+
+def _ious(box: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
+    low = np.maximum(others[:, :2], box[:2])
+    high = np.minimum(others[:, 2:], box[2:])
+    shared = np.prod(np.clip(high - low, 0, None), axis=1)
+    area = np.prod(box[2:] - box[:2]) + np.prod(others[:, 2:] - others[:, :2], axis=1)
+    return np.asarray(shared / np.maximum(area - shared, 1e-9), np.float32)
+
+
+def _blurred(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(cv2.GaussianBlur(image, (11, 11), _SIGMA_PX), np.float32)
+
+
+def _spec(value: onnxruntime.NodeArg) -> TensorSpec:
+    return TensorSpec(value.name, tuple(n if isinstance(n, int) else -1 for n in value.shape))

@@ -1,0 +1,301 @@
+"""The recipe: a network and photos in, 8-bit files, their figures and their plots out."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+import datetime
+import json
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+
+from ffs_anonymizer.backend import Backend, Tensors
+from ffs_anonymizer.errors import ModelError, SettingsError
+from ffs_anonymizer.generator import Generator
+from ffs_anonymizer.models.manifest import (
+    file_sha256,
+    load_manifest,
+    Manifest,
+    manifest_path,
+    save_manifest,
+    Shape,
+)
+from ffs_anonymizer.params import Settings
+from ffs_anonymizer.quantize.calibration import load_crops, load_photos, parted
+from ffs_anonymizer.quantize.explicit import to_explicit
+from ffs_anonymizer.quantize.graph import convs, prepare
+from ffs_anonymizer.quantize.half import to_half
+from ffs_anonymizer.quantize.integer import to_integer
+from ffs_anonymizer.quantize.metric import (
+    Candidate,
+    crop_feeds,
+    DETECTOR_METRICS,
+    DetectorQuality,
+    GENERATOR_METRICS,
+    GeneratorQuality,
+    photo_feeds,
+    Quality,
+)
+from ffs_anonymizer.quantize.plot import draw
+from ffs_anonymizer.quantize.ranges import measure_ranges
+from ffs_anonymizer.quantize.sensitivity import choose, curve, Layer, rank
+
+SUFFIXES = {'A': '-int8', 'B': '-int8-fp16', 'CPU': '-int8-cpu'}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """
+    Hold what the measuring needs.
+
+    :param quality: the metric and the pictures it looks at.
+    :param feeds: calibration data, batch by batch.
+    :param size_px: S of a generator, else 0.
+    :param crop_scale: of a generator, else 0.
+    :param calibrated_on: how many pictures.
+    :param judged_on: how many pictures.
+    """
+
+    quality: Quality
+    feeds: Sequence[Tensors]
+    size_px: int
+    crop_scale: float
+    calibrated_on: int
+    judged_on: int
+
+
+class Recipe:
+    """
+    Quantize one network.
+
+    :param args: of the command line.
+    :raises SettingsError: an option is out of range or does not fit the task.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        metrics = GENERATOR_METRICS if args.task == 'generator' else DETECTOR_METRICS
+        self.metric: str = args.metric or metrics[0]
+        if self.metric not in metrics:
+            raise SettingsError(
+                f'--metric: got {self.metric!r} for a {args.task}, expected one of: '
+                f'{", ".join(metrics)}'
+            )
+        if not 0 < args.keep <= 1:
+            raise SettingsError(f'--keep: got {args.keep}, expected a share over 0 and up to 1')
+        for option in ('crops', 'evaluate'):
+            if getattr(args, option) < 1:
+                raise SettingsError(f'--{option}: got {getattr(args, option)}, expected 1 or more')
+        name = args.name or args.input.stem
+        self.files = {k: args.output / f'{name}{suffix}.onnx' for k, suffix in SUFFIXES.items()}
+        self.plot: Path | None = args.plot or args.output / f'{name}-int8.png'
+        if args.no_plot:
+            self.plot = None
+
+    def run(self) -> int:
+        """Do all of it and return the exit code."""
+        args = self.args
+
+        # What is to be done
+        self._refuse_existing()
+        model = prepare(args.input)
+        names = [node.name for node in convs(model)]
+        if args.keep_float is not None and not 0 <= args.keep_float <= len(names):
+            raise SettingsError(
+                f'--keep-float: got {args.keep_float}, expected 0 to {len(names)}, the number of '
+                'convolutions'
+            )
+        print(f'{args.input}: {len(names)} convolutions, task {args.task}, metric {self.metric}')
+        for file, path in self.files.items():
+            print(f'  {file:3s} -> {path}')
+        if args.dry_run:
+            return 0
+
+        # Ranges
+        prepared = self._prepare(model)
+        print(
+            f'calibrated on {prepared.calibrated_on} pictures by {args.method}, judged on '
+            f'{prepared.judged_on}'
+        )
+        feeds = self._bar(prepared.feeds, 'calibrating')
+        ranges = measure_ranges(model, feeds, len(prepared.feeds), args.method)
+
+        # Each layer alone, then the worst in float
+        float_score = prepared.quality.score(Candidate(model))
+        layers = rank(model, ranges, prepared.quality, float_score, self._bar)
+        order = [layer.name for layer in layers]
+        curves = {
+            'A': curve(model, ranges, prepared.quality, order, to_explicit, self._bar),
+            'CPU': curve(model, ranges, prepared.quality, order, to_integer, self._bar),
+        }
+        chosen = {file: self._choose(scores, float_score) for file, scores in curves.items()}
+
+        # The files
+        explicit = to_explicit(model, ranges, order[: chosen['A']])
+        half = to_half(explicit)
+        models = {
+            'A': explicit,
+            'B': half,
+            'CPU': to_integer(model, ranges, order[: chosen['CPU']]),
+        }
+        chosen['B'] = chosen['A']
+        scores = {file: curves[file][chosen[file]] for file in curves}
+        scores['B'] = prepared.quality.score(Candidate(half, optimized=False))
+        figures = {
+            file: self._figures(file, prepared, float_score, scores[file], layers, order, chosen)
+            for file in models
+        }
+        for file, numbers in figures.items():
+            numbers['curve'] = curves['A' if file == 'B' else file]
+        self._write(models, figures, prepared)
+        if self.plot is not None:
+            draw(
+                self.plot,
+                title=f'{args.input.name}, calibrated by {args.method}',
+                metric=self.metric,
+                layers=layers,
+                curves=curves,
+                chosen={file: chosen[file] for file in curves},
+                float_score=float_score,
+                keep=args.keep,
+            )
+        if args.json is not None:
+            args.json.write_text(json.dumps(figures, indent=2) + '\n', encoding='utf-8')
+        self._print(figures, layers)
+        return 0
+
+    def _prepare(self, model: onnx.ModelProto) -> Prepared:
+        args = self.args
+        if args.task == 'detector':
+            photos = load_photos(args.calibration, args.crops + args.evaluate, seed=args.seed)
+            judged, others = photos[: args.evaluate], photos[args.evaluate :] or photos
+            reference: Backend = Candidate(model)
+            feeds: Sequence[Tensors] = photo_feeds(reference, others)
+            return Prepared(DetectorQuality(judged), feeds, 0, 0.0, len(others), len(judged))
+        chosen: dict[str, object] = {'generator.model_path': str(args.input), 'device': 'cpu'}
+        settings = Settings().updated(chosen)
+        generator = Generator(settings)
+        generator.close()
+        crops = load_crops(
+            args.calibration,
+            args.crops + args.evaluate,
+            size_px=generator.size_px,
+            crop_scale=generator.crop_scale,
+            region_scale=settings.face.region_scale,
+            seed=args.seed,
+        )
+        first, rest = parted(crops, min(args.evaluate, len(crops)))
+        if not len(rest):
+            rest = crops
+        quality = GeneratorQuality(Candidate(model), first, self.metric)
+        feeds = list(crop_feeds(rest))
+        return Prepared(
+            quality, feeds, generator.size_px, generator.crop_scale, len(rest), len(first)
+        )
+
+    def _choose(self, scores: Sequence[float], float_score: float) -> int:
+        if self.args.keep_float is not None:
+            return int(self.args.keep_float)
+        return choose(scores, float_score, self.args.keep)
+
+    def _figures(
+        self,
+        file: str,
+        prepared: Prepared,
+        float_score: float,
+        score: float,
+        layers: Sequence[Layer],
+        order: Sequence[str],
+        chosen: dict[str, int],
+    ) -> dict[str, Any]:
+        return {
+            'file': file,
+            'calibration': self.args.method,
+            'calibrated_on': prepared.calibrated_on,
+            'judged_on': prepared.judged_on,
+            'metric': self.metric,
+            'float_score': float_score,
+            'score': score,
+            'keep': self.args.keep,
+            'kept_in_float': list(order[: chosen[file]]),
+            'layers': [asdict(layer) for layer in layers],
+            'date': datetime.date.today().isoformat(),
+            'onnxruntime': onnxruntime.__version__,
+        }
+
+    def _write(
+        self,
+        models: dict[str, onnx.ModelProto],
+        figures: dict[str, dict[str, Any]],
+        prepared: Prepared,
+    ) -> None:
+        source = load_manifest(self.args.input)
+        try:
+            self.args.output.mkdir(parents=True, exist_ok=True)
+            for file, model in models.items():
+                path = self.files[file]
+                partial = path.with_name(f'{path.name}.partial')
+                onnx.save(model, str(partial))
+                partial.replace(path)
+        except OSError as error:
+            raise ModelError(f'{self.args.output}: cannot be written: {error}') from error
+        for file, model in models.items():
+            path = self.files[file]
+            metrics = dict(source.metrics) if source is not None else {}
+            metrics['quantization'] = figures[file]
+            manifest = Manifest(
+                name=source.name if source is not None else self.args.input.stem,
+                task=self.args.task,
+                version=source.version if source is not None else '0',
+                sha256=file_sha256(path),
+                inputs=_shapes(model.graph.input),
+                outputs=_shapes(model.graph.output),
+                size_px=prepared.size_px,
+                crop_scale=prepared.crop_scale,
+                precision='int8',
+                training_data=source.training_data if source is not None else 'not stated',
+                licence=source.licence if source is not None else 'not stated',
+                metrics=metrics,
+            )
+            save_manifest(manifest, path)
+
+    def _refuse_existing(self) -> None:
+        wanted = [*self.files.values(), *(manifest_path(p) for p in self.files.values())]
+        wanted += [p for p in (self.plot, self.args.json) if p is not None]
+        existing = [str(path) for path in wanted if path.exists()]
+        if existing:
+            raise ModelError(
+                f'got {", ".join(existing)} there already, expected no such file; nothing is '
+                'overwritten: give another --output or --name, or delete them'
+            )
+
+    def _print(self, figures: dict[str, dict[str, Any]], layers: Sequence[Layer]) -> None:
+        print('\nlayers, the most sensitive first:')
+        for layer in layers:
+            print(f'  {layer.loss:9.5f}  {layer.name}')
+        print('\nfile  in float  score    of FP32')
+        for file, numbers in figures.items():
+            share = numbers['score'] / numbers['float_score'] if numbers['float_score'] else 0.0
+            count = len(numbers['kept_in_float'])
+            print(f'{file:4s}  {count:8d}  {numbers["score"]:.4f}  {share:7.2%}')
+
+    def _bar(self, items: Sequence[Any], what: str) -> Iterable[Any]:
+        from tqdm import tqdm
+
+        hidden = True if self.args.disable_progress_output else None
+        bar: Iterator[Any] = iter(tqdm(items, desc=what, disable=hidden))
+        return bar
+
+
+def _shapes(values: Iterable[onnx.ValueInfoProto]) -> dict[str, Shape]:
+    return {
+        value.name: tuple(
+            int(dim.dim_value) if dim.HasField('dim_value') else str(dim.dim_param)
+            for dim in value.type.tensor_type.shape.dim
+        )
+        for value in values
+    }
