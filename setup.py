@@ -34,8 +34,7 @@ setup(
         'onnx>=1.12',  # cleans a model's graph before it is loaded
         'PyYAML>=5.4',  # parameter files and a bag's metadata.yaml
         'tqdm>=4.57',  # progress of the bag and media tools
-        'rosbags>=0.10',  # reads and writes recordings without a ROS installation
-        'mcap>=1.1',  # the parts of mcap recordings that rosbags does not keep
+        'mcap>=1.1',  # reads and writes mcap recordings without a ROS installation
         'zstandard>=0.18',  # compressed recordings
         'av>=10',  # reads and writes videos
     ],
@@ -43,7 +42,16 @@ setup(
         # Real rclpy and FastDDS without a ROS installation, for the node on a plain machine.
         'ros': ['ros-jazzy-rclpy', 'ros-jazzy-common-interfaces'],
         'train': ['torch>=2.0', 'tensorboard', 'matplotlib', 'onnxslim', 'ncnn', 'scikit-image'],
-        'test': ['pytest>=7', 'mypy', 'ruff', 'scikit-image', 'types-PyYAML', 'types-tqdm'],
+        'test': [
+            'pytest>=7',
+            'mypy',
+            'ruff',
+            'pillow',
+            'rosbags>=0.10',  # the other implementation that recordings are compared with
+            'scikit-image',  # the photo of an astronaut
+            'types-PyYAML',
+            'types-tqdm',
+        ],
     },
     entry_points={
         'console_scripts': [

@@ -28,11 +28,11 @@ from rclpy.utilities import try_shutdown
 
 from ffs_anonymizer import dds, params
 from ffs_anonymizer.anonymizer import Anonymized
-from ffs_anonymizer.camera import Account, Camera
+from ffs_anonymizer.camera import Account, Camera, QUEUE_FRAMES
 from ffs_anonymizer.detector import CLASSES
 from ffs_anonymizer.errors import AnonymizerError, SettingsError
 from ffs_anonymizer.params import Settings
-from ffs_anonymizer.route import Route
+from ffs_anonymizer.route import Route, SENSOR_DEPTH
 from ffs_anonymizer.tracker import Regions
 from ffs_anonymizer.worker import Worker
 
@@ -217,6 +217,7 @@ class AnonymizerNode(Node):  # type: ignore[misc]
             lazy=self._settings.lazy,
             on_message=partial(worker.put, camera),
             on_lost=camera.count_lost,
+            depth=SENSOR_DEPTH if self._settings.drop_old else QUEUE_FRAMES,
         )
 
     def _relay(self, name: str, types: tuple[str, ...]) -> Route:

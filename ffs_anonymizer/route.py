@@ -19,7 +19,7 @@ try:
 except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
 
-DEPTH = 5
+SENSOR_DEPTH = 5
 
 
 class Route:
@@ -37,6 +37,7 @@ class Route:
         `qos_overrides` is not adapted.
     :param on_message: called in the executor with each message, or its bytes if `raw`.
     :param on_lost: told how many messages the middleware has just lost on their way here.
+    :param depth: messages that the middleware keeps for us.
     :param lazy: subscribe only while the output has subscribers.
     """
 
@@ -53,6 +54,7 @@ class Route:
         on_lost: Callable[[int], None] | None = None,
         presumed_type: str = '',
         raw: bool = False,
+        depth: int = SENSOR_DEPTH,
     ) -> None:
         self.topic: str = node.resolve_topic_name(source)
         self.output: str = node.resolve_topic_name(target)
@@ -66,6 +68,7 @@ class Route:
         self._on_message = on_message or self.publish
         self._on_lost = on_lost
         self._raw = raw
+        self._depth = depth
         self._publisher: Any = None
         self._subscription: Any = None
         self._type_name = ''
@@ -166,7 +169,7 @@ class Route:
             self._publisher = self._node.create_publisher(
                 message_type,
                 self._target,
-                self._profile(ReliabilityPolicy.RELIABLE),
+                self._profile(ReliabilityPolicy.RELIABLE, SENSOR_DEPTH),
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             )
 
@@ -196,7 +199,7 @@ class Route:
             _message_type(self._type_name),
             self._source,
             self._on_message,
-            self._profile(self._reliability),
+            self._profile(self._reliability, self._depth),
             **options,
         )
 
@@ -205,10 +208,10 @@ class Route:
             self._node.destroy_subscription(self._subscription)
             self._subscription = None
 
-    def _profile(self, reliability: ReliabilityPolicy) -> QoSProfile:
+    def _profile(self, reliability: ReliabilityPolicy, depth: int) -> QoSProfile:
         return QoSProfile(
             history=HistoryPolicy.KEEP_LAST,
-            depth=DEPTH,
+            depth=depth,
             reliability=reliability,
             durability=self._durability,
         )
