@@ -17,7 +17,7 @@ from ffs_anonymizer.errors import AnonymizerError
 from ffs_anonymizer.tracker import backfill, Regions
 
 if TYPE_CHECKING:
-    from ffs_anonymizer.anonymizer import Anonymizer, Data
+    from ffs_anonymizer.anonymizer import Anonymizer, Data, Replaced
     from ffs_anonymizer.detector import Detections
     from ffs_anonymizer.image import Frame
 
@@ -44,7 +44,8 @@ class Task(Generic[_Item]):
     :param decode: makes the frame, in a thread of its own; None: no image, passes as it is.
     :param stream: the camera.
     :param stamp_ns: the frame's time, for tracking; None: a still picture, which has no past.
-    :param clock_ns: the time at which the item came, on a clock that all streams share.
+    :param clock_ns: the time at which the item came, on a clock that all streams share; 0: not
+        known.
     :param size_bytes: roughly what the item occupies, its frame apart.
     :param detections: own boxes instead of the detector's.
     """
@@ -67,6 +68,7 @@ class Outcome(Generic[_Item]):
         None for an error, and for what is no image.
     :param regions: what was replaced.
     :param size_wh: of the frame.
+    :param replaced: by which methods, and what did not go as configured.
     :param error: why there is no image.
     """
 
@@ -74,6 +76,7 @@ class Outcome(Generic[_Item]):
     data: Data | None = None
     regions: Regions = _NOTHING
     size_wh: tuple[int, int] = (0, 0)
+    replaced: Replaced | None = None
     error: AnonymizerError | None = None
 
 
@@ -86,6 +89,7 @@ class _Image(Generic[_Item]):
     stamp_ns: int = 0
     regions: Regions = _NOTHING
     encoded: Future[Data] | None = None
+    replaced: Replaced | None = None
     frame_bytes: int = 0
     error: AnonymizerError | None = None
     final: bool = False
@@ -245,6 +249,7 @@ class _Run(Generic[_Item]):
             with _carried_by(slot):
                 replaced = self._anonymizer.replace(frame, slot.regions, stream=slot.task.stream)
                 slot.encoded = self._pool.submit(frame.encode, replaced.touched_xyxy_px)
+                slot.replaced = replaced
         self._put(self._outbox, slot)
 
 
@@ -300,7 +305,9 @@ class _LookAhead(Generic[_Item]):
         self._held.append(slot)
         self._held_bytes += _size(slot)
         last = slot.task if isinstance(slot, _Image) else slot.tasks[-1]
-        self._clock_ns = max(self._clock_ns, last.clock_ns)
+        if last.clock_ns:
+            jumped = self._clock_ns - last.clock_ns > JUMP_NS
+            self._clock_ns = last.clock_ns if jumped else max(self._clock_ns, last.clock_ns)
         while self._held and (self._is_final(self._held[0]) or self._is_full()):
             yield self._pop()
 
@@ -383,4 +390,4 @@ def _outcome(image: _Image[_Item]) -> Outcome[_Item]:
             raise AnonymizerError('the frame did not pass all stages')
     if image.error is not None:
         return Outcome(image.task.item, error=image.error)
-    return Outcome(image.task.item, data, image.regions, image.size_wh)
+    return Outcome(image.task.item, data, image.regions, image.size_wh, image.replaced)

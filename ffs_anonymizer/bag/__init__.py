@@ -111,6 +111,8 @@ def run(args: argparse.Namespace) -> int:
     with _terminated_cleanly():
         report = conversion.run(shows_progress=not args.disable_progress_output)
     print(summary(report))
+    for warning, count in list(report.warnings.items())[:_MOST_LINES]:
+        print(f'warning: {count} frames: {warning}', file=sys.stderr)
     for line in report.undone[:_MOST_LINES]:
         print(f'not done: {line}', file=sys.stderr)
     if len(report.undone) > _MOST_LINES:

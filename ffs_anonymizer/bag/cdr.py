@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 import struct
+from typing import Union
 
 from ffs_anonymizer.errors import ImageError
 
 IMAGE = 'sensor_msgs/msg/Image'
 COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'
+Buffer = Union[bytes, bytearray, memoryview]
 
 _ENCAPSULATION_BYTES = 4
 # Plain CDR, big and little endian; parameter lists and XCDR2 lay these messages out differently.
@@ -35,16 +37,9 @@ class CdrImage:
     step: int
     data: memoryview
 
-    def with_data(self, data: bytes | bytearray | memoryview) -> bytes:
-        """
-        Return the serialized message with other pixels.
-
-        :raises ImageError: their number differs.
-        """
-        end = self.data_start + len(self.data)
-        if len(data) != len(self.data):
-            raise ImageError(f'got {len(data)} bytes of pixels, expected {len(self.data)}')
-        return b''.join((self.payload[: self.data_start], data, self.payload[end:]))
+    def with_data(self, data: Buffer) -> bytes:
+        """Return the serialized message with other pixels; nothing else of it changes."""
+        return _spliced(self.payload, self.data_start, len(self.data), data)
 
 
 @dataclass(frozen=True)
@@ -61,11 +56,9 @@ class CdrCompressedImage:
     format: str
     data: memoryview
 
-    def with_data(self, data: bytes | bytearray | memoryview) -> bytes:
-        """Return the serialized message with another file in it, of whatever length."""
-        order = _BYTE_ORDERS[self.payload[:2]]
-        head = self.payload[: self.data_start - 4]
-        return b''.join((head, struct.pack(order + 'I', len(data)), data))
+    def with_data(self, data: Buffer) -> bytes:
+        """Return the serialized message with another file in it; nothing else of it changes."""
+        return _spliced(self.payload, self.data_start, len(self.data), data)
 
 
 def parse_image(payload: bytes) -> CdrImage:
@@ -104,6 +97,14 @@ def parse(type_name: str, payload: bytes) -> CdrImage | CdrCompressedImage:
     :raises ImageError: the bytes are not such a message.
     """
     return parse_image(payload) if type_name == IMAGE else parse_compressed_image(payload)
+
+
+def _spliced(payload: bytes, start: int, old_size: int, data: Buffer) -> bytes:
+    if len(data) == old_size:
+        return b''.join((payload[:start], data, payload[start + old_size :]))
+    # Padding behind the data went with its old size.
+    size = struct.pack(_BYTE_ORDERS[payload[:2]] + 'I', len(data))
+    return b''.join((payload[: start - 4], size, data))
 
 
 class _Reader:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -82,6 +82,7 @@ class TopicReport:
     action: Action
     messages: int = 0
     replaced: dict[str, int] = field(default_factory=dict)
+    methods: dict[str, int] = field(default_factory=dict)
     failed: int = 0
 
 
@@ -91,10 +92,13 @@ class Report:
     Hold what became of a bag.
 
     :param undone: what could not be done, as words; not empty means exit code 1.
+    :param warnings: what did not go as configured, with the number of frames; faces are covered
+        all the same.
     """
 
     topics: dict[tuple[str, str], TopicReport] = field(default_factory=dict)
     undone: list[str] = field(default_factory=list)
+    warnings: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
@@ -384,9 +388,17 @@ class Conversion:
             data = self._black_instead(picture, error)
             writer.add_message(message, data, is_compressed=False)
             return
+        is_raw = isinstance(image, cdr.CdrImage)
+        if is_raw and len(outcome.data) != len(image.data):
+            raise BagError(f'{name}: got {len(outcome.data)} bytes, expected {len(image.data)}')
         self._sizes_wh[name] = outcome.size_wh
         for index in regions.classes.tolist():
             report.replaced[CLASSES[index]] = report.replaced.get(CLASSES[index], 0) + 1
+        if outcome.replaced is not None:
+            for method, count in outcome.replaced.counts.items():
+                report.methods[method] = report.methods.get(method, 0) + count
+            for warning in outcome.replaced.warnings:
+                self.report.warnings[warning] = self.report.warnings.get(warning, 0) + 1
         if len(regions) == 0 and len(outcome.data) == len(image.data):
             is_compressed = self.reader.messages_compressed
             writer.add_message(message, message.data, is_compressed=is_compressed)
@@ -448,7 +460,7 @@ def summary(report: Report) -> str:
     """Return what became of each topic, as a table."""
     rows = []
     for (name, _), topic in report.topics.items():
-        kinds = ', '.join(f'{count} {kind}' for kind, count in topic.replaced.items())
+        kinds = _counted(topic.replaced)
         is_image = topic.action is Action.ANONYMIZE
         rows.append(
             (
@@ -456,10 +468,11 @@ def summary(report: Report) -> str:
                 topic.action.value,
                 str(topic.messages),
                 (kinds or '0') if is_image else '-',
+                (_counted(topic.methods) or '-') if is_image else '-',
                 str(topic.failed) if is_image else '-',
             )
         )
-    lines = _table(('topic', 'action', 'messages', 'replaced', 'failed'), rows)
+    lines = _table(('topic', 'action', 'messages', 'replaced', 'by', 'failed'), rows)
     rate = report.frames / report.seconds if report.seconds else 0.0
     lines.append(
         f'{sum(t.messages for t in report.topics.values())} messages, {report.frames} images in '
@@ -537,6 +550,10 @@ def _progress_bar(total: int, shown: bool) -> Any:
         # Without a terminal, None shows nothing.
         disable=None if shown else True,
     )
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ', '.join(f'{count} {word}' for word, count in counts.items())
 
 
 def _number(count: int | None) -> str:

@@ -89,7 +89,7 @@ def load(folder: Path) -> BagMetadata:
             f'`ros2 bag reindex {folder}` makes one'
         ) from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BagError(f'cannot read {path}: {error}') from error
+        raise BagError(f'cannot read {path}: {" ".join(str(error).split())}') from error
     if not isinstance(content, dict) or not isinstance(content.get(ROOT), dict):
         raise BagError(f'{path}: got no section {ROOT}, expected the metadata of a ROS 2 bag')
     return parse(content[ROOT], str(path))

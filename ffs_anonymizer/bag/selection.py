@@ -181,7 +181,8 @@ def contains_picture(topic: Topic) -> bool:
         seen.add(name)
         package = name.partition('/')[0]
         for line in bodies.get(name, '').splitlines():
-            code = line.partition('#')[0].partition('//')[0]
+            # In IDL, a # begins no comment but an include.
+            code = line if '#include' in line else line.partition('#')[0].partition('//')[0]
             waiting += ['/'.join(found) for found in _REFERENCE.findall(code)]
             # A type of the same package may stand without its package.
             first = re.match(r'\s*([A-Z]\w*)', code)

@@ -1,0 +1,91 @@
+"""
+Time the copying of other topics by the bag tool against a plain file copy.
+
+Both end with their output on the disk; the input is in the page cache for both. Run it on an idle
+machine: `python benchmarks/bag_copy.py --megabytes 1000`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+from pathlib import Path
+import shutil
+import statistics
+import tempfile
+import time
+
+from mcap.writer import CompressionType, Writer
+
+from ffs_anonymizer.cli import main as anonymizer
+
+NAME = 'in_0.mcap'
+
+
+def write_input(path: Path, megabytes: int, message_bytes: int) -> int:
+    """Write an mcap file of point clouds and return its size."""
+    with path.open('wb') as file:
+        writer = Writer(file, compression=CompressionType.NONE)
+        writer.start(profile='ros2')
+        schema = writer.register_schema('sensor_msgs/msg/PointCloud2', 'ros2msg', b'uint8[] data')
+        channel = writer.register_channel('/points', 'cdr', schema)
+        block = os.urandom(message_bytes)
+        for i in range(megabytes * 1_000_000 // message_bytes):
+            writer.add_message(channel, 1_700_000_000_000_000_000 + i * 1_000_000, block, 0, i)
+        writer.finish()
+    return path.stat().st_size
+
+
+def time_plain_copy(source: Path, target: Path) -> float:
+    """Return the seconds of a copy that ends on the disk."""
+    start = time.perf_counter()
+    shutil.copyfile(source, target)
+    descriptor = os.open(target, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+    return time.perf_counter() - start
+
+
+def time_tool(source: Path, target: Path, storage: str) -> float:
+    """Return the seconds of the bag tool, reading back included."""
+    words = ['-i', str(source), '-o', str(target), '-s', storage, '--disable-progress-output']
+    start = time.perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        code = anonymizer(['bag', *words])
+    if code:
+        raise SystemExit(f'the bag tool ended with {code}')
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Print the medians."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--megabytes', type=int, default=1000)
+    parser.add_argument('--message-bytes', type=int, default=1_000_000)
+    parser.add_argument('--rounds', type=int, default=3)
+    parser.add_argument('--folder', type=Path, help='on the disk to be measured')
+    args = parser.parse_args()
+    times: dict[str, list[float]] = {'plain copy': [], 'mcap to mcap': [], 'mcap to sqlite3': []}
+    with tempfile.TemporaryDirectory(dir=args.folder) as name:
+        folder = Path(name)
+        source = folder / NAME
+        size = write_input(source, args.megabytes, args.message_bytes)
+        for _ in range(args.rounds):
+            times['plain copy'].append(time_plain_copy(source, folder / 'copy'))
+            (folder / 'copy').unlink()
+            for storage in ('mcap', 'sqlite3'):
+                times[f'mcap to {storage}'].append(time_tool(source, folder / 'out', storage))
+                shutil.rmtree(folder / 'out')
+    plain = statistics.median(times['plain copy'])
+    print(
+        f'{size / 1e6:.0f} MB in messages of {args.message_bytes} bytes, median of {args.rounds}'
+    )
+    for name, seconds in times.items():
+        median = statistics.median(seconds)
+        print(f'{name:16} {median:6.2f} s  {size / 1e6 / median:6.0f} MB/s  {median / plain:.2f}x')
+
+
+if __name__ == '__main__':
+    main()

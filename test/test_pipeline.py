@@ -1,0 +1,301 @@
+"""Test the order, the look-ahead, the errors and the end of a pipeline over the real recipe."""
+
+from contextlib import closing
+import threading
+import time
+
+import cv2
+from messages import raw_message
+import numpy as np
+import pytest
+
+from ffs_anonymizer.anonymizer import Anonymizer
+from ffs_anonymizer.detector import Detections, FACE
+from ffs_anonymizer.errors import AnonymizerError, BagError, ImageError
+from ffs_anonymizer.frame import Frame
+from ffs_anonymizer.image import decode
+from ffs_anonymizer.params import Settings
+from ffs_anonymizer.pipeline import anonymize_all, BATCH_ITEMS, Task
+
+BOX = (20, 10, 44, 40)
+FOUND = Detections.of([BOX], [0.9], FACE)
+NOTHING = Detections.empty()
+MS = 1_000_000
+
+
+@pytest.fixture(scope='module')
+def models():
+    anonymizer = Anonymizer(Settings())
+    yield anonymizer
+    anonymizer.close()
+
+
+@pytest.fixture
+def anonymizer(models):
+    """Return a recipe without a past that puts solid boxes exactly where it is told to."""
+    exact = {'face.method': 'solid', 'face.region_scale': 1.0, 'tracker.max_gap_ms': 0.0}
+    models.update(Settings().updated(exact))
+    for stream in ('a', 'b'):
+        models.forget(stream)
+    return models
+
+
+def grey(width=64, height=48):
+    return raw_message('bgr8', width, height, data=bytes([90]) * (width * height * 3))
+
+
+def image_task(item, stamp_ms, detections=NOTHING, *, stream='a', clock_ms=None, msg=None):
+    msg = grey() if msg is None else msg
+    return Task(
+        item,
+        lambda: decode(msg),
+        stream=stream,
+        stamp_ns=None if stamp_ms is None else stamp_ms * MS,
+        clock_ns=((stamp_ms or 0) if clock_ms is None else clock_ms) * MS,
+        size_bytes=len(msg.data),
+        detections=detections,
+    )
+
+
+def run(tasks, anonymizer, **options):
+    with closing(anonymize_all(tasks, anonymizer, **options)) as outcomes:
+        return list(outcomes)
+
+
+def is_black(outcome):
+    """Return whether the box is black; all else must be as it was."""
+    pixels = np.frombuffer(outcome.data, np.uint8).reshape(48, 64, 3)
+    x0, y0, x1, y1 = BOX
+    inside = pixels[y0:y1, x0:x1]
+    return bool((inside == 0).all())
+
+
+def covered(outcomes):
+    return [outcome.item for outcome in outcomes if len(outcome.regions)]
+
+
+def threads():
+    return [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+
+
+def test_nothing(anonymizer):
+    assert run([], anonymizer) == []
+
+
+@pytest.mark.parametrize('workers', [1, 4])
+def test_order_is_kept_and_others_pass_untouched(anonymizer, workers):
+    tasks = []
+    for i in range(60):
+        tasks += [image_task(('image', i), 33 * i, FOUND if i % 3 == 0 else NOTHING)]
+        tasks += [Task(('other', i, k), clock_ns=33 * i * MS) for k in range(i % 7)]
+    tasks += [Task(('last', k)) for k in range(3 * BATCH_ITEMS)]
+
+    outcomes = run(iter(tasks), anonymizer, workers=workers)
+
+    assert [outcome.item for outcome in outcomes] == [task.item for task in tasks]
+    for task, outcome in zip(tasks, outcomes, strict=True):
+        assert outcome.error is None
+        if task.decode is None:
+            assert outcome.data is None
+            assert len(outcome.regions) == 0
+        else:
+            assert outcome.size_wh == (64, 48)
+            assert is_black(outcome) == (len(outcome.regions) > 0)
+    assert {item[1] for item in covered(outcomes)} >= set(range(0, 60, 3))
+    assert threads() == []
+
+
+def test_frames_without_regions_keep_their_bytes(anonymizer):
+    msg = grey()
+    (outcome,) = run([image_task(0, 0, msg=msg)], anonymizer)
+    assert bytes(outcome.data) == msg.data
+    assert len(outcome.regions) == 0
+
+
+def test_streams_and_stills_mix(anonymizer):
+    tasks = [
+        image_task('a0', 0, FOUND),
+        image_task('b0', 0, stream='b'),
+        image_task('still', None, FOUND),
+        image_task('a1', 33),
+        image_task('b1', 33, FOUND, stream='b'),
+        image_task('still too', None, NOTHING),
+    ]
+    outcomes = run(tasks, anonymizer)
+    assert [outcome.item for outcome in outcomes] == [task.item for task in tasks]
+    assert covered(outcomes) == ['a0', 'b0', 'still', 'b1']
+    assert [outcome.replaced.counts for outcome in outcomes if len(outcome.regions)] == [
+        {'solid': 1}
+    ] * 4
+
+
+def test_own_boxes_none_means_the_detector_looks(anonymizer, face_bgr):
+    height, width = face_bgr.shape[:2]
+    msg = raw_message('bgr8', width, height, data=face_bgr.tobytes())
+    (outcome,) = run([image_task(0, 0, None, msg=msg)], anonymizer)
+    assert len(outcome.regions) == 1
+
+
+# A face that is found in the last of ten frames, 33 ms apart.
+
+
+@pytest.mark.parametrize(
+    ('look_ahead_ms', 'expected'),
+    [(0.0, [9]), (33.0, [8, 9]), (100.0, [6, 7, 8, 9]), (2000.0, list(range(10)))],
+)
+def test_look_ahead_covers_a_face_before_it_is_found(anonymizer, look_ahead_ms, expected):
+    anonymizer.update(anonymizer.settings.updated({'tracker.look_ahead_ms': look_ahead_ms}))
+    tasks = [image_task(i, 33 * i, FOUND if i == 9 else NOTHING) for i in range(10)]
+    outcomes = run(tasks, anonymizer)
+    assert covered(outcomes) == expected
+    assert [outcome.item for outcome in outcomes if is_black(outcome)] == expected
+
+
+def test_look_ahead_reaches_across_other_streams_and_frames_that_fail(anonymizer):
+    tasks = []
+    for i in range(6):
+        tasks.append(image_task(('a', i), 33 * i, FOUND if i == 5 else NOTHING))
+        tasks.append(image_task(('b', i), 33 * i, stream='b', msg=grey(32, 32)))
+        tasks.append(image_task(('bad', i), 33 * i, msg=raw_message('bgr8', 8, 8, data=b'')))
+    outcomes = run(tasks, anonymizer)
+    assert covered(outcomes) == [('a', i) for i in range(6)]
+    assert [outcome.item for outcome in outcomes if outcome.error] == [
+        ('bad', i) for i in range(6)
+    ]
+
+
+def test_a_stream_that_stops_does_not_hold_up_the_others(anonymizer):
+    waited = threading.Event()
+
+    def tasks():
+        yield image_task('a', 0)
+        for i in range(1, 100):
+            yield image_task(i, 33 * i, stream='b')
+            if i == 60:
+                # Long after the last frame of the first stream, and long before the end.
+                assert waited.wait(20)
+
+    with closing(anonymize_all(tasks(), anonymizer)) as outcomes:
+        for outcome in outcomes:
+            if outcome.item == 30:
+                waited.set()
+    assert waited.is_set()
+
+
+def test_a_clock_that_jumps_back_ends_the_look_ahead(anonymizer):
+    tasks = [image_task(i, 100_000 + 33 * i) for i in range(3)]
+    tasks += [image_task(3 + i, 1000 + 33 * i, FOUND if i else NOTHING) for i in range(2)]
+    assert covered(run(tasks, anonymizer)) == [3, 4]
+
+
+def test_stamps_that_are_a_little_late_count_as_the_last_one(anonymizer):
+    settings = {'tracker.max_gap_ms': 100.0, 'tracker.look_ahead_ms': 0.0}
+    anonymizer.update(anonymizer.settings.updated(settings))
+    tasks = [image_task(0, 100, FOUND), image_task(1, 67), image_task(2, 133)]
+    outcomes = run(tasks, anonymizer)
+    assert covered(outcomes) == [0, 1, 2]
+    assert len({int(outcome.regions.track_ids[0]) for outcome in outcomes}) == 1
+
+
+def test_frames_of_another_size_are_not_filled(anonymizer):
+    tasks = [
+        image_task(0, 0, msg=grey(16, 16)),
+        image_task(1, 33),
+        image_task(2, 66, FOUND),
+    ]
+    assert covered(run(tasks, anonymizer)) == [1, 2]
+
+
+class _Fragile(Frame):
+    """Fail where it is told to."""
+
+    def __init__(self, where):
+        self.image_bgr = np.zeros((48, 64, 3), np.uint8)
+        self._where = where
+        if where == 'decode':
+            raise cv2.error('no such picture')
+
+    def without(self, rects_xyxy_px):
+        if self._where == 'replace':
+            raise ZeroDivisionError('in the middle')
+
+    def encode(self, touched_xyxy_px):
+        if self._where == 'encode':
+            raise MemoryError('too large')
+        return b'done'
+
+
+@pytest.mark.parametrize(
+    ('where', 'text'),
+    [
+        ('decode', 'got error: .*no such picture; the frame has no image'),
+        ('replace', 'got ZeroDivisionError: in the middle; the frame has no image'),
+        ('encode', 'got MemoryError: too large; the frame has no image'),
+    ],
+)
+def test_any_failure_is_carried_by_its_frame_alone(anonymizer, where, text):
+    tasks = [
+        image_task(0, 0, FOUND),
+        Task(1, lambda: _Fragile(where), stream='a', stamp_ns=33 * MS, detections=FOUND),
+        Task(2, lambda: _Fragile(''), stream='a', stamp_ns=66 * MS, detections=FOUND),
+    ]
+    first, failed, last = run(tasks, anonymizer)
+    assert is_black(first)
+    assert isinstance(failed.error, AnonymizerError)
+    with pytest.raises(AnonymizerError, match=text):
+        raise failed.error
+    assert failed.data is None
+    assert bytes(last.data) == b'done'
+
+
+def test_an_error_of_the_package_stays_what_it_is(anonymizer):
+    (outcome,) = run([image_task(0, 0, msg=raw_message('nonsense8', 4, 4, data=b''))], anonymizer)
+    assert type(outcome.error) is ImageError
+
+
+def test_what_the_tasks_raise_is_raised_after_what_came_before(anonymizer):
+    def tasks():
+        yield Task(0)
+        yield image_task(1, 0)
+        raise BagError('damaged')
+
+    seen = []
+    with pytest.raises(BagError, match='^damaged$'):
+        seen.extend(outcome.item for outcome in anonymize_all(tasks(), anonymizer))
+    assert seen == [0, 1]
+    assert threads() == []
+
+
+def test_closing_early_ends_the_threads_and_the_tasks(anonymizer):
+    ended = []
+
+    def tasks():
+        try:
+            for i in range(100_000):
+                yield image_task(i, 33 * i)
+        finally:
+            ended.append(threading.current_thread().name)
+
+    outcomes = anonymize_all(tasks(), anonymizer)
+    for _ in range(5):
+        next(outcomes)
+    start = time.monotonic()
+    outcomes.close()
+    assert time.monotonic() - start < 5
+    assert ended == ['feed']
+    assert threads() == []
+
+
+def test_memory_is_bounded_while_the_consumer_waits(anonymizer):
+    drawn = []
+
+    def tasks():
+        for i in range(1000):
+            drawn.append(i)
+            yield image_task(i, 33 * i)
+
+    with closing(anonymize_all(tasks(), anonymizer)) as outcomes:
+        next(outcomes)
+        time.sleep(1)
+        # Two queues, the decoders, and the frames of the look-ahead.
+        assert len(drawn) < 40
