@@ -40,7 +40,7 @@ setup(
     ],
     extras_require={
         # Real rclpy and FastDDS without a ROS installation, for the node on a plain machine.
-        'ros': ['ros-jazzy-rclpy', 'ros-jazzy-common-interfaces'],
+        'ros': ['ros-jazzy-rclpy[fastrtps]', 'ros-jazzy-common-interfaces'],
         'train': ['torch>=2.0', 'tensorboard', 'matplotlib', 'onnxslim', 'ncnn', 'scikit-image'],
         'test': [
             'pytest>=7',
