@@ -1,0 +1,95 @@
+"""What the README says must be so: its commands parse, its files exist, its table is complete."""
+
+import re
+import shlex
+
+from conftest import ROOT
+import pytest
+
+from ffs_anonymizer.cli import make_parser
+from ffs_anonymizer.cli_options import settings_from
+from ffs_anonymizer.params import load, Settings, to_markdown
+
+README = (ROOT / 'README.md').read_text('utf-8')
+DOCUMENTS = {path.name: path.read_text('utf-8') for path in sorted(ROOT.glob('docs/*.md'))}
+
+
+def blocks(text: str, *languages: str) -> list[str]:
+    found = re.findall(r'^```(\w*)\n(.*?)^```', text, re.DOTALL | re.MULTILINE)
+    return [block for language, block in found if language in languages]
+
+
+def commands(program: str) -> list[str]:
+    texts = [README, *DOCUMENTS.values()]
+    lines = [
+        line.strip()
+        for text in texts
+        for block in blocks(text, 'sh', '')
+        for line in block.replace('\\\n', ' ').splitlines()
+    ]
+    return sorted({line for line in lines if line.startswith(f'{program} ')})
+
+
+def words(command: str) -> list[str]:
+    return shlex.split(command.partition('>')[0], comments=True)[1:]
+
+
+@pytest.mark.parametrize('command', commands('ffs_anonymizer'))
+def test_commands_parse(command: str) -> None:
+    args = make_parser().parse_args(words(command))
+    assert callable(args.run)
+    # Training reads --config and --set as its own settings.
+    if words(command)[0] in ('bag', 'media', 'params') and args.config is None:
+        assert isinstance(settings_from(args), Settings)
+
+
+@pytest.mark.parametrize('command', commands('make'))
+def test_make_targets_exist(command: str) -> None:
+    makefile = (ROOT / 'Makefile').read_text('utf-8')
+    for target in words(command):
+        assert re.search(rf'^{target}:', makefile, re.MULTILINE), target
+
+
+@pytest.mark.parametrize('command', commands('ros2'))
+def test_launch_files_and_their_arguments_exist(command: str) -> None:
+    verb, *rest = words(command)
+    if verb == 'launch':
+        package, name, *arguments = rest
+        text = (ROOT / 'launch' / name).read_text('utf-8')
+        assert package == 'ffs_anonymizer'
+        for argument in arguments:
+            assert f"'{argument.partition(':=')[0]}'" in text
+
+
+def test_there_are_commands_of_every_kind() -> None:
+    assert len(commands('ffs_anonymizer')) >= 10
+    assert len(commands('ros2')) >= 3
+    assert {'make demo', 'make test'} <= {c.partition('#')[0].strip() for c in commands('make')}
+
+
+def test_files_that_are_linked_to_exist() -> None:
+    targets = re.findall(r'\]\(([^)#]+)\)', README)
+    local = [target for target in targets if '://' not in target]
+    assert 'docs/before_after.jpg' in local
+    assert [target for target in local if not (ROOT / target).is_file()] == []
+    assert (ROOT / 'docs' / 'before_after.jpg').stat().st_size < 300_000
+
+
+def test_headings_that_are_linked_to_exist() -> None:
+    headings = {
+        h.lower().replace(' ', '-') for h in re.findall(r'^#+ (.*)$', README, re.MULTILINE)
+    }
+    assert set(re.findall(r'\]\(#([^)]+)\)', README)) <= headings
+
+
+def test_the_configuration_loads(tmp_path) -> None:
+    for i, block in enumerate(blocks(README, 'yaml')):
+        file = tmp_path / f'{i}.yaml'
+        file.write_text(block, encoding='utf-8')
+        assert load(file) != Settings()
+
+
+def test_the_table_of_parameters_is_the_program_s_own() -> None:
+    table = re.search(r'<!-- made by .*? -->\n(.*?)<!-- end -->', README, re.DOTALL)
+    assert table is not None
+    assert table.group(1) == to_markdown()
