@@ -178,6 +178,9 @@ def _run(args: argparse.Namespace, pictures: list[NDArray[np.uint8]]) -> dict[st
     tester.create_subscription(type(messages[0]), f'/anonymized{_topic(args)}', on_output, 20)
     tester.create_subscription(DiagnosticArray, '/diagnostics', on_diagnostics, 10)
     until('the node subscribes', camera.get_subscription_count, 120)
+    # The node may know of us a little later than we of it; what is sent before reaches nobody.
+    settled_s = time.monotonic() + 1
+    until('both sides know of each other', lambda: time.monotonic() > settled_s, 5)
 
     total = int(args.seconds * args.rate)
     start_s = time.monotonic()
