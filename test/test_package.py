@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from pathlib import Path
+import re
+import xml.etree.ElementTree as ElementTree
+
+import ffs_anonymizer
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_version_and_licence_are_the_same_everywhere() -> None:
+    package = ElementTree.parse(ROOT / 'package.xml').getroot()
+    setup = (ROOT / 'setup.py').read_text(encoding='utf-8')
+    assert package.findtext('version') == ffs_anonymizer.__version__
+    assert re.findall(r"version='([^']*)'", setup) == [ffs_anonymizer.__version__]
+    assert package.findtext('license') == 'Apache-2.0'
+    assert re.findall(r"license='([^']*)'", setup) == ['Apache-2.0']
+
+
+def test_ament_finds_the_package() -> None:
+    package = ElementTree.parse(ROOT / 'package.xml').getroot()
+    name = package.findtext('name')
+    assert name == 'ffs_anonymizer'
+    assert (ROOT / 'resource' / name).is_file()
+    assert package.findtext('export/build_type') == 'ament_python'
+    assert f'$base/lib/{name}' in (ROOT / 'setup.cfg').read_text(encoding='utf-8')
