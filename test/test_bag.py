@@ -526,7 +526,7 @@ def test_sqlite_in_both_layouts(tmp_path, face_bgr, layout, mode):
         assert result.topics['/odd'][1:3] == ('ros2msg', SPECS[3].definition)
 
 
-def test_sqlite_to_mcap_and_back(tmp_path, face_bgr):
+def test_sqlite_to_mcap_and_back(tmp_path, face_bgr, capsys):
     records = drive(face_bgr, 2)
     source = write_bag(tmp_path / 'in', records, storage='sqlite3')
 
@@ -537,6 +537,19 @@ def test_sqlite_to_mcap_and_back(tmp_path, face_bgr):
     assert middle.records == [r._replace(publish_ns=r.log_ns, sequence=0) for r in records]
     assert last == first
     assert middle.topics == first.topics
+    assert 'sqlite3 has no place for publish times' in capsys.readouterr().err
+
+
+def test_sqlite_without_definitions_to_mcap(tmp_path, face_bgr, capsys):
+    records = drive(face_bgr, 1)
+    source = write_bag(tmp_path / 'in', records, storage='sqlite3', layout=2, version=5)
+
+    assert run(source, tmp_path / 'out', '-s', 'mcap') == 0
+
+    assert 'the bag has no message definitions for these types' in capsys.readouterr().err
+    result = read_bag(tmp_path / 'out')
+    assert result.topics['/odd'] == ('nobody_msgs/msg/Unheard', '', '', 'cdr', RELIABLE, '')
+    assert [r.data for r in others(result.records)] == [r.data for r in others(records)]
 
 
 def test_chunks_are_compressed_as_they_were(tmp_path, face_bgr):
@@ -562,6 +575,17 @@ def test_frames_without_faces_are_the_same_bytes(tmp_path, face_bgr):
     assert run(source, tmp_path / 'out') == 0
 
     assert read_bag(tmp_path / 'out').raw == read_bag(source).raw
+
+
+def test_a_second_picture_behind_a_jpeg_is_left_out(tmp_path, face_bgr):
+    wall, small = jpeg(np.full_like(face_bgr, 90)), jpeg(face_bgr)
+    record = Record('/cam/image/compressed', T0, T0, 1, compressed_cdr(wall + small))
+    source = write_bag(tmp_path / 'in', [record], splits=1)
+
+    assert run(source, tmp_path / 'out') == 0
+
+    (result,) = read_bag(tmp_path / 'out').records
+    assert result.data == compressed_cdr(wall)
 
 
 def test_message_compression_leaves_unchanged_messages_as_they_are(tmp_path, face_bgr):

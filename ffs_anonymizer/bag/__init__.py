@@ -99,8 +99,10 @@ def run(args: argparse.Namespace) -> int:
     if args.skip_existing and job.target.exists():
         print(f'{job.target} exists already: nothing to do')
         return 0
+    from ffs_anonymizer.bag.allocator import keep_memory
     from ffs_anonymizer.bag.conversion import Conversion, summary
 
+    keep_memory()
     conversion = Conversion(job, settings)
     print(conversion.plan(), flush=True)
     for warning in conversion.warnings():
@@ -128,7 +130,10 @@ def _add_topic_options(parser: argparse.ArgumentParser) -> None:
         '--topics', nargs='+', default=[], metavar='TOPIC', help='images to anonymize, by name'
     )
     group.add_argument(
-        '-e', '--regex', default='', help='images to anonymize, by an expression for all the name'
+        '-e',
+        '--regex',
+        default='',
+        help='images to anonymize, by a regular expression that fits the whole name',
     )
     group.add_argument(
         '--exclude-topics',
@@ -142,7 +147,7 @@ def _add_topic_options(parser: argparse.ArgumentParser) -> None:
         '--exclude-regex',
         default='',
         metavar='REGEX',
-        help='the same, by an expression for all the name',
+        help='the same, by a regular expression that fits the whole name',
     )
     group.add_argument(
         '--start-time-ns', type=int, metavar='NS', help='leave out what was recorded before'
@@ -154,12 +159,14 @@ def _add_topic_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_format_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group('format', 'Without these, the new bag is as the old one is.')
-    group.add_argument('-s', '--storage', choices=('mcap', 'sqlite3'), default='')
+    group.add_argument(
+        '-s', '--storage', choices=('mcap', 'sqlite3'), default='', help='of the new bag'
+    )
     group.add_argument(
         '--compression-mode',
         choices=('none', 'file', 'message', 'chunk'),
         default='',
-        help="rosbag2's modes, and chunk: inside an mcap, which `ros2 bag` reads fastest",
+        help="rosbag2's modes, and chunk: within an mcap",
     )
     group.add_argument('--compression-format', choices=('zstd',), default='zstd')
     group.add_argument(

@@ -187,6 +187,14 @@ class Conversion:
                 'sqlite3 has no place for publish times, sequence numbers, attachments and '
                 'metadata records: they are left out'
             )
+        undefined = [
+            t.type_name for t in self.reader.topics() if t.topic and not t.topic.definition
+        ]
+        if self.layout.storage == 'mcap' and undefined:
+            lines.append(
+                'the bag has no message definitions for these types, so the new one has none '
+                f'either; viewers that need them cannot show: {", ".join(sorted({*undefined}))}'
+            )
         return lines
 
     def run(self, *, shows_progress: bool) -> Report:

@@ -36,6 +36,9 @@ COMPRESSIONS = {
 
 _RECORD = struct.Struct('<BQ')
 _MESSAGE = struct.Struct('<HIQQ')
+# The last records: the footer with the magic behind it, and the one before the summary.
+_END = struct.Struct('<BQQQI8s')
+_DATA_END = struct.Struct('<BQI')
 
 
 class McapReader:
@@ -116,10 +119,21 @@ class McapReader:
                 contents.message_count += 1
         contents.topics = list(self._topics.values())
 
+    def _has_checksum(self) -> bool:
+        """Return whether there is one of all data, besides those of the chunks."""
+        self._file.seek(-_END.size, io.SEEK_END)
+        _, _, summary_start, _, _, _ = _END.unpack(self._file.read(_END.size))
+        if summary_start < _DATA_END.size:
+            return True
+        self._file.seek(summary_start - _DATA_END.size)
+        opcode, length, checksum = _DATA_END.unpack(self._file.read(_DATA_END.size))
+        return (opcode, length, checksum) != (Opcode.DATA_END, 4, 0)
+
     def _raw_items(self, start_ns: int | None, end_ns: int | None) -> Iterator[Item]:
+        has_checksum = self._has_checksum()
         self._file.seek(0)
         reader = StreamReader(
-            self._file, emit_chunks=True, validate_crcs=True, record_size_limit=self._size
+            self._file, emit_chunks=True, validate_crcs=has_checksum, record_size_limit=self._size
         )
         for record in reader.records:
             if isinstance(record, Chunk):
