@@ -8,11 +8,15 @@ from dataclasses import dataclass
 import importlib
 import importlib.util
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ffs_anonymizer.errors import ModelError
+
+if TYPE_CHECKING:
+    from ffs_anonymizer.backend.cuda.painter import Painter
 
 Tensors = Mapping[str, NDArray[np.float32]]
 
@@ -84,6 +88,10 @@ class Backend(ABC):
     def infer_impl(self, feeds: Tensors) -> dict[str, NDArray[np.float32]]:
         """Run the network; the feeds are checked already."""
 
+    def painter(self) -> Painter | None:
+        """Return what crops, generates and pastes in one go, where the device can do that."""
+        return None
+
     def close(self) -> None:  # noqa: B027
         """Give back the device's memory; the object is of no use afterwards."""
 
@@ -92,6 +100,8 @@ class Backend(ABC):
 BACKENDS = {
     'cpu': 'ffs_anonymizer.backend.ort',
     'cuda': 'ffs_anonymizer.backend.ort',
+    'tensorrt': 'ffs_anonymizer.backend.trt',
+    'openvino': 'ffs_anonymizer.backend.openvino',
 }
 
 
@@ -100,15 +110,29 @@ def open_model(path: Path, *, device: str = 'auto', threads: int = 0) -> Backend
     Load an ONNX network into a back end.
 
     :param path: the ONNX file.
-    :param device: `auto` takes the best of this machine; any other word takes that or raises.
+    :param device: `auto` takes TensorRT where an engine for this file lies ready, then CUDA, then
+        the CPU, and says so; any other word takes that or raises.
     :param threads: CPU threads; 0 means one a core.
     :raises ModelError: the file, the library or the device is missing, or the file is damaged.
     """
     if not path.is_file():
         raise ModelError(f'model file {path}: got nothing there, expected an ONNX file')
-    module_name = BACKENDS.get('cpu' if device == 'auto' else device)
+    if device == 'auto':
+        return _open_best(path, threads)
+    module_name = BACKENDS.get(device)
     if module_name is None:
         raise ModelError(f'device {device!r} is not built into this version; got {path}')
     module = importlib.import_module(module_name)
     backend: Backend = module.load(path, device=device, threads=threads)
+    return backend
+
+
+def _open_best(path: Path, threads: int) -> Backend:
+    engine = importlib.import_module(BACKENDS['tensorrt']).load_if_built(path)
+    if isinstance(engine, Backend):
+        return engine
+    backend: Backend = importlib.import_module(BACKENDS['cuda']).load(
+        path, device='auto', threads=threads
+    )
+    backend.device += f', not tensorrt: {engine}'
     return backend

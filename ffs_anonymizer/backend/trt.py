@@ -111,7 +111,7 @@ def read_traits(model: bytes) -> Traits:
     half = onnx.TensorProto.FLOAT16
     return Traits(
         quantized=any(node.op_type == 'QuantizeLinear' for node in graph.node),
-        half=any(tensor.data_type == half for tensor in graph.initializer)
+        half=any(weights.data_type == half for weights in graph.initializer)
         or any(
             attribute.i == half
             for node in graph.node

@@ -44,7 +44,7 @@ class GpuPainter:
         self._cut.prepare('PPiiPP')
         self._paste.prepare('PPPPiP')
         self._shared: dict[str, Shared] = {}
-        self._device: dict[str, tuple[Any, int]] = {}
+        self._reserved: dict[str, tuple[Any, int]] = {}
         self._recorded: dict[int, Recorded] = {}
 
     def paint(self, image_bgr: NDArray[np.uint8], job: Job) -> list[NDArray[np.uint8]]:
@@ -77,9 +77,9 @@ class GpuPainter:
             self._drop_graphs()
             for shared in self._shared.values():
                 shared.close()
-            for memory, _ in self._device.values():
+            for memory, _ in self._reserved.values():
                 memory.free()
-            self._shared, self._device = {}, {}
+            self._shared, self._reserved = {}, {}
 
     def _paint(self, n: int) -> None:
         """Put everything between the copies on the stream."""
@@ -104,7 +104,7 @@ class GpuPainter:
             self._shared[name].pointer for name in ('frame', 'job', 'pixels', 'out')
         )
         condition, mask, faces = (
-            int(self._device[name][0]) for name in ('condition', 'mask', 'faces')
+            int(self._reserved[name][0]) for name in ('condition', 'mask', 'faces')
         )
         block = (_THREADS, 1, 1)
         first = 0
@@ -137,13 +137,13 @@ class GpuPainter:
         return shared
 
     def _reserve_device(self, name: str, size: int) -> None:
-        memory, capacity = self._device.get(name, (None, 0))
+        memory, capacity = self._reserved.get(name, (None, 0))
         if capacity < size:
             self._drop_graphs()
             if memory is not None:
-                del self._device[name]
+                del self._reserved[name]
                 memory.free()
-            self._device[name] = self._gpu.cuda.mem_alloc(size), size
+            self._reserved[name] = self._gpu.cuda.mem_alloc(size), size
 
     def _drop_graphs(self) -> None:
         for recorded in self._recorded.values():
