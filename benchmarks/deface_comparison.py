@@ -75,9 +75,8 @@ def report(frames: int, seconds: dict[str, float]) -> int:
 
 def measure(way: str, command: list[str], video: Path, output: Path) -> float:
     """Return the seconds that a run takes."""
-    words = (
-        [*command, '-i', video, '-o', output] if 'ours' in way else [*command, video, '-o', output]
-    )
+    source = ['-i', str(video)] if way.startswith('ours') else [str(video)]
+    words = [*command, *source, '-o', str(output)]
     start_s = time.perf_counter()
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     spent = time.perf_counter() - start_s
