@@ -19,7 +19,10 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(exclude=['test', 'test.*']),
-    package_data={PACKAGE: ['py.typed', 'models/*.onnx', 'models/*.json', 'models/*.md']},
+    package_data={
+        PACKAGE: ['py.typed', 'models/*.onnx', 'models/*.json', 'models/*.md'],
+        f'{PACKAGE}.backend.cuda': ['*.cu', '*.h'],
+    },
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{PACKAGE}']),
         (f'share/{PACKAGE}', ['package.xml']),

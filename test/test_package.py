@@ -25,3 +25,13 @@ def test_ament_finds_the_package() -> None:
     assert (ROOT / 'resource' / name).is_file()
     assert package.findtext('export/build_type') == 'ament_python'
     assert f'$base/lib/{name}' in (ROOT / 'setup.cfg').read_text(encoding='utf-8')
+
+
+def test_every_file_of_the_package_is_installed() -> None:
+    declared = (ROOT / 'setup.py').read_text(encoding='utf-8')
+    for path in (ROOT / 'ffs_anonymizer').rglob('*'):
+        if path.is_dir() and path.name != '__pycache__':
+            assert (path / '__init__.py').is_file(), f'{path} is left out by find_packages'
+        elif path.is_file() and path.suffix not in ('.py', '.pyc'):
+            kinds = (f"'{path.name}'", f"*{path.suffix}'")
+            assert any(kind in declared for kind in kinds), f'{path} is in no package_data'
