@@ -8,8 +8,7 @@ import zlib
 
 from ffs_anonymizer.bag.storage import Item, Message, Topic
 
-_STAMPS = Struct('<qqI')
-_SIZE = Struct('<Q')
+_ENTRY = Struct('<qqIQ')
 _END_BYTES = 256
 
 
@@ -40,15 +39,14 @@ class Ledger:
         elif isinstance(item, Message):
             key = (item.topic.name, item.topic.type_name)
             self.counts[key] += 1
-            publish_ns, sequence = item.publish_ns, item.sequence
+            publish_ns, sequence, size, ends = item.publish_ns, item.sequence, 0, b''
             if not self.keeps_publish_times:
                 publish_ns, sequence = item.log_ns, 0
-            digest = zlib.crc32(key[0].encode(), self.digest)
-            digest = zlib.crc32(_STAMPS.pack(item.log_ns, publish_ns, sequence), digest)
             if self.counts_data and key not in self.changed_topics:
+                size = len(item.data)
                 ends = item.data[:_END_BYTES] + item.data[-_END_BYTES:]
-                digest = zlib.crc32(ends, zlib.crc32(_SIZE.pack(len(item.data)), digest))
-            self.digest = digest
+            entry = _ENTRY.pack(item.log_ns, publish_ns, sequence, size)
+            self.digest = zlib.crc32(b''.join((key[0].encode(), entry, ends)), self.digest)
 
     def differences(self, other: Ledger) -> list[str]:
         """Return what differs, as words; empty where the two are the same."""

@@ -131,6 +131,9 @@ class SqliteReader:
             f'SELECT {", ".join(columns)} FROM topics ORDER BY id'
         ):
             encoding, text, definition_hash = definitions.get(type_name, ('', '', ''))
+            texts = (name, type_name, serialization, qos, type_hash, encoding, text)
+            if not all(isinstance(word, str) for word in (*texts, definition_hash)):
+                raise BagError(f'{self._path} is damaged: the topic number {number} is no text')
             topics[number] = Topic(
                 name,
                 type_name,
