@@ -161,6 +161,12 @@ def add_export_parser(subparsers: Subparsers) -> None:
     parser.add_argument('-o', '--output', type=Path, required=True, help='folder')
     parser.add_argument('--name', default='', help="of the files; the network's by default")
     parser.add_argument('--data', type=Path, help='packed faces, where those of training moved')
+    parser.add_argument(
+        '--picture-data',
+        type=Path,
+        metavar='FOLDER',
+        help="packed faces whose surroundings the card's picture may show",
+    )
     parser.add_argument('--version', default='0', help='of the weights')
     parser.add_argument(
         '--training-data', default='not stated', help='what it was trained on, and its terms'
@@ -185,7 +191,14 @@ def run_export(args: argparse.Namespace) -> int:
         metrics=None if args.metrics is None else read_json(args.metrics),
         notes='' if args.notes is None else read_text(args.notes),
     )
-    done = export(args.input, args.output, name=args.name, data=args.data, provenance=provenance)
+    done = export(
+        args.input,
+        args.output,
+        name=args.name,
+        data=args.data,
+        picture_data=args.picture_data,
+        provenance=provenance,
+    )
     print(f'{done.fp32}: largest difference from torch {done.fp32_error:.1e}')
     print(f'{done.fp16}: largest difference from torch {done.fp16_error:.1e}')
     return 0

@@ -20,6 +20,7 @@ from ffs_anonymizer.training.network import composite, Generator, make_generator
 from ffs_anonymizer.training.onnx_file import probe, run_onnx, write_half, write_onnx
 from ffs_anonymizer.training.settings import from_mapping, TrainSettings
 from ffs_anonymizer.training.table import measure
+from ffs_anonymizer.training.train import fixed_batch, held_out_batch, settle
 
 FOLD_LIMIT = 1e-5
 FP32_LIMIT = 1e-4
@@ -70,6 +71,7 @@ def export(
     *,
     name: str = '',
     data: Path | None = None,
+    picture_data: Path | None = None,
     provenance: Provenance | None = None,
 ) -> Exported:
     """
@@ -79,6 +81,8 @@ def export(
     :param out: the folder.
     :param name: of the files; the network's name where there is none.
     :param data: the packed faces; None takes those that it was trained on.
+    :param picture_data: packed faces for the card's picture, which shows their surroundings;
+        None takes held-out faces of the data.
     :param provenance: what the manifest and the card should say.
     :raises ModelError: the checkpoint is unfit, or a file differs too much from torch.
     """
@@ -88,6 +92,10 @@ def export(
     generator = make_generator(settings.network)
     load_weights(generator, checkpoint['ema'], str(checkpoint_path))
     shown = settle_on_data(generator, settings, data)
+    if picture_data is not None:
+        faces = load_packed(picture_data)
+        train_on, held_out = faces.split()
+        shown = held_out_batch(faces, held_out if len(held_out) else train_on, settings, 16)
 
     # Folded
     folded = fold(generator)
@@ -136,8 +144,6 @@ def settle_on_data(
     :param settings: of its training.
     :param data: the packed faces; None takes those that it was trained on, where they still are.
     """
-    from ffs_anonymizer.training.train import fixed_batch, held_out_batch, settle
-
     generator.eval()
     try:
         faces = load_packed(data if data is not None else Path(settings.data))

@@ -51,6 +51,9 @@ class TrainSettings:
     weight_features: float = setting(1.0, 'of the feature distance in the hole', 0.0)
     weight_hole: float = setting(1.0, 'of the pixel distance in the hole', 0.0)
     weight_ring: float = setting(2.0, 'of the pixel distance outside the hole', 0.0)
+    look_px: int = setting(
+        96, 'side of the window, drawn anew each step, that critic and features see', 16, 512
+    )
     critic_channels: int = setting(96, 'channels inside each head of the critic', 8, 1024)
     features: str = setting('efficientnet', 'feature network: efficientnet, or random (tests)')
     init_from: str = setting('', 'checkpoint whose weights a new run starts from')

@@ -179,7 +179,7 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
             painted = painted.float()
             chance = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
             (real, fake), seen_mask = augment(
-                (image, composite(painted, image, mask)), mask, chance
+                (image, composite(painted, image, mask)), mask, chance, settings.look_px
             )
             with (
                 torch.no_grad(),
