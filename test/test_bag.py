@@ -1057,7 +1057,8 @@ def command(source, target, *words):
 
 
 @pytest.mark.parametrize(
-    ('number', 'code'), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
+    ('number', 'code'),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGKILL, -9)],
 )
 def test_ended_midway(tmp_path, face_bgr, number, code):
     source = long_bag(tmp_path / 'in', face_bgr, 400)

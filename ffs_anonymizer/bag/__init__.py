@@ -31,6 +31,7 @@ read back before it gets its name; until then it is called <output>.partial. Not
 overwritten, and no image is written that could not be anonymized.
 """
 _MOST_LINES = 20
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
 _EXAMPLES = """\
 examples:
   ffs_anonymizer bag -i drive_01 -o drive_01_anonymized
@@ -247,15 +248,18 @@ def _settings_words(settings: Settings) -> str:
 
 @contextmanager
 def _terminated_cleanly() -> Iterator[None]:
-    """Let SIGTERM end the program the way that an error does: with everything tidied up."""
+    """Let signals end the program the way that an error does: with everything tidied up."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _terminate)
+    numbers = [number for number in _ENDING if signal.getsignal(number) is signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, _terminate)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
