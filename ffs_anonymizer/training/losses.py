@@ -74,6 +74,19 @@ def pixel_distance(
     return total / (where.sum() * painted.shape[1]).clamp_min(1.0)
 
 
+def inner_border(mask: torch.Tensor) -> torch.Tensor:
+    """
+    Return how close each pixel of the hole is to what is kept, (N, 1, S, S): 1 at best, then 0.
+
+    What lies there follows from the surroundings, and a step there is a seam.
+
+    :param mask: (N, 1, S, S), 1 = keep.
+    """
+    reach = max(mask.shape[-1] // 16, 1)
+    near = functional.avg_pool2d(mask, 2 * reach + 1, 1, reach, count_include_pad=False)
+    return near * (1.0 - mask)
+
+
 def augment(
     images: Sequence[torch.Tensor],
     mask: torch.Tensor,

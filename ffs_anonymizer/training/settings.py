@@ -50,6 +50,7 @@ class TrainSettings:
     critic_from: int = setting(500, 'step from which the adversarial term counts', 0)
     weight_features: float = setting(1.0, 'of the feature distance in the hole', 0.0)
     weight_hole: float = setting(1.0, 'of the pixel distance in the hole', 0.0)
+    weight_border: float = setting(4.0, 'of the pixel distance just inside the border', 0.0)
     weight_ring: float = setting(2.0, 'of the pixel distance outside the hole', 0.0)
     look_px: int = setting(
         96, 'side of the window, drawn anew each step, that critic and features see', 16, 512

@@ -36,6 +36,7 @@ from ffs_anonymizer.training.losses import (
     critic_hinge,
     feature_distance,
     generator_hinge,
+    inner_border,
     pixel_distance,
 )
 from ffs_anonymizer.training.network import composite, Generator, make_generator, transplant
@@ -222,9 +223,11 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
                 [tap.float() for tap in real_taps], fake_taps, seen_mask
             )
             scalars['hole'] = pixel_distance(painted, image, 1.0 - mask)
+            scalars['border'] = pixel_distance(painted, image, inner_border(mask))
             scalars['ring'] = pixel_distance(painted, image, mask)
             total = total + settings.weight_features * scalars['features']
             total = total + settings.weight_hole * scalars['hole']
+            total = total + settings.weight_border * scalars['border']
             total = total + settings.weight_ring * scalars['ring']
             if teacher is not None:
                 with torch.autocast(device.type, torch.bfloat16, enabled=settings.half):
