@@ -103,13 +103,17 @@ def run(args: argparse.Namespace) -> int:
     from ffs_anonymizer.backend.cuda.driver import Gpu
     from ffs_anonymizer.backend.engine_cache import EngineCache
 
-    gpu, cache = Gpu(), EngineCache()
-    target = trt.target_of(trt.import_tensorrt(), gpu)
+    cache, module = EngineCache(), trt.import_tensorrt()
+    gpu = Gpu()
+    try:
+        target = trt.target_of(module, gpu)
+    finally:
+        gpu.close()
     print(f'for {", ".join(target.values())}, into {cache.folder}')
-    _build_kernels(cache, gpu.compute_capability, force=args.force_engine_update)
+    force = args.force_engine_update
+    _build_kernels(cache, target['compute_capability'], force=force)
     for path, variants in plans:
-        update = args.force_engine_update
-        _build_one(cache, path, variants, target, force=update, exact=args.exact)
+        _build_one(cache, path, variants, target, force=force, exact=args.exact)
     return 0
 
 

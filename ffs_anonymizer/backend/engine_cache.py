@@ -127,13 +127,13 @@ class EngineCache:
                 f'a private one and no link; remove it and {BUILD}'
             ) from error
         try:
-            _check_private(os.fstat(folder), self.folder, 'chmod 700')
+            _check_private(os.fstat(folder), self.folder)
             yield folder
         finally:
             os.close(folder)
 
 
-def _check_private(status: os.stat_result, path: Path, remedy: str) -> None:
+def _check_private(status: os.stat_result, path: Path) -> None:
     if status.st_uid != os.geteuid():
         raise ModelError(
             f'{path}: got a file of user {status.st_uid}, expected one of user {os.geteuid()}; '
@@ -142,7 +142,7 @@ def _check_private(status: os.stat_result, path: Path, remedy: str) -> None:
     if status.st_mode & _WRITABLE_BY_OTHERS:
         raise ModelError(
             f'{path}: got mode {stat.S_IMODE(status.st_mode):04o}, which lets others write what '
-            f'would be executed here; remove it, `{remedy}` and {BUILD}'
+            f'would be executed here; remove it and {BUILD}'
         )
 
 
@@ -164,7 +164,7 @@ def _read(folder: int, name: str, path: Path) -> bytes:
             raise ModelError(
                 f'{path}: got {name} that is no plain file with one name; remove it and {BUILD}'
             )
-        _check_private(status, path, 'chmod 600')
+        _check_private(status, path)
         return file.read()
 
 

@@ -326,9 +326,12 @@ class TrtBackend(Backend):
         self._trt = trt = import_tensorrt()
         self._gpu = gpu = Gpu()
         self._cache = cache or EngineCache()
-        data, facts = _load(self._cache, path, target_of(trt, gpu))
-        if not facts.keys() >= ENGINE_KEYS:
-            raise ModelError(f'{path}: the JSON beside its engine lacks facts; {BUILD}')
+        self._painter: GpuPainter | None = None
+        try:
+            data, facts = _load(self._cache, path, target_of(trt, gpu))
+        except ModelError:
+            gpu.close()
+            raise
         self._logger = make_logger(trt)
         with gpu.current():
             runtime = self._runtime = trt.Runtime(self._logger)
@@ -372,9 +375,9 @@ class TrtBackend(Backend):
             return None
         variants = {variant.batch: variant.enqueue for variant in self._variants}
         with self._gpu.current():
-            painter = GpuPainter(self._gpu, cubin, variants, self.inputs[0].shape[-1])
+            self._painter = GpuPainter(self._gpu, cubin, variants, self.inputs[0].shape[-1])
         self.device += ', crops and pasting too'
-        return painter
+        return self._painter
 
     def close(self) -> None:
         """Give the memory back, in the order that TensorRT wants."""
@@ -382,8 +385,11 @@ class TrtBackend(Backend):
             for variant in self._variants:
                 variant.close()
             self._variants = []
+            if self._painter is not None:
+                self._painter.close()
             self._engine = None
             self._runtime = None
+        self._gpu.close()
 
     def _make_variant(self, index: int) -> _Variant:
         context = self._engine.create_execution_context()
@@ -528,19 +534,22 @@ def load_if_built(path: Path) -> TrtBackend | str:
 def _load(
     cache: EngineCache, path: Path, target: Mapping[str, str]
 ) -> tuple[bytes, dict[str, Any]]:
-    facts = engine_facts(path, target)
+    wanted = engine_facts(path, target)
     try:
-        return cache.load(name_of(facts, '.engine'), facts)
+        data, facts = cache.load(name_of(wanted, '.engine'), wanted)
     except MissingError as error:
         others = [
             ', '.join(str(other.get(key)) for key in target)
-            for other in cache.facts_of_all(facts['onnx_sha256'][:16])
+            for other in cache.facts_of_all(wanted['onnx_sha256'][:16])
         ]
         found = f'engines for {others}' if others else 'no engine'
         raise MissingError(
             f'{path}: got {found}, expected one for {", ".join(target.values())}; '
             f'{BUILD} --model {path}'
         ) from error
+    if not facts.keys() >= ENGINE_KEYS:
+        raise ModelError(f'{path}: the JSON beside its engine lacks facts; {BUILD}')
+    return data, facts
 
 
 def _checked_shapes(

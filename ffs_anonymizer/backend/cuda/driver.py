@@ -125,6 +125,14 @@ class Gpu:
             self._library.cuGraphDestroy(graph)
         return Graph(self, executable)
 
+    def close(self) -> None:
+        """Let go of the context; all that lives in it must have been given back."""
+        with self.current():
+            del self.stream
+        # Left to its destructor, pycuda takes a primary context for one of its own and complains.
+        self._context.push()
+        self._context.detach()
+
     def _call(self, name: str, *arguments: object) -> None:
         status = getattr(self._library, name)(*arguments)
         if status != 0:
