@@ -20,7 +20,7 @@ setup(
     python_requires='>=3.10',
     packages=find_packages(exclude=['test', 'test.*']),
     package_data={
-        PACKAGE: ['py.typed', 'models/*.onnx', 'models/*.json', 'models/*.md'],
+        PACKAGE: ['py.typed', 'models/*.onnx', 'models/*.json', 'models/*.md', 'models/*.png'],
         f'{PACKAGE}.backend.cuda': ['*.cu', '*.h'],
     },
     data_files=[
