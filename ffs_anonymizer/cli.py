@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 _COMMAND_MODULES = {
     'ffs_anonymizer.bag': 'bag',
     'ffs_anonymizer.media': 'media',
+    'ffs_anonymizer.build': 'build',
+    'ffs_anonymizer.bench': 'bench',
+    'ffs_anonymizer.quantize': 'quantize',
     'ffs_anonymizer.training.commands': 'train',
 }
 _EXAMPLES = """\

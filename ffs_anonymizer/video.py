@@ -30,6 +30,8 @@ _ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
     '.avi': ('libx264', {'preset': 'veryfast', 'bf': '0'}),
 }
 _H264 = ('libx264', {'preset': 'veryfast'})
+# Metadata in another alphabet is no reason to refuse a file; PyAV 19 never did.
+_LENIENT = {'metadata_errors': 'ignore'} if int(av.__version__.split('.')[0]) < 19 else {}
 _COUNTING = ('.mp4', '.m4v', '.mov')
 _COLOURS = ('color_range', 'color_primaries', 'color_trc', 'colorspace')
 
@@ -108,7 +110,7 @@ class VideoSource:
     def __init__(self, path: Path, *, keep_audio: bool = False) -> None:
         self.path = path
         with _as_media_error(path):
-            self._container = av.open(str(path), metadata_errors='ignore')
+            self._container = av.open(str(path), **_LENIENT)
         try:
             self._open(keep_audio)
         except BaseException:
@@ -127,7 +129,7 @@ class VideoSource:
         self.stream.codec_context.options = {'err_detect': 'explode'}
         with (
             _as_media_error(self.path),
-            av.open(str(self.path), metadata_errors='ignore') as probe,
+            av.open(str(self.path), **_LENIENT) as probe,
         ):
             first = next(probe.decode(probe.streams[self.stream.index]), None)
         if first is None:
@@ -314,7 +316,7 @@ class VideoTarget:
 def count_pictures(path: Path) -> int:
     """Return how many pictures a video has, about; 0 where nothing in the file says it."""
     try:
-        with av.open(str(path), metadata_errors='ignore') as container:
+        with av.open(str(path), **_LENIENT) as container:
             stream = next(iter(container.streams.video), None)
             if stream is None:
                 return 0

@@ -26,7 +26,7 @@ LAYERS = {
     'recipe': ['anonymizer.py'],
     'pipeline': ['pipeline.py'],
     'edges': [
-        *('__main__.py', 'cli.py', 'cli_options.py'),
+        *('__main__.py', 'cli.py', 'cli_options.py', 'build.py'),
         *('bag/*', 'media.py', 'picture.py', 'video.py'),
         *('node.py', 'route.py', 'camera.py', 'worker.py', 'dds.py'),
         *WORKSHOP,
@@ -36,7 +36,7 @@ LIBRARIES = {
     'rclpy': ['node.py', 'route.py'],
     'torch': ['training/*'],
     'onnxruntime': ['backend/ort.py', *WORKSHOP],
-    'onnx': ['backend/ort.py', *WORKSHOP],
+    'onnx': ['backend/*', 'build.py', *WORKSHOP],
     'tensorrt': ['backend/trt.py'],
     'pycuda': ['backend/trt.py'],
     'openvino': ['backend/openvino.py'],
