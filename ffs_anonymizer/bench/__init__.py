@@ -45,6 +45,9 @@ def add_parser(subparsers: Subparsers) -> None:
         help='an ONNX generator to measure beside the shipped ones; may be repeated',
     )
     parser.add_argument(
+        '--only-named', action='store_true', help='measure the models of --model and no others'
+    )
+    parser.add_argument(
         '--baseline',
         choices=('deep-privacy2',),
         help="measure DeepPrivacy2's generator in PyTorch in the same run, and the ratios to it",

@@ -12,6 +12,7 @@ import onnx
 
 from ffs_anonymizer.backend import Backend
 from ffs_anonymizer.bench.timing import interleaved, median_ms, Run
+from ffs_anonymizer.crops import Crops
 from ffs_anonymizer.errors import AnonymizerError, ModelError
 from ffs_anonymizer.generator import Generator
 from ffs_anonymizer.models.manifest import default_generator, load_manifest
@@ -56,7 +57,10 @@ def named(path: Path) -> Entry:
 
     :raises ModelError: there is no such file, or it is no generator.
     """
-    Generator(_settings(path, 'cpu', 0)).close()
+    generator = Generator(_settings(path, 'cpu', 0))
+    feeds = _feeds(1, generator.size_px, 0)
+    generator.generate(Crops(feeds['condition'], feeds['mask'], np.zeros((1, 3), np.int32)))
+    generator.close()
     return Entry(path.stem, precision_of(path), path)
 
 

@@ -97,12 +97,18 @@ class Recipe:
         return 0
 
     def _entries(self, folder: Path) -> list[generators.Entry]:
+        named = [generators.named(path) for path in self.args.model]
+        if self.args.only_named:
+            self._left_out('other generators', 'not asked for: --only-named')
+            return named
         found = generators.shipped()
         if not found:
             self._left_out('shipped generators', 'this version has no weights of its own')
-        found += [generators.named(path) for path in self.args.model]
+        found += named
         have = {entry.path.stem.partition('-int8')[0] for entry in found}
         missing = [name for name in generators.RANDOM if name not in have]
+        if not missing:
+            return found
         self._say('networks with random weights')
         try:
             found += generators.random_ones(folder, missing)

@@ -94,11 +94,11 @@ class GeneratorQuality(Quality):
     def __init__(self, reference: Backend, crops: Crops, metric: str) -> None:
         self.name = metric
         self.crops = crops
-        self.wanted = self._paint(reference)
+        self.wanted = self.paint(reference)
 
     def score(self, model: Backend) -> float:
         """Return the mean over all crops."""
-        painted = self._paint(model)
+        painted = self.paint(model)
         if not np.isfinite(painted).all():
             return 0.0
         measure = structural_similarity if self.name == 'ssim' else agreement
@@ -109,7 +109,8 @@ class GeneratorQuality(Quality):
         ]
         return float(np.mean(scores))
 
-    def _paint(self, model: Backend) -> NDArray[np.float32]:
+    def paint(self, model: Backend) -> NDArray[np.float32]:
+        """Return what a network paints, (N, 3, S, S)."""
         return np.concatenate([model.infer(feed)['inpainted'] for feed in crop_feeds(self.crops)])
 
 

@@ -1,10 +1,15 @@
-"""Both plots of a quantization in one picture."""
+"""Both plots of a quantization in one picture, and the faces to look at in another."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ffs_anonymizer.crops import Crops
 from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.quantize.sensitivity import Layer
 
@@ -61,3 +66,29 @@ def draw(
     right.grid(alpha=0.3)
     right.legend(loc='lower right')
     figure.savefig(path, dpi=110, format='png')
+
+
+def draw_faces(
+    path: Path, crops: Crops, paintings: Mapping[str, NDArray[np.float32]], most: int = 8
+) -> None:
+    """
+    Draw crops below each other: what the networks saw, and what each of them made of it.
+
+    :param path: of the PNG.
+    :param crops: what was painted.
+    :param paintings: by file, (N, 3, S, S) in [-1, 1].
+    :param most: how many crops.
+    """
+    hole = crops.mask[:most] == 0
+    columns = {'seen': crops.condition[:most]}
+    for name, painted in paintings.items():
+        columns[name] = np.where(hole, painted[:most], crops.condition[:most])
+    strips = []
+    for name, pictures in columns.items():
+        levels = np.rint((np.clip(pictures, -1, 1) + 1) * 127.5).astype(np.uint8)
+        bgr = levels.transpose(0, 2, 3, 1)[..., ::-1]
+        title = np.full((18, bgr.shape[2], 3), 255, np.uint8)
+        cv2.putText(title, name, (3, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1)
+        strips.append(np.concatenate([title, *bgr]))
+    if not cv2.imwrite(str(path), np.concatenate(strips, 1)):
+        raise ModelError(f'{path}: cannot be written')

@@ -19,7 +19,7 @@ METHODS = ('entropy', 'percentile', 'minmax')
 PERCENTILE = 99.99
 Ranges = Mapping[str, tuple[float, float]]
 
-_BINS = 2048
+_BINS = 1024
 _QUANTIZED_BINS = 256
 _SAMPLES = 1 << 19
 
@@ -40,7 +40,7 @@ def measure_ranges(
     :raises ModelError: the network fails, or its values are not finite.
     """
     if method not in METHODS:
-        raise ModelError(f'method: got {method!r}, expected one of {", ".join(METHODS)}')
+        raise ModelError(f'method: got {method!r}, expected one of: {", ".join(METHODS)}')
     names = _worth_quantizing(model)
     session = _session_with_outputs(model, names)
     least = dict.fromkeys(names, np.inf)

@@ -40,7 +40,7 @@ from ffs_anonymizer.quantize.metric import (
     photo_feeds,
     Quality,
 )
-from ffs_anonymizer.quantize.plot import draw
+from ffs_anonymizer.quantize.plot import draw, draw_faces
 from ffs_anonymizer.quantize.ranges import measure_ranges
 from ffs_anonymizer.quantize.sensitivity import choose, curve, Layer, rank
 
@@ -93,8 +93,11 @@ class Recipe:
         name = args.name or args.input.stem
         self.files = {k: args.output / f'{name}{suffix}.onnx' for k, suffix in SUFFIXES.items()}
         self.plot: Path | None = args.plot or args.output / f'{name}-int8.png'
+        self.faces: Path | None = None
         if args.no_plot:
             self.plot = None
+        elif args.task == 'generator':
+            self.faces = self.files['A'].with_name(f'{name}-int8-faces.png')
 
     def run(self) -> int:
         """Do all of it and return the exit code."""
@@ -163,6 +166,13 @@ class Recipe:
                 float_score=float_score,
                 keep=args.keep,
             )
+        if self.faces is not None and isinstance(prepared.quality, GeneratorQuality):
+            judge = prepared.quality
+            made = {'FP32': judge.wanted} | {
+                file: judge.paint(Candidate(made, optimized=file != 'B'))
+                for file, made in models.items()
+            }
+            draw_faces(self.faces, judge.crops, made)
         if args.json is not None:
             args.json.write_text(json.dumps(figures, indent=2) + '\n', encoding='utf-8')
         self._print(figures, layers)
@@ -265,7 +275,7 @@ class Recipe:
 
     def _refuse_existing(self) -> None:
         wanted = [*self.files.values(), *(manifest_path(p) for p in self.files.values())]
-        wanted += [p for p in (self.plot, self.args.json) if p is not None]
+        wanted += [p for p in (self.plot, self.faces, self.args.json) if p is not None]
         existing = [str(path) for path in wanted if path.exists()]
         if existing:
             raise ModelError(
