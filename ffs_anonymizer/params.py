@@ -260,7 +260,6 @@ class Settings:
     )
     device: str = _setting('auto', 'Where the networks run.', choices=DEVICES)
     threads: int = _setting(0, 'CPU threads of a network; 0: one a core.', bounds=(0, 256))
-    seed: int = _setting(0, 'Seed of everything that is drawn at random.', bounds=(0, 2**31 - 1))
     feather: float = _setting(
         0.1,
         "Width of the soft edge around generated and blurred regions over a region's longer side.",

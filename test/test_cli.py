@@ -62,7 +62,7 @@ def test_wrong_usage_exits_2(
     ('words', 'text'),
     [
         (['--set', 'tracker.max_gap=5'], 'did you mean tracker.max_gap_ms?'),
-        (['--set', 'seed'], "--set: got 'seed', expected NAME=VALUE"),
+        (['--set', 'lazy'], "--set: got 'lazy', expected NAME=VALUE"),
         (['--set', 'seed=much'], "seed: got 'much', expected integer"),
         (['--set', 'image_topics=[a'], "--set image_topics: got '[a', which is not YAML"),
         (['--face-threshold', '7'], 'face.threshold: got 7.0, expected double from 0.01 to 1'),
@@ -119,9 +119,9 @@ def test_options_become_settings(words: list[str], changes: dict[str, object]) -
 
 def test_options_win_over_the_config_file(tmp_path: Path) -> None:
     config = tmp_path / 'own.yaml'
-    config.write_text('threads: 2\nseed: 5\n', encoding='utf-8')
+    config.write_text('threads: 2\nfeather: 0.2\n', encoding='utf-8')
     args = make_parser().parse_args(['params', '--config', str(config), '--threads', '3'])
-    assert settings_from(args) == Settings().updated({'threads': 3, 'seed': 5})
+    assert settings_from(args) == Settings().updated({'threads': 3, 'feather': 0.2})
 
 
 def test_params_prints_what_params_reads(

@@ -33,6 +33,8 @@ class OrtBackend(Backend):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
         options.log_severity_level = _ERRORS_ONLY
+        # Threads that spin while they wait take the cores from decoding and encoding.
+        options.add_session_config_entry('session.intra_op.allow_spinning', '0')
         try:
             self._session = onnxruntime.InferenceSession(
                 _cleaned(path), options, providers=[provider]
