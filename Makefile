@@ -11,7 +11,7 @@ DEFACE := $(VENV)/deface/bin/deface
 # A sourced ROS installation would put its own rclpy, of another Python, before the one in .venv.
 unexport PYTHONPATH LD_LIBRARY_PATH AMENT_PREFIX_PATH RMW_IMPLEMENTATION
 
-.PHONY: help install torch demo test lint bench clean
+.PHONY: help install torch demo picture test lint bench clean
 
 help:
 	@echo 'make demo   a short recording through the live node and through the bag tool, into demo_out/'
@@ -39,6 +39,10 @@ $(TORCH): $(INSTALLED)
 
 demo: $(INSTALLED)
 	$(PY) demo/run.py --output demo_out
+
+# The picture of the README.
+picture: demo
+	$(PY) -c 'import cv2; cv2.imwrite("docs/before_after.jpg", cv2.imread("demo_out/before_after.png"), [cv2.IMWRITE_JPEG_QUALITY, 88])'
 
 test: $(INSTALLED)
 	$(PY) -m pytest test

@@ -320,7 +320,7 @@ def iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 
 def draw(path: Path, before: Messages, after: Messages) -> None:
     """Draw one frame before and after, and generated where the package has a generator."""
-    i = len(before[FRONT]) * 3 // 8
+    i = len(before[FRONT]) // 8
     source = message(FRONT, before[FRONT][i])
     columns = [decode_image(m).image_bgr for m in (source, message(FRONT, after[FRONT][i]))]
     if default_generator() is not None:
