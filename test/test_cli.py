@@ -63,7 +63,7 @@ def test_wrong_usage_exits_2(
     [
         (['--set', 'tracker.max_gap=5'], 'did you mean tracker.max_gap_ms?'),
         (['--set', 'lazy'], "--set: got 'lazy', expected NAME=VALUE"),
-        (['--set', 'seed=much'], "seed: got 'much', expected integer"),
+        (['--set', 'threads=much'], "threads: got 'much', expected integer"),
         (['--set', 'image_topics=[a'], "--set image_topics: got '[a', which is not YAML"),
         (['--face-threshold', '7'], 'face.threshold: got 7.0, expected double from 0.01 to 1'),
         (['--mask-scale', '0.5'], 'face.region_scale: got 0.5, expected double from 1 to 3'),
