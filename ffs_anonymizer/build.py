@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _BATCHES = (1, 4, 16)
 _SIZES_WH = ((1920, 1080),)
 _STRIDE = 32
+_FP16 = ('none', 'generators', 'all')
+_GENERATOR_INPUTS = {'condition', 'mask'}
 _EXAMPLES = """\
 examples:
   ffs_anonymizer build --config anonymizer.param.yaml --size 1920x1080
@@ -72,9 +74,11 @@ def add_parser(subparsers: Subparsers) -> None:
         help='build although there is a good engine, or a bad one',
     )
     parser.add_argument(
-        '--exact',
-        action='store_true',
-        help='TensorRT up to 10: no FP16 where the file has FP32; slower',
+        '--fp16',
+        choices=_FP16,
+        default='generators',
+        help='TensorRT up to 10: which files in FP32 may be computed in FP16; a detector should '
+        'only if it was measured to find as much then (default: %(default)s)',
     )
     add_settings_options(parser)
     parser.set_defaults(run=run)
@@ -113,7 +117,8 @@ def run(args: argparse.Namespace) -> int:
     force = args.force_engine_update
     _build_kernels(cache, target['compute_capability'], force=force)
     for path, variants in plans:
-        _build_one(cache, path, variants, target, force=force, exact=args.exact)
+        half = args.fp16 == 'all' or (args.fp16 == 'generators' and is_generator(variants))
+        _build_one(cache, path, variants, target, force=force, exact=not half)
     return 0
 
 
@@ -179,7 +184,7 @@ def plan(
     """
     inputs = _inputs(path)
     variants: list[dict[str, tuple[int, ...]]] = []
-    if set(inputs) == {'condition', 'mask'}:
+    if set(inputs) == _GENERATOR_INPUTS:
         variants = [{k: (n, *shape[1:]) for k, shape in inputs.items()} for n in batches]
     elif len(inputs) == 1 and len(shape := next(iter(inputs.values()))) == 4:
         for width, height in sizes_wh:
@@ -195,6 +200,11 @@ def plan(
             'or of a detector (one image [N, 3, H, W])'
         )
     return list(variants)
+
+
+def is_generator(variants: Sequence[Shapes]) -> bool:
+    """Tell generators from detectors."""
+    return all(set(shapes) == _GENERATOR_INPUTS for shapes in variants)
 
 
 def _inputs(path: Path) -> dict[str, tuple[int, ...]]:

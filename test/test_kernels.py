@@ -315,3 +315,6 @@ def test_source_hash_covers_both_files(tmp_path, monkeypatch):
     assert source_sha256() == before
     (tmp_path / 'kernels.h').write_text('')
     assert source_sha256() != before
+    (tmp_path / 'kernels.cu').unlink()
+    with pytest.raises(ModelError, match='the kernels are missing: .*; install the package again'):
+        source_sha256()

@@ -430,6 +430,13 @@ def test_the_plan_of_a_generator_is_a_variant_a_batch(tmp_path):
     assert build.plan(path, (1, 4), ((64, 64),), 1.0) == generator_variants(1, 4, size_px=16)
 
 
+def test_only_generators_are_computed_in_fp16_unless_asked(tmp_path):
+    path = save_generator(tmp_path / 'generator.onnx')
+    assert build.is_generator(build.plan(path, (1,), ((64, 64),), 1.0))
+    assert not build.is_generator(build.plan(default_model(), (1,), ((64, 64),), 1.0))
+    assert arguments().fp16 == 'generators'
+
+
 def test_sizes_that_amount_to_the_same_are_built_once():
     sizes_wh = ((1920, 1080), (1919, 1088), (640, 480))
     assert len(build.plan(default_model(), (1,), sizes_wh, 1.0)) == 2
@@ -496,7 +503,7 @@ def opened(request, tmp_path, monkeypatch):
 
     def open_one(path):
         if request.param == 'tensorrt':
-            words = ('--model', str(path), '--batch', '1,4', '--size', '96x64', '--exact')
+            words = ('--model', str(path), '--batch', '1,4', '--size', '96x64', '--fp16', 'none')
             build.run(arguments(*words))
         return open_model(path, device=request.param, threads=1)
 

@@ -26,10 +26,17 @@ def find_nvcc() -> Path | None:
 
 
 def source_sha256() -> str:
-    """Return the hash of all that the kernels are made from."""
+    """
+    Return the hash of all that the kernels are made from.
+
+    :raises ModelError: the package was installed without them.
+    """
     digest = hashlib.sha256()
-    for name in SOURCES:
-        digest.update((FOLDER / name).read_bytes())
+    try:
+        for name in SOURCES:
+            digest.update((FOLDER / name).read_bytes())
+    except OSError as error:
+        raise ModelError(f'the kernels are missing: {error}; install the package again') from error
     return digest.hexdigest()
 
 
