@@ -12,6 +12,7 @@ import sqlite3
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -342,8 +343,9 @@ def _read_mcap(data):
 
 
 def _read_sqlite(data):
-    with closing(sqlite3.connect(':memory:')) as database:
-        database.deserialize(data)
+    with tempfile.NamedTemporaryFile() as file, closing(sqlite3.connect(file.name)) as database:
+        file.write(data)
+        file.flush()
         topics = {}
         for name, *rest in database.execute(
             'SELECT name, type, encoding, encoded_message_definition, serialization_format, '
