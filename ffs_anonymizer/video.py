@@ -150,7 +150,7 @@ class VideoSource:
         """
         Yield each picture as a Shot, and packets of sound between them as they come.
 
-        A packet that cannot be decoded yields a Shot without a picture.
+        What cannot be decoded yields a Shot without a picture, or with a damaged one.
 
         :raises MediaError: the file cannot be read on.
         """
@@ -161,6 +161,7 @@ class VideoSource:
             with _as_media_error(self.path):
                 packet = next(packets, None)
             if packet is None:
+                yield from times.rest()
                 return
             if packet.stream.type != 'video':
                 if packet.dts is not None:
@@ -170,7 +171,7 @@ class VideoSource:
             try:
                 frames = packet.decode()
             except FFmpegError:
-                yield times.shot(None, None)
+                times.lost += 1
                 continue
             for frame in frames:
                 if (frame.width, frame.height) != self._stored_wh():
@@ -178,7 +179,7 @@ class VideoSource:
                         f'{self.path}: got a picture of {frame.width}x{frame.height} pixels '
                         f'in a video of {self.width}x{self.height}; its size must not change'
                     )
-                yield times.shot(frame, frame.pts)
+                yield from times.shots(frame)
 
     def _stored_wh(self) -> tuple[int, int]:
         size_wh = (self.width, self.height)
@@ -327,9 +328,15 @@ def count_pictures(path: Path) -> int:
 
 
 class _Times:
-    """Give every picture a time after that of the one before."""
+    """
+    Give every picture a time after that of the one before, and lost ones a place between.
+
+    :param lost: packets that gave no picture when they were decoded. A decoder may still hand out
+        what it has of it, marked as damaged.
+    """
 
     def __init__(self, source: VideoSource) -> None:
+        self.lost = 0
         self._source = source
         self._last: int | None = None
         self._step = max(1, round(1 / (source.rate * source.time_base)))
@@ -337,9 +344,26 @@ class _Times:
         reordered = source.stream.codec_context.has_b_frames
         self._by_count = bool(reordered) and source.path.suffix.lower() == '.avi'
 
-    def shot(self, picture: Any, pts: int | None) -> Shot:
-        if pts is None or self._by_count:
-            pts = 0 if self._last is None else self._last + self._step
+    def shots(self, picture: Any) -> Iterator[Shot]:
+        """Yield the lost pictures for which there is a gap before a picture, and then that."""
+        if picture.is_corrupt and self.lost:
+            self.lost -= 1
+        known = picture.pts is not None and not self._by_count
+        while self.lost and (not known or picture.pts >= self._next() + self._step):
+            self.lost -= 1
+            yield self._shot(None, self._next())
+        yield self._shot(picture, picture.pts if known else self._next())
+
+    def rest(self) -> Iterator[Shot]:
+        """Yield the lost pictures that are left at the end."""
+        while self.lost:
+            self.lost -= 1
+            yield self._shot(None, self._next())
+
+    def _next(self) -> int:
+        return 0 if self._last is None else self._last + self._step
+
+    def _shot(self, picture: Any, pts: int) -> Shot:
         if self._last is not None and pts <= self._last:
             pts = self._last + 1
         self._last = pts
