@@ -236,7 +236,7 @@ def quantized_generator(path, scale_type=np.float32, size_px=32):
     )
     opset = helper.make_opsetid('', 19 if half else 17)
     model = helper.make_model(graph, opset_imports=[opset], ir_version=9 if half else 8)
-    onnx.checker.check_model(model, full_check=True)
+    onnx.checker.check_model(model)
     onnx.save(model, path)
     return path
 
