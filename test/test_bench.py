@@ -23,7 +23,16 @@ from ffs_anonymizer.quantize.half import to_half
 from ffs_anonymizer.quantize.integer import to_integer
 from ffs_anonymizer.quantize.ranges import measure_ranges
 
-ROW = {'name', 'precision', 'batch', 'faces_per_s', 'ms_per_face', 'ratio_to_baseline', 'gops'}
+ROW = {
+    'name',
+    'precision',
+    'device',
+    'batch',
+    'faces_per_s',
+    'ms_per_face',
+    'ratio_to_baseline',
+    'gops',
+}
 TORCH = importlib.util.find_spec('torch') is not None
 
 
@@ -127,6 +136,7 @@ def test_every_model_is_measured_for_every_batch(models):
         rounds=2,
         budget_s=1.0,
         say=lambda _: None,
+        refused=lambda *_: None,
     )
     assert [(r['precision'], r['batch']) for r in rows] == [(p, b) for b in (1, 3) for p in models]
     for row in rows:
@@ -155,6 +165,7 @@ def test_the_ratio_is_that_of_the_medians(models):
         rounds=1,
         budget_s=0.1,
         say=lambda _: None,
+        refused=lambda *_: None,
     )
     base, own = rows
     assert base['ratio_to_baseline'] == 1
@@ -224,7 +235,7 @@ def test_the_generators_alone(models, tmp_path, capsys):
     assert cv2.imread(str(plot)) is not None
     printed = capsys.readouterr().out
     assert printed == report.to_markdown(result)
-    assert '| unet-int8-cpu | int8-cpu | 2 |' in printed
+    assert '| unet-int8-cpu | int8-cpu | onnxruntime, cpu | 2 |' in printed
     assert '| DeepPrivacy2 beside it | not asked for' in printed
 
 

@@ -21,6 +21,7 @@ from ffs_anonymizer.quantize.graph import free_inputs
 
 RANDOM = ('ffs-128', 'ffs-128-small')
 BASELINE = 'deep-privacy2'
+BASELINE_MACS = 61.541e9
 _CALIBRATION_BATCHES = 4
 
 
@@ -109,6 +110,7 @@ def measure(
     rounds: int,
     budget_s: float,
     say: Callable[[str], object],
+    refused: Callable[[str, str], object],
 ) -> list[dict[str, object]]:
     """
     Time every model for every batch, in turns.
@@ -117,10 +119,11 @@ def measure(
     :param batches: faces in one call.
     :param with_baseline: DeepPrivacy2's network in PyTorch takes its turn too.
     :param say: told what is being measured.
+    :param refused: told which model the device cannot run, and why.
     :returns: one object for each model and batch.
     :raises AnonymizerError: the baseline cannot run.
     """
-    models = [Generator(_settings(entry.path, device, threads)) for entry in entries]
+    entries, models = _opened(entries, device, threads, refused)
     macs = _all_macs(entries, models)
     rows: list[dict[str, object]] = []
     for batch in batches:
@@ -133,12 +136,12 @@ def measure(
         seconds = interleaved(runs, rounds=rounds, budget_s=budget_s)
         base_ms = median_ms(seconds[BASELINE]) if with_baseline else None
         if base_ms is not None:
-            rows.append(
-                _row('DeepPrivacy2 FDF128 in PyTorch', 'fp32', batch, base_ms, base_ms, 61.541e9)
-            )
+            name, on = 'DeepPrivacy2 FDF128', 'PyTorch, cpu'
+            rows.append(_row(name, 'fp32', on, batch, base_ms, base_ms, BASELINE_MACS))
         for i, entry in enumerate(entries):
             ms = median_ms(seconds[str(i)])
-            rows.append(_row(entry.name, entry.precision, batch, ms, base_ms, macs[i]))
+            on = f'{models[i].model.name}, {models[i].model.device}'
+            rows.append(_row(entry.name, entry.precision, on, batch, ms, base_ms, macs[i]))
     for model in models:
         model.close()
     return rows
@@ -192,6 +195,24 @@ def count_macs(path: Path, size_px: int) -> float:
     return total
 
 
+def _opened(
+    entries: Sequence[Entry], device: str, threads: int, refused: Callable[[str, str], object]
+) -> tuple[list[Entry], list[Generator]]:
+    opened = [(entry, _open(entry, device, threads, refused)) for entry in entries]
+    able = [(entry, model) for entry, model in opened if model is not None]
+    return [entry for entry, _ in able], [model for _, model in able]
+
+
+def _open(
+    entry: Entry, device: str, threads: int, refused: Callable[[str, str], object]
+) -> Generator | None:
+    try:
+        return Generator(_settings(entry.path, device, threads))
+    except ModelError as error:
+        refused(f'{entry.name}, {entry.precision}, on {device}', str(error))
+        return None
+
+
 def _all_macs(entries: Sequence[Entry], models: Sequence[Generator]) -> list[float]:
     """Return what one face costs each model, integer files by the FP32 file of their name."""
     counted = [count_macs(e.path, m.size_px) for e, m in zip(entries, models, strict=True)]
@@ -201,11 +222,18 @@ def _all_macs(entries: Sequence[Entry], models: Sequence[Generator]) -> list[flo
 
 
 def _row(
-    name: str, precision: str, batch: int, ms: float, base_ms: float | None, macs: float
+    name: str,
+    precision: str,
+    device: str,
+    batch: int,
+    ms: float,
+    base_ms: float | None,
+    macs: float,
 ) -> dict[str, object]:
     return {
         'name': name,
         'precision': precision,
+        'device': device,
         'batch': batch,
         'faces_per_s': round(batch / ms * 1e3, 2),
         'ms_per_face': round(ms / batch, 3),

@@ -76,6 +76,7 @@ class Recipe:
                     rounds=rounds,
                     budget_s=1.0 if args.quick else 6.0,
                     say=self._say,
+                    refused=self._left_out,
                 )
             if args.baseline is None:
                 self._left_out('DeepPrivacy2 beside it', 'not asked for: --baseline deep-privacy2')
