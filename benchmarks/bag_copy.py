@@ -8,7 +8,9 @@ machine: `python benchmarks/bag_copy.py --megabytes 1000`.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 import contextlib
+from functools import partial
 import io
 import os
 from pathlib import Path
@@ -38,25 +40,28 @@ def write_input(path: Path, megabytes: int, message_bytes: int) -> int:
     return path.stat().st_size
 
 
-def time_plain_copy(source: Path, target: Path) -> float:
-    """Return the seconds of a copy that ends on the disk."""
-    start = time.perf_counter()
+def plain_copy(source: Path, target: Path) -> None:
+    """Make a copy that ends on the disk."""
     shutil.copyfile(source, target)
     descriptor = os.open(target, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
-    return time.perf_counter() - start
 
 
-def time_tool(source: Path, target: Path, storage: str) -> float:
-    """Return the seconds of the bag tool, reading back included."""
+def use_tool(source: Path, target: Path, storage: str) -> None:
+    """Run the bag tool, which reads back what it wrote."""
     words = ['-i', str(source), '-o', str(target), '-s', storage, '--disable-progress-output']
-    start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         code = anonymizer(['bag', *words])
     if code:
         raise SystemExit(f'the bag tool ended with {code}')
-    return time.perf_counter() - start
+
+
+def timed(work: Callable[[], None]) -> tuple[float, float]:
+    """Return the seconds that pass and those that the processor works."""
+    start, busy = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - start, time.process_time() - busy
 
 
 def main() -> None:
@@ -67,24 +72,31 @@ def main() -> None:
     parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--folder', type=Path, help='on the disk to be measured')
     args = parser.parse_args()
-    times: dict[str, list[float]] = {'plain copy': [], 'mcap to mcap': [], 'mcap to sqlite3': []}
+    times: dict[str, list[tuple[float, float]]] = {
+        'plain copy': [],
+        'mcap to mcap': [],
+        'mcap to sqlite3': [],
+    }
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         folder = Path(name)
         source = folder / NAME
         size = write_input(source, args.megabytes, args.message_bytes)
         for _ in range(args.rounds):
-            times['plain copy'].append(time_plain_copy(source, folder / 'copy'))
-            (folder / 'copy').unlink()
+            copy, out = folder / 'copy', folder / 'out'
+            times['plain copy'].append(timed(partial(plain_copy, source, copy)))
+            copy.unlink()
             for storage in ('mcap', 'sqlite3'):
-                times[f'mcap to {storage}'].append(time_tool(source, folder / 'out', storage))
-                shutil.rmtree(folder / 'out')
-    plain = statistics.median(times['plain copy'])
+                work = partial(use_tool, source, out, storage)
+                times[f'mcap to {storage}'].append(timed(work))
+                shutil.rmtree(out)
+    plain = statistics.median(wall for wall, _ in times['plain copy'])
     print(
         f'{size / 1e6:.0f} MB in messages of {args.message_bytes} bytes, median of {args.rounds}'
     )
-    for name, seconds in times.items():
-        median = statistics.median(seconds)
-        print(f'{name:16} {median:6.2f} s  {size / 1e6 / median:6.0f} MB/s  {median / plain:.2f}x')
+    for name, pairs in times.items():
+        wall, busy = (statistics.median(column) for column in zip(*pairs, strict=True))
+        rate = size / 1e6 / wall
+        print(f'{name:16} {wall:6.2f} s  {rate:5.0f} MB/s  {wall / plain:.2f}x  CPU {busy:.2f} s')
 
 
 if __name__ == '__main__':
