@@ -1,17 +1,13 @@
-"""What tests share: a photo with a face, and the program as users run it."""
-
-from collections.abc import Callable
-from pathlib import Path
-import subprocess
-import sys
+"""What tests of several modules share."""
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 import pytest
+import tqdm
 
-ROOT = Path(__file__).parent.parent
-Program = Callable[..., 'subprocess.CompletedProcess[str]']
+# Its thread would outlive the progress bars, and some tests count threads.
+tqdm.tqdm.monitor_interval = 0
 
 
 @pytest.fixture(scope='session')
@@ -21,16 +17,3 @@ def face_bgr() -> NDArray[np.uint8]:
     return np.ascontiguousarray(
         cv2.resize(data.astronaut()[:216, 80:368, ::-1], (192, 144), interpolation=cv2.INTER_AREA)
     )
-
-
-@pytest.fixture(scope='session')
-def program() -> Program:
-    """Return a function that runs `ffs_anonymizer` in a process of its own."""
-
-    def run(*words: object, **options: object) -> 'subprocess.CompletedProcess[str]':
-        command = [sys.executable, '-m', 'ffs_anonymizer', *map(str, words)]
-        return subprocess.run(
-            command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=120, **options
-        )
-
-    return run

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 import subprocess
 import sys
 
-from conftest import ROOT
+from program import ROOT
 import pytest
 
 PACKAGE = ROOT / 'ffs_anonymizer'

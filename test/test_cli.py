@@ -3,7 +3,7 @@ from pathlib import Path
 import subprocess
 import sys
 
-from conftest import Program, ROOT
+from program import ROOT, run_program
 import pytest
 
 from ffs_anonymizer import __version__
@@ -34,8 +34,8 @@ def test_help_says_what_it_does_with_an_example(
         assert f'  ffs_anonymizer {words[0]} ' in said
 
 
-def test_version_and_module_run(program: Program) -> None:
-    done = program('--version')
+def test_version_and_module_run() -> None:
+    done = run_program('--version')
     assert (done.returncode, done.stdout) == (0, f'ffs_anonymizer {__version__}\n')
 
 
@@ -157,12 +157,12 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     ],
 )
 def test_a_missing_library_breaks_its_command_only(
-    module: str, words: list[str], text: str, tmp_path: Path, program: Program
+    module: str, words: list[str], text: str, tmp_path: Path
 ) -> None:
     (tmp_path / f'{module}.py').write_text(f"raise ImportError('no {module}')\n", encoding='utf-8')
     env = {**os.environ, 'PYTHONPATH': str(tmp_path)}
-    failed = program(*words, env=env)
+    failed = run_program(*words, env=env)
     assert failed.returncode == 1
     assert text in failed.stderr
     assert 'Traceback' not in failed.stderr
-    assert program('params', env=env).returncode == 0
+    assert run_program('params', env=env).returncode == 0

@@ -10,10 +10,10 @@ import sys
 import time
 
 import av
-from conftest import Program, ROOT
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from program import ROOT, run_program
 import pytest
 
 from ffs_anonymizer.cli import main
@@ -99,7 +99,7 @@ def media(*words: object) -> int:
 
 
 def test_a_folder_is_mirrored(
-    tmp_path: Path, face_bgr: NDArray[np.uint8], detector: Detector, program: Program
+    tmp_path: Path, face_bgr: NDArray[np.uint8], detector: Detector
 ) -> None:
     source, output = tmp_path / 'in', tmp_path / 'out'
     write_jpeg(source / 'face.jpg', face_bgr)
@@ -109,7 +109,7 @@ def test_a_folder_is_mirrored(
     (source / 'two words' / 'round').symlink_to(source)
     (source / 'link.jpg').symlink_to(source / 'face.jpg')
     assert faces(detector, face_bgr) == 1
-    done = program('media', '-i', source, '-o', output)
+    done = run_program('media', '-i', source, '-o', output)
     assert (done.returncode, done.stderr) == (0, '')
     expected = ['face.jpg', 'link.jpg', 'sky.png', 'two words/Gesicht für 顔.JPG']
     assert files(output) == expected
@@ -188,7 +188,7 @@ def test_detections_and_preview(
 
 
 def test_what_cannot_be_read_is_listed_and_not_written(
-    tmp_path: Path, face_bgr: NDArray[np.uint8], program: Program
+    tmp_path: Path, face_bgr: NDArray[np.uint8]
 ) -> None:
     source, output = tmp_path / 'in', tmp_path / 'out'
     good = write_jpeg(source / 'good.jpg', face_bgr)
@@ -198,7 +198,7 @@ def test_what_cannot_be_read_is_listed_and_not_written(
     (source / 'empty.webp').touch()
     (source / 'gone.jpg').symlink_to(source / 'nowhere.jpg')
     (source / 'text.mp4').write_text('no video', encoding='utf-8')
-    done = program('media', '-i', source, '-o', output)
+    done = run_program('media', '-i', source, '-o', output)
     assert done.returncode == 1
     assert files(output) == ['good.jpg']
     assert '1 of 6 files written' in done.stdout
@@ -281,12 +281,12 @@ def test_dry_run_writes_nothing(photo: Path, capsys: pytest.CaptureFixture[str])
     assert not output.exists()
 
 
-def test_a_disk_that_is_full_leaves_no_half_file(photo: Path, program: Program) -> None:
+def test_a_disk_that_is_full_leaves_no_half_file(photo: Path) -> None:
     def allow_1000_bytes() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 
     output = photo.parent.parent / 'out'
-    done = program('media', '-i', photo.parent, '-o', output, preexec_fn=allow_1000_bytes)
+    done = run_program('media', '-i', photo.parent, '-o', output, preexec_fn=allow_1000_bytes)
     assert done.returncode == 1
     assert 'a.jpg: File too large' in done.stderr
     assert files(output) == []
@@ -451,12 +451,7 @@ def test_a_video_that_ends_early_is_told(
     ],
 )
 def test_ended_midway_it_leaves_nothing_under_the_final_name(
-    number: int,
-    code: int,
-    left: list[str],
-    text: str,
-    tmp_path: Path,
-    face_bgr: NDArray[np.uint8],
+    number: int, code: int, left: list[str], text: str, tmp_path: Path, face_bgr: NDArray[np.uint8]
 ) -> None:
     source = write_video(tmp_path / 'a.mkv', face_bgr, times_ms=range(0, 15000, 10))
     before = source.read_bytes()

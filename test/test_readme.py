@@ -3,7 +3,7 @@
 import re
 import shlex
 
-from conftest import ROOT
+from program import ROOT
 import pytest
 
 from ffs_anonymizer.cli import make_parser
