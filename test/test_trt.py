@@ -536,6 +536,20 @@ def test_every_back_end_runs_the_network(opened, tmp_path):
     model.close()
 
 
+def test_openvino_is_not_given_what_it_computes_wrongly(tmp_path):
+    pytest.importorskip('openvino')
+    path = quantized_generator(tmp_path / 'quantized.onnx')
+    with pytest.raises(ModelError, match=r"after Concat 'both', which OpenVINO computes wrongly"):
+        open_model(path, device='openvino')
+    model = onnx.load(path)
+    model.graph.node[0].output[0] = 'joined'
+    model.graph.node.insert(1, helper.make_node('Relu', ['joined'], ['both']))
+    onnx.save(model, path)
+    got = open_model(path, device='openvino').infer(feeds())['inpainted']
+    want = open_model(path, device='cpu').infer(feeds())['inpainted']
+    assert np.abs(got - want).max() <= 0.01 * np.abs(want).max()
+
+
 def test_results_of_a_call_outlive_the_next(opened, tmp_path):
     model = opened(save_generator(tmp_path / 'generator.onnx'))
     first = model.infer(feeds(2))['inpainted']
