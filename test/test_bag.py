@@ -1,11 +1,15 @@
 """Test the bag tool on real bags, read back with other programs' readers."""
 
+import contextlib
 from contextlib import closing
+import fcntl
 import hashlib
 import io
 import json
 import os
 from pathlib import Path
+import pty
+import re
 import resource
 import signal
 import sqlite3
@@ -13,6 +17,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -1082,6 +1087,31 @@ def test_ended_midway(tmp_path, face_bgr, number, code):
         again = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
         assert again.returncode == 1
         assert 'out.partial is there: another run is writing it, or one was killed' in again.stderr
+
+
+@pytest.mark.parametrize('words', [[], ['--disable-progress-output']])
+def test_progress_on_a_terminal(tmp_path, face_bgr, words):
+    source = long_bag(tmp_path / 'in', face_bgr, 20)
+    terminal, end = pty.openpty()
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack('HHHH', 40, 120, 0, 0))
+    off = '--disable-progress-output'
+    plain = [word for word in command(source, tmp_path / 'out') if word != off]
+    with subprocess.Popen(
+        [*plain, *words], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=end
+    ) as process:
+        os.close(end)
+        shown = b''
+        # The other end closes with the process, which reads as an error on Linux.
+        with contextlib.suppress(OSError):
+            while block := os.read(terminal, 4096):
+                shown += block
+    os.close(terminal)
+    assert process.returncode == 0
+    if words:
+        assert shown == b''
+    else:
+        assert re.search(rb'100%\|.*B/s, frames=20, replaced=20', shown)
+        assert re.search(rb'\[\d\d:\d\d<\d\d:\d\d, ', shown)
 
 
 @pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])

@@ -281,11 +281,8 @@ class Conversion:
                 for number, outcome in enumerate(outcomes):
                     self._write_item(writer, outcome, detections)
                     if number % 16 == 0:
-                        bar.set_postfix(
-                            frames=self.report.frames, replaced=self.report.replaced, refresh=False
-                        )
-                        bar.update(self.reader.read_bytes - bar.n)
-                bar.update(self.reader.read_bytes - bar.n)
+                        self._show(bar)
+                self._show(bar)
             if not sum(self._read.counts.values()):
                 raise BagError(f'{job.source} has no messages in the given time')
             writer.finish()
@@ -298,6 +295,11 @@ class Conversion:
         if anonymizer is None:
             return (Outcome(task.item) for task in self._tasks())
         return anonymize_all(self._tasks(), anonymizer)
+
+    def _show(self, bar: Any) -> None:
+        report = self.report
+        bar.set_postfix(frames=report.frames, replaced=report.replaced, refresh=False)
+        bar.update(self.reader.read_bytes - bar.n)
 
     def _tasks(self) -> Iterator[Task[_Passing]]:
         scratch = self.job.partial / SCRATCH
