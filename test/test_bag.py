@@ -3,6 +3,7 @@
 import contextlib
 from contextlib import closing
 import fcntl
+from functools import partial
 import hashlib
 import io
 import json
@@ -27,6 +28,11 @@ from mcap.reader import make_reader
 from mcap.stream_reader import StreamReader
 from mcap.writer import CompressionType, Writer
 import numpy as np
+from onnx_models import (
+    save_failing_generator,
+    save_generator,
+    save_wrongly_shaped_generator,
+)
 import pytest
 import yaml
 import zstandard
@@ -1047,6 +1053,32 @@ def test_a_missing_model(tmp_path, face_bgr, capsys):
     assert run(source, tmp_path / 'out', '--detector-model', tmp_path / 'none.onnx') == 1
     assert 'none.onnx' in capsys.readouterr().err
     assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ('save', 'text'),
+    [
+        (partial(save_generator, scale=np.nan), 'not finite'),
+        (save_wrongly_shaped_generator, 'faces of shape'),
+        (save_failing_generator, 'failing.onnx'),
+    ],
+)
+def test_a_generator_that_fails(tmp_path, face_bgr, capsys, save, text):
+    model = save(tmp_path / 'failing.onnx')
+    source = write_bag(tmp_path / 'in', drive(face_bgr, 2))
+    generate = ['--method', 'face=generate', '--generator-model', model]
+
+    assert run(source, tmp_path / 'out', *generate) == 1
+
+    error = capsys.readouterr().err
+    assert 'error: /cam/image, message recorded at' in error
+    assert text in error
+    assert leftovers(tmp_path) == ['failing.onnx']
+
+    assert run(source, tmp_path / 'out', *generate, '--on-error', 'black') == 1
+
+    assert 'it is black now' in capsys.readouterr().err
+    assert not any(pixels_of(r).any() for r in images(read_bag(tmp_path / 'out').records))
 
 
 # Processes that are ended, and disks that are full.
