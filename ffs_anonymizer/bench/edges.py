@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from pathlib import Path
 import shutil
 import subprocess
@@ -15,7 +16,8 @@ import numpy as np
 from ffs_anonymizer.bench.timing import interleaved, median_ms
 from ffs_anonymizer.errors import AnonymizerError
 
-_LIVE = Path(__file__).resolve().parents[2] / 'benchmarks' / 'live.py'
+_ROOT = Path(__file__).resolve().parents[2]
+_LIVE = _ROOT / 'benchmarks' / 'live.py'
 _MESSAGE_BYTES = 1 << 20
 _NODE_TIMEOUT_S = 180
 
@@ -34,6 +36,7 @@ def measure_node(size_wh: tuple[int, int], recipe_ms: float, seconds: float) -> 
     if not _LIVE.is_file():
         raise AnonymizerError(f'{_LIVE.name} of the source folder benchmarks/ is not here')
     size = f'{size_wh[0]}x{size_wh[1]}'
+    environment = {**os.environ, 'PYTHONPATH': f'{_ROOT}:{os.environ.get("PYTHONPATH", "")}'}
     rate_hz = max(0.5, min(10.0, 500.0 / recipe_ms))
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / 'live.json'
@@ -45,11 +48,14 @@ def measure_node(size_wh: tuple[int, int], recipe_ms: float, seconds: float) -> 
                 text=True,
                 timeout=_NODE_TIMEOUT_S,
                 check=False,
+                env=environment,
             )
         except subprocess.TimeoutExpired as error:
             raise AnonymizerError(f'the node took over {_NODE_TIMEOUT_S} s') from error
         if not result.is_file():
-            raise AnonymizerError(f'the node did not run: {done.stderr.strip()[-200:]}')
+            lines = done.stderr.split('\n')
+            reason = next((line for line in reversed(lines) if line.strip()), 'it said nothing')
+            raise AnonymizerError(f'the node did not run: {reason}')
         numbers = json.loads(result.read_text(encoding='utf-8'))
     node_ms = float(numbers['latency in the node p50 ms'])
     return {
@@ -98,6 +104,10 @@ def measure_bag(megabytes: int, *, rounds: int) -> dict[str, object]:
         def by_copy() -> None:
             shutil.rmtree(targets['copy'], ignore_errors=True)
             shutil.copytree(source, targets['copy'])
+            # The bag tool has its files on the disk when it says that they are.
+            for path in targets['copy'].iterdir():
+                with path.open('rb') as file:
+                    os.fsync(file.fileno())
 
         runs = {'bag': by_bag, 'copy': by_copy}
         seconds = interleaved(runs, rounds=rounds, budget_s=30.0)

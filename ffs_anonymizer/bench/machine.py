@@ -54,7 +54,7 @@ def measure_limits(threads: int, *, rounds: int) -> dict[str, float]:
         'int8_gops': _product(threads, quantized=True),
         'copy_gb_s': _copy(threads),
     }
-    seconds = interleaved(runs, rounds=rounds, budget_s=2.0)
+    seconds = interleaved(runs, rounds=5 * rounds, budget_s=1.0)
     amounts = {
         'fp32_gops': 2 * _SIDE**3 / 1e9,
         'int8_gops': 2 * _SIDE**3 / 1e9,

@@ -73,7 +73,7 @@ class Recipe:
                     device=args.device,
                     threads=threads,
                     with_baseline=args.baseline is not None,
-                    rounds=rounds,
+                    rounds=rounds if args.quick else 2 * rounds,
                     budget_s=1.0 if args.quick else 6.0,
                     say=self._say,
                     refused=self._left_out,

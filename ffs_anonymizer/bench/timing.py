@@ -9,6 +9,8 @@ import numpy as np
 
 Run = Callable[[], object]
 FEWEST_ROUNDS = 3
+# Idle threads of the library that ran last still hold their cores for some milliseconds.
+PAUSE_S = 0.02
 
 
 def interleaved(
@@ -29,6 +31,7 @@ def interleaved(
         for name, run in runs.items():
             if number >= min(FEWEST_ROUNDS, rounds) and sum(seconds[name]) > budget_s:
                 continue
+            time.sleep(PAUSE_S)
             start = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - start)
