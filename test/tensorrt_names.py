@@ -19,7 +19,8 @@ import zipfile
 TARGET = Path(__file__).with_suffix('.json')
 CLASSES = """Builder BuilderFlag DataType IBuilderConfig ICudaEngine IExecutionContext ILogger
     ILogger.Severity INetworkDefinition IOptimizationProfile IProgressMonitor ITensor ITimingCache
-    MemoryPoolType NetworkDefinitionCreationFlag OnnxParser ParserError Runtime TensorIOMode"""
+    MemoryPoolType NetworkDefinitionCreationFlag OnnxParser ParserError Runtime TensorIOMode
+    init_libnvinfer_plugins"""
 PYCUDA_CLASSES = """Context Device DeviceAllocation Function Module PagelockedHostAllocation Stream
     device_attribute host_alloc_flags"""
 DUMP = """

@@ -75,6 +75,7 @@ OPTIONAL = {
     ('NetworkDefinitionCreationFlag', 'EXPLICIT_BATCH'): {'11'},
     ('NetworkDefinitionCreationFlag', 'STRONGLY_TYPED'): {'8'},
     ('', 'IProgressMonitor'): {'8'},
+    ('', 'init_libnvinfer_plugins'): set(),
     ('IBuilderConfig', 'progress_monitor'): {'8'},
 }
 

@@ -171,6 +171,7 @@ def build_engine(
         exact=exact,
     )
     logger = make_logger(trt)
+    _load_plugins(trt, logger)
     builder = trt.Builder(logger)
     if builder is None:
         raise ModelError(f'TensorRT does not start: {logger.text()}')
@@ -205,7 +206,10 @@ def build_engine(
         profile = builder.create_optimization_profile()
         for tensor in inputs:
             _check_fits(tensor.name, tuple(tensor.shape), shapes)
-            profile.set_shape(tensor.name, *[shapes[tensor.name]] * 3)
+            try:
+                profile.set_shape(tensor.name, *[shapes[tensor.name]] * 3)
+            except ValueError as error:
+                raise ModelError(f'TensorRT refuses the shapes {dict(shapes)}: {error}') from error
         if config.add_optimization_profile(profile) < 0:
             raise ModelError(f'TensorRT refuses the shapes {dict(shapes)}: {logger.text()}')
     monitor = _make_monitor(trt, on_phase)
@@ -251,6 +255,12 @@ def make_logger(trt: Any) -> Any:
             return text
 
     return Logger()
+
+
+def _load_plugins(trt: Any, logger: Any) -> None:
+    """Let TensorRT use its own plugins: the parser of 8 needs them for instance norms."""
+    if hasattr(trt, 'init_libnvinfer_plugins'):
+        trt.init_libnvinfer_plugins(logger, '')
 
 
 def _make_monitor(trt: Any, on_phase: Callable[[str], None] | None) -> Any:
@@ -334,6 +344,7 @@ class TrtBackend(Backend):
             raise
         self._logger = make_logger(trt)
         with gpu.current():
+            _load_plugins(trt, self._logger)
             runtime = self._runtime = trt.Runtime(self._logger)
             engine = self._engine = runtime and runtime.deserialize_cuda_engine(data)
             if engine is None:
