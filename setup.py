@@ -14,8 +14,8 @@ setup(
     description='Anonymizes faces and licence plates in camera topics, bags, images and videos.',
     long_description=README.read_text(encoding='utf-8') if README.is_file() else '',
     long_description_content_type='text/markdown',
-    maintainer='Seed 8154cb50 maintainers',
-    maintainer_email='maintainers@users.noreply.h-seed-8154cb50.example',
+    maintainer='ffs_anonymizer maintainers',
+    maintainer_email='maintainers@ffs-anonymizer.example',
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(exclude=['test', 'test.*']),
@@ -37,8 +37,8 @@ setup(
         'onnx>=1.12',  # cleans a model's graph before it is loaded
         'PyYAML>=5.4',  # parameter files and a bag's metadata.yaml
         'tqdm>=4.57',  # progress of the bag and media tools
-        'mcap>=1.1',  # reads and writes mcap recordings without a ROS installation
-        'zstandard>=0.18',  # compressed recordings
+        'mcap>=1.2.1',  # reads and writes mcap recordings without a ROS installation
+        'zstandard>=0.19',  # compressed recordings
         'av>=10',  # reads and writes videos
     ],
     extras_require={

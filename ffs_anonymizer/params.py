@@ -269,7 +269,7 @@ class Settings:
     )
     budget_ms: float = _setting(
         0.0,
-        'Time that the faces of one frame may take; what does not fit uses the fallback. 0: any.',
+        'Node: time for the faces of a frame; what does not fit uses the fallback. 0: any.',
         unit='ms',
         bounds=(0.0, 10000.0),
         live=True,
