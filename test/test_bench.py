@@ -261,6 +261,20 @@ def test_the_whole_recipe(models, tmp_path, capsys):
     assert 'largest other stage' in capsys.readouterr().out
 
 
+def test_a_model_that_the_device_refuses_is_listed(models, tmp_path):
+    figures = tmp_path / 'speed.json'
+    if importlib.util.find_spec('openvino') is not None:
+        pytest.skip('OpenVINO is installed')
+    words = ['--generator', '--quick', '--device', 'openvino', '--json', figures]
+    assert command(*words, '--model', models['fp32']) == 0
+    result = json.loads(figures.read_text())
+    assert result['generators'] == []
+    (why,) = [
+        row['why'] for row in result['not_measured'] if row['what'] == 'unet, fp32, on openvino'
+    ]
+    assert 'pip install' in why
+
+
 @pytest.mark.parametrize(
     ('words', 'error', 'text'),
     [

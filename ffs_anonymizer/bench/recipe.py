@@ -178,7 +178,8 @@ class Recipe:
             self._left_out(name, str(error))
 
     def _left_out(self, what: str, why: str) -> None:
-        self.not_measured.append({'what': what, 'why': why})
+        # A library may have pages to say; its first line is the reason.
+        self.not_measured.append({'what': what, 'why': why.splitlines()[0]})
 
     def _say(self, what: str) -> None:
         if not self.args.disable_progress_output and sys.stderr.isatty():
