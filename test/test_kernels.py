@@ -1,8 +1,7 @@
-import ctypes
 import shutil
-import subprocess
 
 import cv2
+from host_kernels import compiled_for_the_host, cut, GXX, paste
 import numpy as np
 from onnx_models import save_generator
 import pytest
@@ -10,35 +9,20 @@ import pytest
 from ffs_anonymizer import composite, crops
 from ffs_anonymizer.backend import open_model
 from ffs_anonymizer.backend.cuda.compiler import compile_kernels, find_nvcc, FOLDER, source_sha256
-from ffs_anonymizer.backend.cuda.painter import Job, pack, windows
+from ffs_anonymizer.backend.cuda.painter import Job, pack
 from ffs_anonymizer.errors import ModelError
 
-GXX = shutil.which('g++')
 NVCC = find_nvcc()
 pytestmark = pytest.mark.skipif(GXX is None, reason='needs g++')
-POINTER = ctypes.c_void_p
 
 
 @pytest.fixture(scope='module')
 def kernels(tmp_path_factory):
-    """The header and the loops, compiled for this machine."""
-    library = tmp_path_factory.mktemp('kernels') / 'kernels.so'
-    # ubsan traps: an out-of-range shift or overflow ends the test run.
-    command = [GXX, '-std=c++14', '-O2', '-ffp-contract=off', '-Wall', '-Wextra', '-Werror']
-    command += ['-fsanitize=undefined', '-fsanitize-undefined-trap-on-error', '-shared', '-fPIC']
-    subprocess.run(
-        [*command, '-x', 'c++', str(FOLDER / 'kernels.cu'), '-o', str(library)], check=True
-    )
-    return ctypes.CDLL(str(library))
+    return compiled_for_the_host(tmp_path_factory.mktemp('kernels'))
 
 
 def rects(*boxes):
     return np.array(boxes, np.int32).reshape(-1, 4)
-
-
-def address(array):
-    assert array.flags.c_contiguous
-    return POINTER(array.ctypes.data)
 
 
 def job_of(boxes, holes=(), *, crop_scale=1.7, feather=0.1, size_wh=(200, 150)):
@@ -58,25 +42,6 @@ def job_of(boxes, holes=(), *, crop_scale=1.7, feather=0.1, size_wh=(200, 150)):
         boxes[order],
         order.astype(np.int32),
     )
-
-
-def cut(kernels, image, job, *, size_px, batch=None, first=0):
-    numbers, _ = pack(job, image.shape[1::-1])
-    n = len(job.squares_xys_px) if batch is None else batch
-    condition = np.full((n, 3, size_px, size_px), np.nan, np.float32)
-    mask = np.full((n, 1, size_px, size_px), np.nan, np.float32)
-    arguments = (address(image), address(numbers), first, n, size_px)
-    kernels.ffs_cut(*arguments, address(condition), address(mask))
-    return condition, mask
-
-
-def paste(kernels, image, faces, job):
-    """Return the windows, and whether all faces were pictures."""
-    numbers, pixels = pack(job, image.shape[1::-1])
-    out = np.zeros(4 + job.size_px * 3, np.uint8)
-    arguments = (address(image), address(pixels), address(faces), address(numbers))
-    kernels.ffs_paste(*arguments, faces.shape[-1], address(out))
-    return windows(job, out[4:]), not out[:4].any()
 
 
 def applied(image, job, parts):
