@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     paths = [args.model] if args.model else models_of(settings)
     plans = [(path, plan(path, batches, sizes_wh, settings.detector.scale)) for path in paths]
     for path, variants in plans:
-        print(f'{path}: {len(variants)} variants')
+        print(f'{path}: shapes to build for')
         for shapes in variants:
             print('  ' + ', '.join(f'{k} {"x".join(map(str, v))}' for k, v in shapes.items()))
     if args.dry_run:
