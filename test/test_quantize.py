@@ -168,6 +168,22 @@ def test_a_scale_never_becomes_zero_in_fp16(tmp_path):
     assert np.isfinite(painted(half, optimized=False)).all()
 
 
+@pytest.mark.parametrize('kept', [[], ['top', 'exit']])
+def test_tensorrt_takes_both_files(unet, ranges, kept):
+    try:
+        import tensorrt_rtx_bindings as rtx
+    except (ImportError, OSError) as error:
+        pytest.skip(f'needs TensorRT-RTX, see docs/tensorrt.md: {error}')
+    from ffs_anonymizer.backend.trt import build_engine
+
+    shapes = [{'condition': (n, 3, 32, 32), 'mask': (n, 1, 32, 32)} for n in (1, 4)]
+    explicit = to_explicit(unet, ranges, kept)
+    for model, precision in ((explicit, 'int8+fp32'), (to_half(explicit), 'int8+fp16')):
+        built = build_engine(rtx, model.SerializeToString(), shapes)
+        assert built.precision == precision
+        assert len(built.data) > 1000
+
+
 # -- the file for the CPU
 
 

@@ -144,12 +144,14 @@ def draw(path: Path, rows: Sequence[Row]) -> None:
     for label, points in lines.items():
         axes.plot(*zip(*points, strict=True), marker='o', label=label)
         axes.annotate(
-            f'{points[-1][1]:.0f}', points[-1], textcoords='offset points', xytext=(6, -3)
+            f'{points[-1][1]:.3g}', points[-1], textcoords='offset points', xytext=(6, -3)
         )
     batches = sorted({int(row['batch']) for row in rows})
     axes.set_xscale('log', base=2)
     axes.set_xticks(batches, [str(batch) for batch in batches])
     axes.set_yscale('log')
+    axes.yaxis.set_major_formatter('{x:g}')
+    axes.margins(x=0.1)
     axes.set_xlabel('faces in one call')
     axes.set_ylabel('faces a second')
     axes.set_title('Generators')
