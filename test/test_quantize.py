@@ -3,6 +3,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+import sys
 
 import cv2
 import numpy as np
@@ -584,6 +585,7 @@ def test_a_dry_run_writes_nothing(job, capsys):
         (['--task', 'detector'], ModelError, r'got a network with the outputs \[.inpainted.\]'),
         (['--calibration', 'nowhere'], MediaError, 'nowhere: got no such folder'),
         (['-i', 'nowhere.onnx'], ModelError, 'no valid ONNX model'),
+        (['--json', 'no/such/folder/a.json'], ModelError, 'got no folder no/such/folder'),
     ],
 )
 def test_the_command_says_what_is_wrong(job, changes, error, text):
@@ -591,6 +593,15 @@ def test_the_command_says_what_is_wrong(job, changes, error, text):
     with pytest.raises(error, match=text):
         command(*words, *changes)
     assert not out.exists()
+
+
+def test_a_missing_library_is_missed_before_the_work(job, monkeypatch):
+    words, out = job
+    monkeypatch.setitem(sys.modules, 'matplotlib.figure', None)
+    with pytest.raises(ModelError, match='got no matplotlib; install it'):
+        command(*words)
+    assert not out.exists()
+    assert command(*words, '--no-plot', '--dry-run') == 0
 
 
 def test_a_network_of_another_contract_is_refused(job, tmp_path):

@@ -16,6 +16,21 @@ from ffs_anonymizer.quantize.sensitivity import Layer
 _KEPT, _QUANTIZED, _LIMIT = '#d1495b', '#00798c', '#555555'
 
 
+def refuse_without_library() -> None:
+    """
+    Look for what draws before minutes of measuring, not after.
+
+    :raises ModelError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise ModelError(
+            'no plot: got no matplotlib; install it with `pip install matplotlib`, or give '
+            '--no-plot'
+        ) from error
+
+
 def draw(
     path: Path,
     *,
@@ -34,13 +49,8 @@ def draw(
     :param curves: by file, the score for N = 0, 1, 2, ...
     :param chosen: by file, N.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ModelError(
-            'no plot: got no matplotlib; install it with `pip install matplotlib`, or give '
-            '--no-plot'
-        ) from error
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(12, 0.24 * len(layers) + 2.2), layout='constrained')
     left, right = figure.subplots(1, 2)
     figure.suptitle(title)

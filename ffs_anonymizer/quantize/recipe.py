@@ -40,7 +40,7 @@ from ffs_anonymizer.quantize.metric import (
     photo_feeds,
     Quality,
 )
-from ffs_anonymizer.quantize.plot import draw, draw_faces
+from ffs_anonymizer.quantize.plot import draw, draw_faces, refuse_without_library
 from ffs_anonymizer.quantize.ranges import measure_ranges
 from ffs_anonymizer.quantize.sensitivity import choose, curve, Layer, rank
 
@@ -105,6 +105,8 @@ class Recipe:
 
         # What is to be done
         self._refuse_existing()
+        if self.plot is not None:
+            refuse_without_library()
         model = prepare(args.input)
         names = [node.name for node in convs(model)]
         if args.keep_float is not None and not 0 <= args.keep_float <= len(names):
@@ -274,6 +276,9 @@ class Recipe:
             save_manifest(manifest, path)
 
     def _refuse_existing(self) -> None:
+        for path in (self.args.json, self.args.plot):
+            if path is not None and not path.absolute().parent.is_dir():
+                raise ModelError(f'{path}: got no folder {path.parent} to write into')
         wanted = [*self.files.values(), *(manifest_path(p) for p in self.files.values())]
         wanted += [p for p in (self.plot, self.faces, self.args.json) if p is not None]
         existing = [str(path) for path in wanted if path.exists()]
