@@ -62,8 +62,11 @@ class HostPainter:
 
     def paint(self, image_bgr, job: Job):
         self.jobs.append(job)
+        image_bgr = np.ascontiguousarray(image_bgr)
         condition, mask = cut(self.kernels, image_bgr, job, size_px=self.size_px)
         faces = self.model.infer({'condition': condition, 'mask': mask})['inpainted']
+        if faces.shape != condition.shape:
+            raise ModelError(f'{self.model.path}: got faces of shape {faces.shape}')
         parts, good = paste(self.kernels, image_bgr, np.ascontiguousarray(faces), job)
         if not good:
             raise ModelError('got faces with values that are not finite')

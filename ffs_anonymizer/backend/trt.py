@@ -375,6 +375,8 @@ class TrtBackend(Backend):
         Return the way through the GPU, for a network of the generator's contract.
 
         None where `build` found no compiler for the kernels; the description says so.
+
+        :raises ModelError: the kernels are not to be trusted, or the faces have another shape.
         """
         if {spec.name for spec in self.outputs} != {'inpainted'}:
             return None
@@ -384,6 +386,10 @@ class TrtBackend(Backend):
         except MissingError:
             self.device += ', crops on the CPU: nvcc was not there when `build` ran'
             return None
+        for variant in self._variants:
+            got, expected = variant.output_shapes['inpainted'], variant.shapes['condition']
+            if got != expected:
+                raise ModelError(f'{self.path}: got faces of shape {got}, expected {expected}')
         variants = {variant.batch: variant.enqueue for variant in self._variants}
         with self._gpu.current():
             self._painter = GpuPainter(self._gpu, cubin, variants, self.inputs[0].shape[-1])
@@ -434,6 +440,7 @@ class _Variant:
     Hold the context of one set of fixed shapes.
 
     :param batch: faces or frames that it takes at once.
+    :param output_shapes: of each output.
     """
 
     def __init__(
@@ -458,18 +465,18 @@ class _Variant:
         for name, shape in shapes.items():
             if not context.set_input_shape(name, shape):
                 raise ModelError(f'TensorRT refuses {name} {shape}: {logger.text()}')
-        self._output_shapes = {
+        self.output_shapes = {
             spec.name: tuple(context.get_tensor_shape(spec.name)) for spec in outputs
         }
-        if any(size < 0 for shape in self._output_shapes.values() for size in shape):
-            raise ModelError(f'got outputs of shapes {self._output_shapes}, expected fixed ones')
+        if any(size < 0 for shape in self.output_shapes.values() for size in shape):
+            raise ModelError(f'got outputs of shapes {self.output_shapes}, expected fixed ones')
 
     def infer(self, feeds: Tensors) -> dict[str, NDArray[np.float32]]:
         """Copy in, run, copy out."""
         n = len(next(iter(feeds.values())))
         self._gpu.stream.synchronize()  # a run that failed may still be under way
         if not self._memory:
-            for name, shape in {**self.shapes, **self._output_shapes}.items():
+            for name, shape in {**self.shapes, **self.output_shapes}.items():
                 self._memory[name] = Shared(self._gpu, int(np.prod(shape)) * 4)
         for name, feed in feeds.items():
             host = self._host(name, self.shapes[name])
@@ -478,7 +485,7 @@ class _Variant:
         self._recorded.run()
         self._gpu.stream.synchronize()
         results = {}
-        for name, shape in self._output_shapes.items():
+        for name, shape in self.output_shapes.items():
             host = self._host(name, shape)
             results[name] = np.array(host[:n] if shape[0] == self.batch else host)
         return results
@@ -506,7 +513,7 @@ class _Variant:
         for name in self.shapes:
             self._memory[name].upload(len(self._memory[name].host))
         self.enqueue({name: memory.pointer for name, memory in self._memory.items()})
-        for name in self._output_shapes:
+        for name in self.output_shapes:
             self._memory[name].download(len(self._memory[name].host))
 
     def _host(self, name: str, shape: Shape) -> NDArray[np.float32]:
