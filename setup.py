@@ -44,6 +44,8 @@ setup(
     extras_require={
         # Real rclpy and FastDDS without a ROS installation, for the node on a plain machine.
         'ros': ['ros-jazzy-rclpy[fastrtps]', 'ros-jazzy-common-interfaces'],
+        'openvino': ['openvino'],  # generators on processors with BF16 or VNNI
+        'tensorrt': ['pycuda'],  # TensorRT itself comes with JetPack, or from NVIDIA
         'train': ['torch>=2.0', 'tensorboard', 'matplotlib', 'onnxslim', 'ncnn', 'scikit-image'],
         'test': [
             'pytest>=7',

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 import fnmatch
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ffs_anonymizer import budget, composite, crops, obscure, tracker
+from ffs_anonymizer.backend.cuda.painter import Job
 from ffs_anonymizer.detector import CLASSES, Detections, Detector, FACE, PLATE, ZONE
 from ffs_anonymizer.errors import AnonymizerError, ModelError, SettingsError
 from ffs_anonymizer.frame import Frame
@@ -186,6 +187,8 @@ class Anonymizer:
             )
             frame.without(rects)
             methods = self._methods(regions, rects, stream)
+            painting = self._painting(methods)
+            by_stages = self._generators if painting is None else []
             cuts = [
                 crops.cut(
                     frame.image_bgr,
@@ -194,44 +197,41 @@ class Anonymizer:
                     size_px=generator.size_px,
                     crop_scale=generator.crop_scale,
                 )
-                for word, generator in zip(GENERATE, self._generators)  # noqa: B905
+                for word, generator in zip(GENERATE, by_stages)  # noqa: B905
             ]
+        windows: list[NDArray[np.uint8]] = []
         with self._stage('generate'):
+            if painting is not None:
+                word, generator = painting
+                job = self._job(frame.image_bgr, rects, methods, word, generator.crop_scale)
+                try:
+                    windows = generator.paint(frame.image_bgr, job)
+                except ModelError as error:
+                    self._give_up(methods == word, methods, regions, error, warnings)
             faces: dict[int, tuple[NDArray[np.uint8], NDArray[np.int32]]] = {}
-            for word, generator, cut in zip(GENERATE, self._generators, cuts):  # noqa: B905
+            for word, generator, cut in zip(GENERATE, by_stages, cuts):  # noqa: B905
                 indices = np.nonzero(methods == word)[0]
                 try:
                     invented = generator.generate(cut)
                 except ModelError as error:
-                    if self.settings.generator.on_error == 'stop':
-                        raise
-                    warnings.append(f'{len(cut)} faces use the fallback: {error}')
-                    methods[indices] = self._fallbacks()[regions.classes[indices]]
+                    self._give_up(methods == word, methods, regions, error, warnings)
                 else:
                     pairs = zip(invented, cut.squares_xys_px, strict=True)
                     faces.update(zip(indices.tolist(), pairs, strict=True))
         with self._stage('paste'):
-            patches = []
-            for i in composite.far_to_near(rects).tolist():
-                soft = methods[i] in (*GENERATE, 'blur')
-                outer = composite.with_feather(
-                    rects[i], self.settings.feather if soft else 0.0, size_wh=(width, height)
-                )
-                if i in faces:
-                    face, square = faces[i]
-                    outer = _inside(outer, square)
-                    patch = _window(face, square, outer)
-                else:
-                    patch = self._obscured(frame.image_bgr, str(methods[i]), rects[i], outer)
-                patches.append((patch, outer, rects[i]))
+            if windows:
+                patches = [
+                    (window, outer, outer)
+                    for window, outer in zip(windows, job.outer_xyxy_px, strict=True)
+                ]
+            else:
+                patches = self._patches(frame.image_bgr, rects, methods, faces)
             for patch, outer, rect in patches:
                 composite.paste(frame.image_bgr, patch, outer_xyxy_px=outer, rect_xyxy_px=rect)
+        touched = np.array([outer for _, outer, _ in patches], np.int32)
         words, counts = np.unique(methods, return_counts=True)
-        return Replaced(
-            np.array([outer for _, outer, _ in patches], np.int32),
-            dict(zip(words.tolist(), counts.tolist(), strict=True)),
-            tuple(warnings),
-        )
+        by_word = dict(zip(words.tolist(), counts.tolist(), strict=True))
+        return Replaced(touched, by_word, tuple(warnings))
 
     def anonymize(
         self,
@@ -348,6 +348,88 @@ class Anonymizer:
             words = by_level[np.minimum(levels, len(self._generators))]
             methods[generated] = np.where(words == '', fallbacks[generated], words)
         return methods
+
+    def _outer(
+        self, rect_xyxy_px: NDArray[np.int32], method: str, size_wh: tuple[int, int]
+    ) -> NDArray[np.int32]:
+        soft = method in (*GENERATE, 'blur')
+        feather = self.settings.feather if soft else 0.0
+        return composite.with_feather(rect_xyxy_px, feather, size_wh=size_wh)
+
+    def _give_up(
+        self,
+        failed: NDArray[np.bool_],
+        methods: NDArray[np.str_],
+        regions: Regions,
+        error: ModelError,
+        warnings: list[str],
+    ) -> None:
+        """Leave the faces of a generator that failed to the fallback, or raise."""
+        if self.settings.generator.on_error == 'stop':
+            raise error
+        warnings.append(f'{np.count_nonzero(failed)} faces use the fallback: {error}')
+        methods[failed] = self._fallbacks()[regions.classes[failed]]
+
+    def _painting(self, methods: NDArray[np.str_]) -> tuple[str, Generator] | None:
+        """Return the generator that can do all of a frame's faces on the device, if one can."""
+        words = [word for word in GENERATE if word in methods]
+        if len(words) != 1:
+            return None
+        generator = self._generators[GENERATE.index(words[0])]
+        return (words[0], generator) if generator.painter is not None else None
+
+    def _patches(
+        self,
+        image_bgr: NDArray[np.uint8],
+        rects_xyxy_px: NDArray[np.int32],
+        methods: NDArray[np.str_],
+        faces: Mapping[int, tuple[NDArray[np.uint8], NDArray[np.int32]]],
+    ) -> list[tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.int32]]]:
+        """Return patch, outer rectangle and rectangle of each region, in the order of pasting."""
+        patches = []
+        for i in composite.far_to_near(rects_xyxy_px).tolist():
+            rect, method = rects_xyxy_px[i], str(methods[i])
+            outer = self._outer(rect, method, (image_bgr.shape[1], image_bgr.shape[0]))
+            if i in faces:
+                face, square = faces[i]
+                outer = _inside(outer, square)
+                patch = _window(face, square, outer)
+            else:
+                patch = self._obscured(image_bgr, method, rect, outer)
+            patches.append((patch, outer, rect))
+        return patches
+
+    def _job(
+        self,
+        image_bgr: NDArray[np.uint8],
+        rects_xyxy_px: NDArray[np.int32],
+        methods: NDArray[np.str_],
+        word: str,
+        crop_scale: float,
+    ) -> Job:
+        """Say to a painter what the stages would do."""
+        size_wh = (image_bgr.shape[1], image_bgr.shape[0])
+        generated = methods == word
+        squares = crops.enclosing_squares(rects_xyxy_px[generated], crop_scale)
+        crop_index = np.where(generated, np.cumsum(generated) - 1, -1).astype(np.int32)
+        order = composite.far_to_near(rects_xyxy_px)
+        outers, pixels = [], []
+        for i in order.tolist():
+            rect, method = rects_xyxy_px[i], str(methods[i])
+            outer = self._outer(rect, method, size_wh)
+            if generated[i]:
+                outer = _inside(outer, squares[crop_index[i]])
+            else:
+                pixels.append(self._obscured(image_bgr, method, rect, outer))
+            outers.append(outer)
+        return Job(
+            squares,
+            rects_xyxy_px,
+            np.array(outers, np.int32),
+            rects_xyxy_px[order],
+            crop_index[order],
+            tuple(pixels),
+        )
 
     def _obscured(
         self,

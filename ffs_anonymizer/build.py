@@ -222,11 +222,11 @@ def _inputs(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _model_bytes(path: Path) -> bytes:
-    from ffs_anonymizer.backend.ort import _cleaned
+    from ffs_anonymizer.backend.onnx_file import cleaned
 
     if not path.is_file():
         raise ModelError(f'model file {path}: got nothing there, expected an ONNX file')
-    return _cleaned(path)
+    return cleaned(path)
 
 
 def _build_kernels(cache: EngineCache, compute_capability: str, *, force: bool) -> None:

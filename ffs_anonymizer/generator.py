@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ffs_anonymizer.backend import Backend, open_model
+from ffs_anonymizer.backend.cuda.painter import Job, Painter
 from ffs_anonymizer.budget import Cost
 from ffs_anonymizer.crops import Crops
 from ffs_anonymizer.errors import ModelError, SettingsError
@@ -29,6 +30,7 @@ class Generator:
 
     :param size_px: S.
     :param crop_scale: side of a crop over the longer side of its region, as the model was trained.
+    :param painter: what crops, generates and pastes in one go, where the device can.
     :param cost: what a call takes on this device, kept up to date once it was measured.
     :raises ModelError: there is no model, or it does not keep the contract.
     """
@@ -50,6 +52,22 @@ class Generator:
             raise SettingsError(f'generator.crop_scale: got {self.crop_scale}, expected 0 or >= 1')
         self.max_batch = settings.generator.max_batch
         self.cost: Cost | None = None
+        self.painter: Painter | None = self.model.painter()
+
+    def paint(self, image_bgr: NDArray[np.uint8], job: Job) -> list[NDArray[np.uint8]]:
+        """
+        Crop, generate and paste on the device; there must be a painter.
+
+        :param image_bgr: (H, W, 3) uint8, only read.
+        :param job: crops of the model's size, and patches.
+        :returns: (h, w, 3) uint8, the new content of each patch's outer rectangle.
+        :raises ModelError: the device fails, or the network returns what is no picture.
+        """
+        assert self.painter is not None
+        start_s = time.perf_counter()
+        windows = self.painter.paint(image_bgr, job)
+        self._correct_cost(len(job.squares_xys_px), start_s)
+        return windows
 
     def generate(self, crops: Crops) -> NDArray[np.uint8]:
         """
@@ -74,9 +92,12 @@ class Generator:
                 raise ModelError(f'{self.model.path}: got faces with values that are not finite')
             levels = np.rint((np.clip(inpainted, -1, 1) + 1) * 127.5).astype(np.uint8)
             faces[batch] = levels.transpose(0, 2, 3, 1)[..., ::-1]
-        if self.cost is not None and len(crops):
-            self.cost = self.cost.corrected(len(crops), (time.perf_counter() - start_s) * 1e3)
+        self._correct_cost(len(crops), start_s)
         return faces
+
+    def _correct_cost(self, faces: int, start_s: float) -> None:
+        if self.cost is not None and faces:
+            self.cost = self.cost.corrected(faces, (time.perf_counter() - start_s) * 1e3)
 
     def measure(self) -> None:
         """Measure what a call takes on this device, on crops of nothing."""

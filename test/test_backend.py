@@ -1,4 +1,6 @@
 import numpy as np
+import onnx
+from onnx import helper, TensorProto
 from onnx.reference import ReferenceEvaluator
 from onnx_models import save_failing_generator, save_generator
 import pytest
@@ -78,3 +80,16 @@ def test_a_device_that_is_not_here_is_an_error_not_a_fallback(tmp_path):
         pytest.skip('this machine has CUDA')
     with pytest.raises(ModelError, match='device cuda: got ONNX Runtime .* without CUDA'):
         open_model(path, device='cuda')
+
+
+def test_a_network_of_vectors_is_left_as_it_is(tmp_path):
+    path = tmp_path / 'add.onnx'
+    vector = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [3]) for n in 'abc']
+    graph = helper.make_graph(
+        [helper.make_node('Add', ['a', 'b'], ['c'])], 'add', vector[:2], vector[2:]
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=8), path
+    )
+    ones = np.ones(3, np.float32)
+    assert open_model(path).infer({'a': ones, 'b': ones})['c'].tolist() == [2, 2, 2]

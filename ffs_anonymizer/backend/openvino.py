@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ffs_anonymizer.backend import Backend, ort, Tensors, TensorSpec
+from ffs_anonymizer.backend.onnx_file import cleaned
 from ffs_anonymizer.errors import ModelError
 
 try:
@@ -38,7 +39,7 @@ class OpenVinoBackend(Backend):
 
     def __init__(self, path: Path, *, threads: int) -> None:
         self.path = path
-        model_bytes = ort._cleaned(path)
+        model_bytes = cleaned(path)
         graph = onnx.load_model_from_string(model_bytes).graph
         core = openvino.Core()
         try:

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ffs_anonymizer.backend import Backend, Tensors, TensorSpec
+from ffs_anonymizer.backend.onnx_file import cleaned
 from ffs_anonymizer.errors import ModelError
 
 try:
-    import onnx
     import onnxruntime
 except ImportError as error:
     raise ModelError(
-        f'cannot import {error.name}: install it with `pip install onnx onnxruntime`'
+        f'cannot import {error.name}: install it with `pip install onnxruntime`'
     ) from error
 
 _ERRORS_ONLY = 3
@@ -37,7 +37,7 @@ class OrtBackend(Backend):
         options.add_session_config_entry('session.intra_op.allow_spinning', '0')
         try:
             self._session = onnxruntime.InferenceSession(
-                _cleaned(path), options, providers=[provider]
+                cleaned(path), options, providers=[provider]
             )
         except ModelError:
             raise
@@ -86,42 +86,3 @@ def _choose_provider(device: str) -> tuple[str, str]:
 def _spec(value: onnxruntime.NodeArg) -> TensorSpec:
     shape = tuple(size if isinstance(size, int) else -1 for size in value.shape)
     return TensorSpec(value.name, shape)
-
-
-def _cleaned(path: Path) -> bytes:
-    """
-    Return the model without what keeps ONNX Runtime from optimizing it.
-
-    Initializers that are listed as graph inputs count as replaceable at run time, which blocks
-    constant folding and fusion. A fully convolutional network is freed of the size at which it
-    was exported, since it takes any.
-    """
-    try:
-        model = onnx.load(path)
-        onnx.checker.check_model(model, full_check=False)
-    except Exception as error:  # protobuf, I/O and checker errors share no base
-        raise ModelError(f'{path}: got a file that is no valid ONNX model: {error}') from error
-    graph = model.graph
-    initializers = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in initializers]
-    del graph.input[:]
-    graph.input.extend(inputs)
-    if all(node.op_type in _SIZE_FREE for node in graph.node):
-        for value in [*graph.input, *graph.output]:
-            for axis in (0, 2, 3):
-                value.type.tensor_type.shape.dim[axis].dim_param = f'{value.name}_{axis}'
-        del graph.value_info[:]
-    serialized: bytes = model.SerializeToString()
-    return serialized
-
-
-_SIZE_FREE = {
-    'Add',
-    'BatchNormalization',
-    'Concat',
-    'Conv',
-    'ConvTranspose',
-    'MaxPool',
-    'Relu',
-    'Sigmoid',
-}
