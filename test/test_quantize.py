@@ -89,6 +89,38 @@ def test_a_skip_is_quantized_once_for_the_convolution_and_the_sum(unet, ranges):
     assert nodes['middle.add'].input[0] == 'middle.y'
 
 
+@pytest.mark.parametrize('kept', [[], ['one'], ['other'], ['one', 'other']])
+def test_what_stays_in_float_has_no_pair_even_beside_what_does_not(tmp_path, kept):
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node('Relu', ['x'], ['a'], name='relu'),
+        helper.make_node('Conv', ['a', 'v'], ['y'], name='one'),
+        helper.make_node('Conv', ['a', 'w'], ['z'], name='other'),
+        helper.make_node('Add', ['y', 'z'], ['s'], name='sum'),
+        helper.make_node('Add', ['s', 'a'], ['out'], name='skip'),
+    ]
+    weights = {name: rng.normal(0, 1, (3, 3, 1, 1)).astype(np.float32) for name in 'vw'}
+    graph = helper.make_graph(
+        nodes,
+        'shared',
+        [helper.make_tensor_value_info('x', TensorProto.FLOAT, ['N', 3, 8, 8])],
+        [helper.make_tensor_value_info('out', TensorProto.FLOAT, ['N', 3, 8, 8])],
+        [numpy_helper.from_array(v, n) for n, v in weights.items()],
+    )
+    path = tmp_path / 'shared.onnx'
+    opsets = [helper.make_opsetid('', 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+    model = prepare(path)
+    x = rng.normal(0, 1, (1, 3, 8, 8)).astype(np.float32)
+    explicit = to_explicit(model, measure_ranges(model, [{'x': x}], 1, 'minmax'), kept)
+    for name, quantized in pairs(explicit).items():
+        assert quantized == [name not in kept] * 2
+    skip = next(n for n in explicit.graph.node if n.name == 'skip')
+    assert (skip.input[1] == 'a') == (len(kept) == 2)
+    wanted = Candidate(model).infer({'x': x})['out']
+    assert np.abs(Candidate(explicit).infer({'x': x})['out'] - wanted).max() < 0.15
+
+
 def broken(model, what):
     constants = {t.name: t for t in model.graph.initializer}
     node = next(n for n in model.graph.node if n.op_type == 'QuantizeLinear')
@@ -255,7 +287,7 @@ def test_a_dead_channel_with_a_bias_keeps_its_bias(tmp_path):
     for tensor in model.graph.initializer:
         values = numpy_helper.to_array(tensor).copy()
         if tensor.name == 'top.w':
-            values[1] = 0
+            values[1] = 1e-12
         if tensor.name == 'top.b':
             values[1] = 5
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
@@ -474,7 +506,9 @@ def test_crops_have_every_face_of_their_photo_cut_out(tmp_path):
     assert left[8:24, 8:24].all()
     assert left[8:24, 27:].all()
     assert not left[:7].any()
-    assert len(load_crops(tmp_path, 1, size_px=32, crop_scale=2.0, region_scale=1.0)) == 1
+    one = load_crops(tmp_path, 1, size_px=32, crop_scale=2.0, region_scale=1.0)
+    assert len(one) == 1
+    assert (one.mask[0, 0] == 0).sum() == holes[tuple(one.squares_xys_px[0].tolist())].sum()
 
 
 def test_packed_faces_are_calibrated_on_too(tmp_path):

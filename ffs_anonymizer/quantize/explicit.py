@@ -64,7 +64,6 @@ def to_explicit(
         quantizer.model.topological_sort()
     quantized: onnx.ModelProto = quantizer.model.model
     _bypass(quantized, kept)
-    _drop_unread(quantized)
     check_explicit(quantized, kept, scale_type=onnx.TensorProto.FLOAT, opset=OPSET)
     return quantized
 
@@ -112,20 +111,6 @@ def _bypass(model: onnx.ModelProto, kept: set[str]) -> None:
     for node in model.graph.node:
         if node.op_type == 'Conv' and node.name in kept:
             node.input[:] = [before.get(name, name) for name in node.input]
-
-
-def _drop_unread(model: onnx.ModelProto) -> None:
-    """Drop pairs that no convolution reads, and give their other readers the tensor itself."""
-    readers = consumers(model)
-    for node, after in list(quantized_pairs(model)):
-        reading = readers.get(after.output[0], [])
-        if not any(reader.op_type == 'Conv' for reader in reading):
-            for reader in reading:
-                reader.input[:] = [
-                    node.input[0] if name == after.output[0] else name for name in reader.input
-                ]
-            model.graph.node.remove(node)
-            model.graph.node.remove(after)
 
 
 class _quiet:  # noqa: N801
