@@ -161,12 +161,7 @@ class Recipe:
         if args.quick:
             self._left_out('node', 'left out by --quick')
             return
-        for row in result['stages']:
-            if (row['size'], row['encoding'], row['faces']) == ('1080p', 'bgr8', 0):
-                measure = partial(
-                    edges.measure_node, (1920, 1080), float(row['ms']['total']), 20.0
-                )
-                self._try(result, 'node', measure)
+        self._try(result, 'node', partial(edges.measure_node, (1920, 1080), 20.0))
 
     def _try(
         self, result: dict[str, Any], name: str, measure: Callable[[], dict[str, object]]
