@@ -52,7 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
-    except AnonymizerError as error:
+    except BrokenPipeError:
+        # Whoever read our output has gone; the interpreter's own flush at exit must not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (AnonymizerError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
     except ImportError as error:
@@ -61,10 +65,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print('interrupted: what was not finished has no final name', file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # Whoever read our output has gone; the interpreter's own flush at exit must not complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     return code
 
 

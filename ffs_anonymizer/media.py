@@ -358,9 +358,12 @@ def _detections_file(path: Path | None) -> Iterator[TextIO | None]:
     partial = path.with_name(path.name + '.partial')
     with _as_media_error(path):
         file = partial.open('w', encoding='utf-8')
-    with file:
-        yield file
-    partial.rename(path)
+    try:
+        with file:
+            yield file
+        partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _frame_count(job: Job) -> int:

@@ -292,6 +292,28 @@ def test_a_disk_that_is_full_leaves_no_half_file(photo: Path) -> None:
     assert files(output) == []
 
 
+def test_detections_that_cannot_be_written_are_told(
+    photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = photo.parent.parent / 'out'
+    lines = photo.parent.parent / 'nowhere' / 'found.jsonl'
+    assert media('-i', photo.parent, '-o', output, '--write-detections', lines) == 1
+    assert capsys.readouterr().err == f'error: {lines}: No such file or directory\n'
+    assert not output.exists()
+
+
+def test_zones_go_by_the_folder_of_an_image(tmp_path: Path, face_bgr: NDArray[np.uint8]) -> None:
+    for name in ('front', 'rear'):
+        (tmp_path / 'in' / name).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / 'in' / name / 'a.png'), np.full((40, 60, 3), 90, np.uint8))
+    zone = 'mask_zones=["fro* 10 20 30 40"]'
+    assert media('-i', tmp_path / 'in', '-o', tmp_path / 'out', '--set', zone) == 0
+    expected = np.full((40, 60, 3), 90, np.uint8)
+    assert np.array_equal(cv2.imread(str(tmp_path / 'out' / 'rear' / 'a.png')), expected)
+    expected[20:40, 10:30] = 0
+    assert np.array_equal(cv2.imread(str(tmp_path / 'out' / 'front' / 'a.png')), expected)
+
+
 # -- videos
 
 
