@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 import yaml
-
-from launch import LaunchContext, LaunchDescription
 
 # Without these most raw images above 640x480 are lost, or cost three times the CPU; they hold for
 # the camera drivers of the same launch as well. What the user has set stays.

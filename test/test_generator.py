@@ -55,9 +55,7 @@ def test_nan_is_an_error(tmp_path):
 
 def test_a_wrong_shape_is_an_error(tmp_path):
     generator = Generator(settings(save_wrongly_shaped_generator(tmp_path / 'g.onnx')))
-    with pytest.raises(
-        ModelError, match=r'got faces of shape \(2, 3, 16, 16\), expected'
-    ):
+    with pytest.raises(ModelError, match=r'got faces of shape \(2, 3, 16, 16\), expected'):
         generator.generate(crops_of(2))
 
 
