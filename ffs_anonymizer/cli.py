@@ -29,6 +29,7 @@ _COMMAND_MODULES = {
     'ffs_anonymizer.quantize': 'quantize',
     'ffs_anonymizer.training.commands': 'train',
 }
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
 _EXAMPLES = """\
 examples:
   ffs_anonymizer bag -i drive_01 -o drive_01_anonymized
@@ -45,7 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = make_parser().parse_args(argv)
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _terminate)
+        for number in _ENDING:
+            # One that the caller ignores (nohup) stays ignored.
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, _terminate)
     try:
         code: int = args.run(args)
         sys.stdout.flush()

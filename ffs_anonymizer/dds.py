@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 from pathlib import Path
+
+from ffs_anonymizer.allocator import keep_memory
 
 # The second name is that of Fast DDS 3.
 PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
 _PROFILE = Path('config', 'fastdds.xml')
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 
 def profile_path() -> Path | None:
@@ -30,7 +30,7 @@ def use_large_frames() -> Path | None:
 
     :returns: the profile that is in use now; None if the package's own was not found.
     """
-    _keep_memory()
+    keep_memory(arenas=1)
     for name in PROFILE_VARIABLES:
         if os.environ.get(name):
             return Path(os.environ[name])
@@ -39,14 +39,3 @@ def use_large_frames() -> Path | None:
         for name in PROFILE_VARIABLES:
             os.environ[name] = str(profile)
     return profile
-
-
-def _keep_memory() -> None:
-    # By default each frame is mapped, touched page by page and unmapped again.
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except AttributeError:  # not glibc
-        return
-    mallopt(_M_MMAP_THRESHOLD, 1 << 30)
-    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-    mallopt(_M_ARENA_MAX, 1)

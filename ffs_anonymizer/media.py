@@ -264,29 +264,11 @@ class _Report:
 
 
 def _record(name: str, stamp_ns: int, outcome: Outcome[Any]) -> dict[str, object]:
-    regions = outcome.regions
-    columns = zip(
-        regions.classes.tolist(),
-        np.round(regions.xyxy_px.astype(float), 1).tolist(),
-        np.round(regions.scores.astype(float), 4).tolist(),
-        regions.track_ids.tolist(),
-        regions.detected.tolist(),
-        strict=True,
-    )
     return {
         'name': name,
         'stamp_ns': stamp_ns,
         'size_wh': list(outcome.size_wh),
-        'regions': [
-            {
-                'class': CLASSES[class_index],
-                'xyxy_px': xyxy_px,
-                'score': score,
-                'track_id': track_id,
-                'detected': detected,
-            }
-            for class_index, xyxy_px, score, track_id, detected in columns
-        ],
+        'regions': outcome.regions.records(),
     }
 
 
@@ -426,7 +408,7 @@ class _Work:
 
     def anonymize_images(self, jobs: list[Job]) -> None:
         outcomes = anonymize_all(_image_tasks(jobs, self.args.boxes), self.anonymizer)
-        with contextlib.closing(outcomes):  # type: ignore[type-var]
+        with contextlib.closing(outcomes):
             for outcome in outcomes:
                 job = outcome.item.job
                 with _listed(job, self.report):
@@ -457,7 +439,7 @@ class _Work:
         with contextlib.closing(VideoSource(job.source, keep_audio=keep_audio)) as source:
             target = VideoTarget(job.partial, source, suffix=suffix, crf=crf)
             outcomes = anonymize_all(_video_tasks(source, job.name), self.anonymizer)
-            with contextlib.closing(target), contextlib.closing(outcomes):  # type: ignore[type-var]
+            with contextlib.closing(target), contextlib.closing(outcomes):
                 for outcome in outcomes:
                     shot = outcome.item
                     if not isinstance(shot, Shot):

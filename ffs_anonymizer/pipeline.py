@@ -114,7 +114,7 @@ class _StoppedError(Exception):
 
 def anonymize_all(
     tasks: Iterable[Task[_Item]], anonymizer: Anonymizer, *, workers: int = 0
-) -> Iterator[Outcome[_Item]]:
+) -> Generator[Outcome[_Item], None, None]:
     """
     Anonymize a sequence of images and let what is none pass, everything in its order.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ffs_anonymizer.detector import Detections
+from ffs_anonymizer.detector import CLASSES, Detections
 from ffs_anonymizer.params import TrackerSettings
 
 SHORTEST_LIFE_MS = 1000.0
@@ -63,6 +63,27 @@ class Regions:
                 for item in dataclasses.fields(self)
             )
         )
+
+    def records(self) -> list[dict[str, object]]:
+        """Return each region by names, in plain numbers, as the tools write it in JSON."""
+        columns = zip(
+            self.classes.tolist(),
+            np.round(self.xyxy_px.astype(np.float64), 1).tolist(),
+            np.round(self.scores.astype(np.float64), 4).tolist(),
+            self.track_ids.tolist(),
+            self.detected.tolist(),
+            strict=True,
+        )
+        return [
+            {
+                'class': CLASSES[index],
+                'xyxy_px': xyxy_px,
+                'score': score,
+                'track_id': track_id,
+                'detected': detected,
+            }
+            for index, xyxy_px, score, track_id, detected in columns
+        ]
 
     def take(self, which: NDArray[np.bool_] | NDArray[np.intp]) -> Regions:
         """Return the regions of a mask or of indices, in that order."""

@@ -16,7 +16,7 @@ MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob(
 WORKSHOP = ['training/*', 'quantize/*', 'bench/*', 'bench.py']
 # From the ground up; a module imports from its own layer and from those below.
 LAYERS = {
-    'ground': ['__init__.py', 'errors.py', 'params.py', 'models/*'],
+    'ground': ['__init__.py', 'allocator.py', 'errors.py', 'params.py', 'models/*'],
     'back ends': ['backend/*'],
     'stages': [
         *('frame.py', 'raw.py', 'jpeg.py', 'compressed.py', 'image.py'),

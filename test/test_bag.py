@@ -3,6 +3,7 @@
 import contextlib
 from contextlib import closing
 import fcntl
+import functools
 from functools import partial
 import hashlib
 import io
@@ -1104,7 +1105,11 @@ def test_ended_midway(tmp_path, face_bgr, number, code):
     before = digest(source)
     partial = tmp_path / 'out.partial' / 'out_0.mcap'
     words = command(source, tmp_path / 'out')
-    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+    # Under nohup, children are born deaf to SIGHUP.
+    hearing = functools.partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)
+    with subprocess.Popen(
+        words, cwd=ROOT, stdout=subprocess.DEVNULL, preexec_fn=hearing
+    ) as process:
         deadline = time.monotonic() + 60
         while not (partial.exists() and partial.stat().st_size > 1_000_000):
             assert process.poll() is None

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 import re
-import signal
 import sys
-import threading
-from types import FrameType
-from typing import NoReturn, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from ffs_anonymizer.cli_options import add_settings_options, settings_from
 from ffs_anonymizer.errors import SettingsError
@@ -31,7 +26,6 @@ read back before it gets its name; until then it is called <output>.partial. Not
 overwritten, and no image is written that could not be anonymized.
 """
 _MOST_LINES = 20
-_ENDING = (signal.SIGTERM, signal.SIGHUP)
 _EXAMPLES = """\
 examples:
   ffs_anonymizer bag -i drive_01 -o drive_01_anonymized
@@ -100,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     if args.skip_existing and job.target.exists():
         print(f'{job.target} exists already: nothing to do')
         return 0
-    from ffs_anonymizer.bag.allocator import keep_memory
+    from ffs_anonymizer.allocator import keep_memory
     from ffs_anonymizer.bag.conversion import Conversion, summary
 
     keep_memory()
@@ -111,8 +105,7 @@ def run(args: argparse.Namespace) -> int:
     print(_settings_words(settings), flush=True)
     if args.dry_run:
         return 0
-    with _terminated_cleanly():
-        report = conversion.run(shows_progress=not args.disable_progress_output)
+    report = conversion.run(shows_progress=not args.disable_progress_output)
     print(summary(report))
     for warning, count in list(report.warnings.items())[:_MOST_LINES]:
         print(f'warning: {count} frames: {warning}', file=sys.stderr)
@@ -244,24 +237,3 @@ def _settings_words(settings: Settings) -> str:
         for name, value in settings.flat().items()
     }
     return '\n'.join(f'  {name}: {value}' for name, value in plain.items())
-
-
-@contextmanager
-def _terminated_cleanly() -> Iterator[None]:
-    """Let signals end the program the way that an error does: with everything tidied up."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = [number for number in _ENDING if signal.getsignal(number) is signal.SIG_DFL]
-    for number in numbers:
-        signal.signal(number, _terminate)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)
-
-
-def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
-    print('terminated: what was not finished has no final name', file=sys.stderr)
-    raise SystemExit(128 + number)

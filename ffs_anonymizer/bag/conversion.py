@@ -518,29 +518,13 @@ def _layout_words(storage: str, mode: str, chunks: str, files: int) -> str:
 
 
 def _detection_line(picture: _Picture, outcome: Outcome[_Passing]) -> str:
-    message, regions = picture.message, outcome.regions
+    message = picture.message
     line: dict[str, Any] = {
         'topic': message.topic.name,
         'log_ns': message.log_ns,
         'stamp_ns': picture.image.stamp_ns if picture.image is not None else None,
         'size_wh': list(outcome.size_wh),
-        'regions': [
-            {
-                'class': CLASSES[kind],
-                'xyxy_px': [round(float(v), 1) for v in box],
-                'score': round(float(score), 4),
-                'track_id': int(track),
-                'detected': bool(detected),
-            }
-            for box, kind, score, track, detected in zip(
-                regions.xyxy_px,
-                regions.classes.tolist(),
-                regions.scores,
-                regions.track_ids,
-                regions.detected,
-                strict=True,
-            )
-        ],
+        'regions': outcome.regions.records(),
     }
     if outcome.error is not None:
         line['error'] = str(outcome.error)
