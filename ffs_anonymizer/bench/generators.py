@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 import onnx
 
 from ffs_anonymizer.backend import Backend
+from ffs_anonymizer.backend.onnx_file import free_inputs
 from ffs_anonymizer.bench.timing import interleaved, median_ms, Run
 from ffs_anonymizer.crops import Crops
 from ffs_anonymizer.errors import AnonymizerError, ModelError
 from ffs_anonymizer.generator import Generator
 from ffs_anonymizer.models.manifest import default_generator, load_manifest
 from ffs_anonymizer.params import Settings
-from ffs_anonymizer.quantize.graph import free_inputs
 
 RANDOM = ('ffs-128', 'ffs-128-small')
 BASELINE = 'deep-privacy2'

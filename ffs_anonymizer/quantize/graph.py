@@ -12,6 +12,7 @@ import onnx
 from onnx import numpy_helper, version_converter
 import onnxruntime
 
+from ffs_anonymizer.backend.onnx_file import free_inputs
 from ffs_anonymizer.errors import ModelError
 
 OPSET = 17
@@ -96,20 +97,6 @@ def shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def free_inputs(model: onnx.ModelProto) -> None:
-    """Take the constants off the list of inputs, and the sizes off what takes any size."""
-    graph = model.graph
-    constant = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in constant]
-    del graph.input[:]
-    graph.input.extend(inputs)
-    if all(node.op_type in _SIZE_FREE for node in graph.node):
-        for value in (*graph.input, *graph.output):
-            for axis in (0, 2, 3):
-                value.type.tensor_type.shape.dim[axis].dim_param = f'{value.name}_{axis}'
-        del graph.value_info[:]
-
-
 def quantized_pairs(
     model: onnx.ModelProto,
 ) -> Iterator[tuple[onnx.NodeProto, onnx.NodeProto]]:
@@ -150,15 +137,3 @@ def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
     for opset in [o for o in folded.opset_import if o.domain not in ('', 'ai.onnx')]:
         folded.opset_import.remove(opset)
     return folded
-
-
-_SIZE_FREE = {
-    'Add',
-    'BatchNormalization',
-    'Concat',
-    'Conv',
-    'ConvTranspose',
-    'MaxPool',
-    'Relu',
-    'Sigmoid',
-}
