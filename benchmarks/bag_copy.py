@@ -19,9 +19,8 @@ import statistics
 import tempfile
 import time
 
-from mcap.writer import CompressionType, Writer
-
 from ffs_anonymizer.cli import main as anonymizer
+from mcap.writer import CompressionType, Writer
 
 NAME = 'in_0.mcap'
 

@@ -23,10 +23,9 @@ import time
 from typing import Any
 
 import cv2
+from ffs_anonymizer import dds
 import numpy as np
 from numpy.typing import NDArray
-
-from ffs_anonymizer import dds
 
 PICTURES = 120
 

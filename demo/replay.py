@@ -13,14 +13,13 @@ import time
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
+from ffs_anonymizer import dds
 import rclpy
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from recording import TYPESTORE
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
-
-from ffs_anonymizer import dds
 
 OUTPUTS = re.compile('/anonymized/.*')
 DEPTH = 200

@@ -22,17 +22,16 @@ import time
 from typing import Any, TYPE_CHECKING
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
-import recording
-from recording import FRONT, IMAGE_TOPICS, INFO_TOPICS, TYPESTORE
-from rosbags.rosbag2 import Reader
-
 from ffs_anonymizer.anonymizer import Anonymizer
 from ffs_anonymizer.detector import Detector
 from ffs_anonymizer.image import decode, decode_image
 from ffs_anonymizer.models.manifest import default_generator
 from ffs_anonymizer.params import Settings
+import numpy as np
+from numpy.typing import NDArray
+import recording
+from recording import FRONT, IMAGE_TOPICS, INFO_TOPICS, TYPESTORE
+from rosbags.rosbag2 import Reader
 
 if TYPE_CHECKING:
     pass

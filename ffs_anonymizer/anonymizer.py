@@ -10,9 +10,6 @@ import time
 from typing import Union
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
-
 from ffs_anonymizer import budget, composite, crops, obscure, tracker
 from ffs_anonymizer.backend.cuda.painter import Job
 from ffs_anonymizer.detector import CLASSES, Detections, Detector, FACE, PLATE, ZONE
@@ -22,6 +19,8 @@ from ffs_anonymizer.generator import Generator
 from ffs_anonymizer.models.manifest import file_sha256
 from ffs_anonymizer.params import Settings
 from ffs_anonymizer.tracker import Regions, Tracks
+import numpy as np
+from numpy.typing import NDArray
 
 Data = Union[bytes, bytearray, memoryview]
 # What takes a face's place, the best generator first.

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
 from ffs_anonymizer.errors import SettingsError
 from ffs_anonymizer.params import DEVICES, find_parameter, load, METHODS, Settings
+import yaml
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
-
 from ffs_anonymizer import jpeg
 from ffs_anonymizer.errors import ImageError
 from ffs_anonymizer.frame import bgr_from, brightness_shift, Buffer, Frame, write_bgr
 from ffs_anonymizer.raw import as_buffer, refuse_depth
+import numpy as np
+from numpy.typing import NDArray
 
 LOSSY_WEBP_QUALITY = 90
 BLACK_JPEG_QUALITY = 95

@@ -8,12 +8,11 @@ import importlib.metadata
 from pathlib import Path
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
-
 from ffs_anonymizer.backend import Backend, open_model, TensorSpec
 from ffs_anonymizer.errors import MediaError, ModelError
 from ffs_anonymizer.params import Settings
+import numpy as np
+from numpy.typing import NDArray
 
 CLASSES = ('face', 'plate', 'zone')
 FACE, PLATE, ZONE = range(3)

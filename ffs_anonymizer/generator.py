@@ -5,9 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 import time
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ffs_anonymizer.backend import Backend, open_model
 from ffs_anonymizer.backend.cuda.painter import Job, Painter
 from ffs_anonymizer.budget import Cost
@@ -15,6 +12,8 @@ from ffs_anonymizer.crops import Crops
 from ffs_anonymizer.errors import ModelError, SettingsError
 from ffs_anonymizer.models.manifest import default_generator, load_manifest
 from ffs_anonymizer.params import Settings
+import numpy as np
+from numpy.typing import NDArray
 
 CROP_SCALE = 1.7
 MEASURED_BATCH = 4

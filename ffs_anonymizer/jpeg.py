@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from ffs_anonymizer.errors import ImageError
 import numpy as np
 from numpy.typing import NDArray
-
-from ffs_anonymizer.errors import ImageError
 
 MAGIC = b'\xff\xd8\xff'
 _SOI, _EOI, _SOS, _DQT, _DHT, _DRI = 0xD8, 0xD9, 0xDA, 0xDB, 0xC4, 0xDD

@@ -12,15 +12,14 @@ import sys
 from typing import Any, TextIO, TYPE_CHECKING
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
-
 from ffs_anonymizer import picture
 from ffs_anonymizer.cli_options import add_settings_options, settings_from
 from ffs_anonymizer.detector import CLASSES, read_boxes
 from ffs_anonymizer.errors import AnonymizerError, ImageError, MediaError
 from ffs_anonymizer.params import to_yaml
 from ffs_anonymizer.pipeline import anonymize_all, Outcome, Task
+import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from ffs_anonymizer.anonymizer import Anonymizer
@@ -289,9 +288,8 @@ def run(args: argparse.Namespace) -> int:
             print(f'# {job.source} -> {job.target}')
         return 1 if todo.broken else 0
 
-    from tqdm import tqdm
-
     from ffs_anonymizer.anonymizer import Anonymizer
+    from tqdm import tqdm
 
     report = _Report(problems=[f'{name}: {reason}' for name, reason in todo.broken])
     anonymizer = Anonymizer(settings)

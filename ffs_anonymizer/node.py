@@ -11,6 +11,15 @@ import time
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from ffs_anonymizer import dds, params
+from ffs_anonymizer.anonymizer import Anonymized
+from ffs_anonymizer.camera import Account, Camera, QUEUE_FRAMES
+from ffs_anonymizer.detector import CLASSES
+from ffs_anonymizer.errors import AnonymizerError, SettingsError
+from ffs_anonymizer.params import Settings
+from ffs_anonymizer.route import Route, SENSOR_DEPTH
+from ffs_anonymizer.tracker import Regions
+from ffs_anonymizer.worker import Worker
 from rcl_interfaces.msg import (
     FloatingPointRange,
     IntegerRange,
@@ -25,16 +34,6 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import try_shutdown
-
-from ffs_anonymizer import dds, params
-from ffs_anonymizer.anonymizer import Anonymized
-from ffs_anonymizer.camera import Account, Camera, QUEUE_FRAMES
-from ffs_anonymizer.detector import CLASSES
-from ffs_anonymizer.errors import AnonymizerError, SettingsError
-from ffs_anonymizer.params import Settings
-from ffs_anonymizer.route import Route, SENSOR_DEPTH
-from ffs_anonymizer.tracker import Regions
-from ffs_anonymizer.worker import Worker
 
 try:
     from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose

@@ -10,9 +10,8 @@ import fnmatch
 from pathlib import Path
 from typing import Any, TypeVar, Union
 
-import yaml
-
 from ffs_anonymizer.errors import SettingsError
+import yaml
 
 Value = Union[bool, int, float, str, 'tuple[str, ...]', 'tuple[int, ...]']
 METHODS = ('generate', 'blur', 'mosaic', 'solid')

@@ -9,11 +9,10 @@ import struct
 import zlib
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
-
 from ffs_anonymizer.errors import ImageError
 from ffs_anonymizer.image import decode_compressed, decode_image, Frame
+import numpy as np
+from numpy.typing import NDArray
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp')
 
@@ -59,7 +58,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class _File:
-    format: str
+    format: str  # noqa: A003
     data: bytes
 
 

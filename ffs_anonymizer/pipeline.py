@@ -137,6 +137,8 @@ def anonymize_all(
 
 
 class _Run(Generic[_Item]):
+    """Hold the threads and queues of one call."""
+
     def __init__(self, anonymizer: Anonymizer, workers: int) -> None:
         self._anonymizer = anonymizer
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix='codec')

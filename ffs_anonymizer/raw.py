@@ -11,11 +11,10 @@ import re
 from typing import Any
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
-
 from ffs_anonymizer.errors import ImageError
 from ffs_anonymizer.frame import bgr_from, brightness_shift, Buffer, Frame, Rect, write_bgr
+import numpy as np
+from numpy.typing import NDArray
 
 _PACKED = {
     'bgr8': 'bgr',

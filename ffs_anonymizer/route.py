@@ -7,12 +7,11 @@ from contextlib import contextmanager
 import importlib
 from typing import Any
 
+from ffs_anonymizer.errors import SettingsError
 from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import InvalidQosOverridesError, QoSOverridingOptions
-
-from ffs_anonymizer.errors import SettingsError
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 import dataclasses
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ffs_anonymizer.detector import CLASSES, Detections
 from ffs_anonymizer.params import TrackerSettings
+import numpy as np
+from numpy.typing import NDArray
 
 SHORTEST_LIFE_MS = 1000.0
 

@@ -11,12 +11,11 @@ import functools
 from pathlib import Path
 from typing import Any, Union
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ffs_anonymizer.errors import MediaError
 from ffs_anonymizer.frame import Buffer
 from ffs_anonymizer.image import black_like, decode_image, Frame
+import numpy as np
+from numpy.typing import NDArray
 
 try:
     import av

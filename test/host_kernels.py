@@ -7,12 +7,11 @@ from pathlib import Path
 import shutil
 import subprocess
 
-import numpy as np
-
 from ffs_anonymizer.backend import Backend
 from ffs_anonymizer.backend.cuda.compiler import FOLDER
 from ffs_anonymizer.backend.cuda.painter import Job, pack, windows
 from ffs_anonymizer.errors import ModelError
+import numpy as np
 
 GXX = shutil.which('g++')
 

@@ -1,15 +1,14 @@
 from types import SimpleNamespace
 
-import numpy as np
-from onnx_models import save_failing_generator, save_generator
-import pytest
-
 from ffs_anonymizer.anonymizer import Anonymizer, Zone
 from ffs_anonymizer.budget import Cost
 from ffs_anonymizer.detector import Detections, FACE, PLATE
 from ffs_anonymizer.errors import AnonymizerError, ModelError, SettingsError
 from ffs_anonymizer.image import decode_image, ENCODINGS
 from ffs_anonymizer.params import Settings
+import numpy as np
+from onnx_models import save_failing_generator, save_generator
+import pytest
 
 WIDTH, HEIGHT = 96, 72
 # Overlapping faces, faces at all four borders and in a corner, and one inside another's crop.

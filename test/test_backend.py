@@ -1,13 +1,12 @@
+from ffs_anonymizer.backend import open_model
+from ffs_anonymizer.detector import default_model
+from ffs_anonymizer.errors import ModelError
 import numpy as np
 import onnx
 from onnx import helper, TensorProto
 from onnx.reference import ReferenceEvaluator
 from onnx_models import save_failing_generator, save_generator
 import pytest
-
-from ffs_anonymizer.backend import open_model
-from ffs_anonymizer.detector import default_model
-from ffs_anonymizer.errors import ModelError
 
 
 def feeds(n=2, size_px=32):

@@ -25,6 +25,11 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 import cv2
+from ffs_anonymizer.bag import cdr
+from ffs_anonymizer.bag.selection import Action, contains_picture, is_picture, Selection
+from ffs_anonymizer.bag.storage import Attachment, Topic
+from ffs_anonymizer.cli import main
+from ffs_anonymizer.errors import BagError, ImageError
 from mcap.reader import make_reader
 from mcap.stream_reader import StreamReader
 from mcap.writer import CompressionType, Writer
@@ -37,12 +42,6 @@ from onnx_models import (
 import pytest
 import yaml
 import zstandard
-
-from ffs_anonymizer.bag import cdr
-from ffs_anonymizer.bag.selection import Action, contains_picture, is_picture, Selection
-from ffs_anonymizer.bag.storage import Attachment, Topic
-from ffs_anonymizer.cli import main
-from ffs_anonymizer.errors import BagError, ImageError
 
 rosbags_rosbag2 = pytest.importorskip('rosbags.rosbag2')
 rosbags_typesys = pytest.importorskip('rosbags.typesys')

@@ -6,12 +6,6 @@ import json
 import time
 
 import cv2
-import numpy as np
-import onnx
-from onnx_models import save_wrongly_shaped_generator
-import pytest
-from quantize_models import feeds, save_photos, save_unet
-
 from ffs_anonymizer import bench
 from ffs_anonymizer.bench import generators, machine, report, stages
 from ffs_anonymizer.bench.timing import interleaved, median_ms
@@ -22,6 +16,11 @@ from ffs_anonymizer.quantize.graph import prepare
 from ffs_anonymizer.quantize.half import to_half
 from ffs_anonymizer.quantize.integer import to_integer
 from ffs_anonymizer.quantize.ranges import measure_ranges
+import numpy as np
+import onnx
+from onnx_models import save_wrongly_shaped_generator
+import pytest
+from quantize_models import feeds, save_photos, save_unet
 
 ROW = {
     'name',

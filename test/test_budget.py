@@ -1,7 +1,6 @@
+from ffs_anonymizer.budget import Cost, levels
 import numpy as np
 import pytest
-
-from ffs_anonymizer.budget import Cost, levels
 
 LARGE, SMALL = Cost(2.0, 10.0), Cost(1.0, 2.0)
 

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-import pytest
-
 from ffs_anonymizer.camera import Account, Camera, QUEUE_FRAMES
+import pytest
 
 SECOND = 1_000_000_000
 

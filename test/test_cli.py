@@ -3,13 +3,12 @@ from pathlib import Path
 import subprocess
 import sys
 
-from program import ROOT, run_program
-import pytest
-
 from ffs_anonymizer import __version__
 from ffs_anonymizer.cli import main, make_parser
 from ffs_anonymizer.cli_options import settings_from
 from ffs_anonymizer.params import load, Settings, to_markdown, to_yaml
+from program import ROOT, run_program
+import pytest
 
 
 def commands() -> list[str]:

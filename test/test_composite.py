@@ -1,7 +1,6 @@
+from ffs_anonymizer.composite import cover, far_to_near, paste, with_feather
 import numpy as np
 import pytest
-
-from ffs_anonymizer.composite import cover, far_to_near, paste, with_feather
 
 
 @pytest.mark.parametrize(

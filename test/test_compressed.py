@@ -3,13 +3,12 @@ from types import SimpleNamespace
 import zlib
 
 import cv2
-from messages import compressed_message, exif, insert_segment, NO_RECTS, scene, with_data
-import numpy as np
-import pytest
-
 from ffs_anonymizer.compressed import black_compressed, decode_compressed, LOSSY_WEBP_QUALITY
 from ffs_anonymizer.errors import ImageError
 from ffs_anonymizer.jpeg import jpeg_quality, jpeg_sampling, read_header
+from messages import compressed_message, exif, insert_segment, NO_RECTS, scene, with_data
+import numpy as np
+import pytest
 
 RECT = (32, 16, 64, 48)
 COLOUR = (30, 90, 210)

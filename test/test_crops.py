@@ -1,7 +1,6 @@
+from ffs_anonymizer.crops import Crops, cut, cut_square, enclosing_squares
 import numpy as np
 import pytest
-
-from ffs_anonymizer.crops import Crops, cut, cut_square, enclosing_squares
 
 NONE = np.empty((0, 4), np.int32)
 

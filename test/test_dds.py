@@ -3,9 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 import xml.etree.ElementTree as ElementTree
 
-import pytest
-
 from ffs_anonymizer import dds
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -1,10 +1,6 @@
 from pathlib import Path
 
 import cv2
-import numpy as np
-from onnx_models import save_generator, save_yunet
-import pytest
-
 from ffs_anonymizer.backend import open_model
 from ffs_anonymizer.detector import (
     decode_centerface,
@@ -19,6 +15,9 @@ from ffs_anonymizer.detector import (
 )
 from ffs_anonymizer.errors import MediaError, ModelError
 from ffs_anonymizer.params import Settings
+import numpy as np
+from onnx_models import save_generator, save_yunet
+import pytest
 
 SHARED = Path(__file__).parents[2] / 'shared' / 'data'
 YUNET = SHARED / 'models' / 'yunet_n_dynamic.onnx'

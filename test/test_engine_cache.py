@@ -3,10 +3,9 @@ import json
 import os
 import stat
 
-import pytest
-
 from ffs_anonymizer.backend.engine_cache import default_folder, EngineCache, MissingError, name_of
 from ffs_anonymizer.errors import ModelError
+import pytest
 
 DATA = bytes(range(256)) * 9
 FACTS = {'onnx_sha256': 'ab' * 32, 'tensorrt': '10.3.0', 'gpu': 'Orin', 'compute': '8.7'}

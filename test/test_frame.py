@@ -1,7 +1,6 @@
+from ffs_anonymizer.frame import bgr_from, brightness_shift, write_bgr
 import numpy as np
 import pytest
-
-from ffs_anonymizer.frame import bgr_from, brightness_shift, write_bgr
 
 SAMPLE = {
     'mono': 10,

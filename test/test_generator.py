@@ -1,6 +1,10 @@
 import json
 from pathlib import Path
 
+from ffs_anonymizer.crops import cut
+from ffs_anonymizer.errors import ModelError, SettingsError
+from ffs_anonymizer.generator import Generator
+from ffs_anonymizer.params import Settings
 import numpy as np
 from onnx_models import (
     save_failing_generator,
@@ -9,11 +13,6 @@ from onnx_models import (
     save_yunet,
 )
 import pytest
-
-from ffs_anonymizer.crops import cut
-from ffs_anonymizer.errors import ModelError, SettingsError
-from ffs_anonymizer.generator import Generator
-from ffs_anonymizer.params import Settings
 
 NONE = np.empty((0, 4), np.int32)
 

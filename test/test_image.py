@@ -1,11 +1,10 @@
 from types import SimpleNamespace
 
+from ffs_anonymizer import image
+from ffs_anonymizer.errors import ImageError
 from messages import compressed_message, noise_message, scene
 import numpy as np
 import pytest
-
-from ffs_anonymizer import image
-from ffs_anonymizer.errors import ImageError
 
 
 def test_decode_tells_the_two_messages_apart():

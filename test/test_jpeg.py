@@ -1,10 +1,9 @@
 import cv2
+from ffs_anonymizer import jpeg
+from ffs_anonymizer.errors import ImageError
 from messages import compressed_message, exif, insert_segment, jpeg_segment, scene
 import numpy as np
 import pytest
-
-from ffs_anonymizer import jpeg
-from ffs_anonymizer.errors import ImageError
 
 Q, PROGRESSIVE, RESTARTS = (
     cv2.IMWRITE_JPEG_QUALITY,

@@ -1,16 +1,15 @@
 import shutil
 
 import cv2
-from host_kernels import compiled_for_the_host, cut, GXX, paste
-import numpy as np
-from onnx_models import save_generator
-import pytest
-
 from ffs_anonymizer import composite, crops
 from ffs_anonymizer.backend import open_model
 from ffs_anonymizer.backend.cuda.compiler import compile_kernels, find_nvcc, FOLDER, source_sha256
 from ffs_anonymizer.backend.cuda.painter import Job, pack
 from ffs_anonymizer.errors import ModelError
+from host_kernels import compiled_for_the_host, cut, GXX, paste
+import numpy as np
+from onnx_models import save_generator
+import pytest
 
 NVCC = find_nvcc()
 pytestmark = pytest.mark.skipif(GXX is None, reason='needs g++')

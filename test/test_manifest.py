@@ -1,8 +1,6 @@
 import json
 from pathlib import Path
 
-import pytest
-
 from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.models.manifest import (
     default_generator,
@@ -12,6 +10,7 @@ from ffs_anonymizer.models.manifest import (
     manifest_path,
     save_manifest,
 )
+import pytest
 
 
 def make(onnx: Path) -> Manifest:

@@ -11,14 +11,13 @@ import time
 
 import av
 import cv2
+from ffs_anonymizer.cli import main
+from ffs_anonymizer.detector import Detector
+from ffs_anonymizer.params import Settings
 import numpy as np
 from numpy.typing import NDArray
 from program import ROOT, run_program
 import pytest
-
-from ffs_anonymizer.cli import main
-from ffs_anonymizer.detector import Detector
-from ffs_anonymizer.params import Settings
 
 # Not what a recorder would write: a gap, and an uneven start.
 TIMES_MS = (100, 133, 167, 200, 400, 433, 467, 500)

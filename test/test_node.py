@@ -17,19 +17,18 @@ import pytest
 
 rclpy = pytest.importorskip('rclpy')
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
-from rcl_interfaces.msg import ParameterType  # noqa: E402
-from rcl_interfaces.srv import DescribeParameters, SetParameters  # noqa: E402
-from rclpy.context import Context  # noqa: E402
-from rclpy.executors import SingleThreadedExecutor  # noqa: E402
-from rclpy.parameter import Parameter  # noqa: E402
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E402
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image  # noqa: E402
-from std_msgs.msg import String  # noqa: E402
-
-from ffs_anonymizer import params  # noqa: E402
-from ffs_anonymizer.errors import ModelError, SettingsError  # noqa: E402
-from ffs_anonymizer.node import AnonymizerNode, camera_info_topic  # noqa: E402
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402, I100
+from ffs_anonymizer import params  # noqa: E402, I100
+from ffs_anonymizer.errors import ModelError, SettingsError  # noqa: E402, I100
+from ffs_anonymizer.node import AnonymizerNode, camera_info_topic  # noqa: E402, I100
+from rcl_interfaces.msg import ParameterType  # noqa: E402, I100
+from rcl_interfaces.srv import DescribeParameters, SetParameters  # noqa: E402, I100
+from rclpy.context import Context  # noqa: E402, I100
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402, I100
+from rclpy.parameter import Parameter  # noqa: E402, I100
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E402, I100
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image  # noqa: E402, I100
+from std_msgs.msg import String  # noqa: E402, I100
 
 ROOT = Path(__file__).resolve().parents[1]
 DOMAIN = 1 + os.getpid() % 100

@@ -1,10 +1,9 @@
 import itertools
 
 import cv2
+from ffs_anonymizer.obscure import blur, cell_edges, cell_means, mosaic, solid
 import numpy as np
 import pytest
-
-from ffs_anonymizer.obscure import blur, cell_edges, cell_means, mosaic, solid
 
 rng = np.random.default_rng(0)
 

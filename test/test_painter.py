@@ -1,16 +1,15 @@
 """The recipe through a painter: the kernels on this machine's CPU, and the generator between."""
 
-from host_kernels import compiled_for_the_host, GXX, HostPainter
-import numpy as np
-from onnx_models import save_failing_generator, save_generator
-import pytest
-
 from ffs_anonymizer.anonymizer import Anonymizer
 from ffs_anonymizer.backend import open_model
 from ffs_anonymizer.detector import Detections, FACE, PLATE
 from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.image import decode
 from ffs_anonymizer.params import Settings
+from host_kernels import compiled_for_the_host, GXX, HostPainter
+import numpy as np
+from onnx_models import save_failing_generator, save_generator
+import pytest
 
 SIZE_PX = 32
 pytestmark = pytest.mark.skipif(GXX is None, reason='needs g++')

@@ -1,8 +1,5 @@
 from pathlib import Path
 
-import pytest
-import yaml
-
 from ffs_anonymizer.errors import SettingsError
 from ffs_anonymizer.params import (
     find_parameter,
@@ -13,6 +10,8 @@ from ffs_anonymizer.params import (
     to_markdown,
     to_yaml,
 )
+import pytest
+import yaml
 
 CONFIG = Path(__file__).parents[1] / 'config' / 'anonymizer.param.yaml'
 

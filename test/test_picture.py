@@ -3,13 +3,12 @@ import struct
 import zlib
 
 import cv2
+from ffs_anonymizer import picture
+from ffs_anonymizer.errors import ImageError
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 import pytest
-
-from ffs_anonymizer import picture
-from ffs_anonymizer.errors import ImageError
 
 SECRET = b'Elm Street 13'
 NO_RECTS = np.empty((0, 4), np.int32)

@@ -5,10 +5,6 @@ import threading
 import time
 
 import cv2
-from messages import raw_message
-import numpy as np
-import pytest
-
 from ffs_anonymizer.anonymizer import Anonymizer
 from ffs_anonymizer.detector import Detections, FACE
 from ffs_anonymizer.errors import AnonymizerError, BagError, ImageError
@@ -16,6 +12,9 @@ from ffs_anonymizer.frame import Frame
 from ffs_anonymizer.image import decode
 from ffs_anonymizer.params import Settings
 from ffs_anonymizer.pipeline import anonymize_all, BATCH_ITEMS, Task
+from messages import raw_message
+import numpy as np
+import pytest
 
 BOX = (20, 10, 44, 40)
 FOUND = Detections.of([BOX], [0.9], FACE)

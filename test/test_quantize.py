@@ -6,14 +6,6 @@ from pathlib import Path
 import sys
 
 import cv2
-import numpy as np
-import onnx
-from onnx import helper, numpy_helper, TensorProto
-from onnx_models import save_wrongly_shaped_generator
-import onnxruntime
-import pytest
-from quantize_models import CONVS, feeds, save_photos, save_unet
-
 from ffs_anonymizer import quantize
 from ffs_anonymizer.detector import Detections, FACE
 from ffs_anonymizer.errors import AnonymizerError, MediaError, ModelError, SettingsError
@@ -34,6 +26,13 @@ from ffs_anonymizer.quantize.metric import (
 )
 from ffs_anonymizer.quantize.ranges import measure_ranges
 from ffs_anonymizer.quantize.sensitivity import choose, curve, rank
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper, TensorProto
+from onnx_models import save_wrongly_shaped_generator
+import onnxruntime
+import pytest
+from quantize_models import CONVS, feeds, save_photos, save_unet
 
 WIDER = Path(__file__).resolve().parents[2] / 'shared' / 'data' / 'detection' / 'wider416'
 YUNET = WIDER.parents[1] / 'models' / 'yunet_n_dynamic.onnx'

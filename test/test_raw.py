@@ -1,11 +1,10 @@
 from array import array
 
+from ffs_anonymizer.errors import ImageError
+from ffs_anonymizer.raw import black_image, decode_image, ENCODINGS, is_depth
 from messages import bytes_of_rect, NO_RECTS, noise_message, raw_message, with_data
 import numpy as np
 import pytest
-
-from ffs_anonymizer.errors import ImageError
-from ffs_anonymizer.raw import black_image, decode_image, ENCODINGS, is_depth
 
 LAYOUTS = [(encoding, endian) for encoding in ENCODINGS for endian in (0, 1)]
 LAYOUTS = [(e, endian) for e, endian in LAYOUTS if endian == 0 or e == 'mono16']

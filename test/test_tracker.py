@@ -1,9 +1,8 @@
-import numpy as np
-import pytest
-
 from ffs_anonymizer.detector import Detections, FACE, PLATE
 from ffs_anonymizer.params import TrackerSettings
 from ffs_anonymizer.tracker import advance, backfill, Regions, regions, Tracks
+import numpy as np
+import pytest
 
 SETTINGS = TrackerSettings()
 MS = 1_000_000

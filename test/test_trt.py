@@ -7,13 +7,6 @@ import json
 from pathlib import Path
 import time
 
-import numpy as np
-import onnx
-from onnx import helper, numpy_helper, TensorProto
-from onnx.reference import ReferenceEvaluator
-from onnx_models import save_failing_generator, save_generator
-import pytest
-
 from ffs_anonymizer import backend as backend_package
 from ffs_anonymizer import build
 from ffs_anonymizer.backend import Backend, open_model, trt
@@ -24,6 +17,12 @@ from ffs_anonymizer.backend.trt import build_engine, choose_typing, read_traits,
 from ffs_anonymizer.cli_options import add_settings_options
 from ffs_anonymizer.detector import default_model, Network
 from ffs_anonymizer.errors import ModelError, SettingsError
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper, TensorProto
+from onnx.reference import ReferenceEvaluator
+from onnx_models import save_failing_generator, save_generator
+import pytest
 
 NAMES = json.loads((Path(__file__).parent / 'tensorrt_names.json').read_text())
 VERSIONS = [name for name in NAMES if name.startswith('tensorrt')]

@@ -6,14 +6,13 @@ import threading
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
-import pytest
-
 from ffs_anonymizer.anonymizer import Anonymized
 from ffs_anonymizer.camera import Camera
 from ffs_anonymizer.errors import ModelError, SettingsError
 from ffs_anonymizer.params import Settings
 from ffs_anonymizer.worker import DEAD_AFTER_FRAMES, Worker
+import numpy as np
+import pytest
 
 SETTINGS = Settings().updated({'mask_zones': ['* 0 0 8 8'], 'face.threshold': 1.0})
 

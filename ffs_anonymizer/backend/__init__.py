@@ -10,10 +10,9 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ffs_anonymizer.errors import ModelError
 import numpy as np
 from numpy.typing import NDArray
-
-from ffs_anonymizer.errors import ModelError
 
 if TYPE_CHECKING:
     from ffs_anonymizer.backend.cuda.painter import Painter

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ffs_anonymizer.backend import Backend, Tensors, TensorSpec
 from ffs_anonymizer.backend.onnx_file import cleaned
 from ffs_anonymizer.errors import ModelError
+import numpy as np
+from numpy.typing import NDArray
 
 try:
     import onnxruntime

@@ -9,9 +9,6 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ffs_anonymizer.backend import Backend, Tensors, TensorSpec
 from ffs_anonymizer.backend.cuda.compiler import source_sha256
 from ffs_anonymizer.backend.cuda.driver import Gpu, import_pycuda, missing_gpu, Recorded, Shared
@@ -19,6 +16,8 @@ from ffs_anonymizer.backend.cuda.gpu_painter import GpuPainter
 from ffs_anonymizer.backend.engine_cache import BUILD, EngineCache, MissingError, name_of
 from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.models.manifest import file_sha256
+import numpy as np
+from numpy.typing import NDArray
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]

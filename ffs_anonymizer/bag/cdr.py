@@ -53,7 +53,7 @@ class CdrCompressedImage:
     payload: bytes
     data_start: int
     stamp_ns: int
-    format: str
+    format: str  # noqa: A003
     data: memoryview
 
     def with_data(self, data: Buffer) -> bytes:
@@ -108,6 +108,8 @@ def _spliced(payload: bytes, start: int, old_size: int, data: Buffer) -> bytes:
 
 
 class _Reader:
+    """Read CDR from front to back."""
+
     def __init__(self, payload: bytes) -> None:
         self._payload = payload
         self._at = _ENCAPSULATION_BYTES

@@ -8,6 +8,9 @@ import io
 from pathlib import Path
 import struct
 
+from ffs_anonymizer import __version__
+from ffs_anonymizer.bag.storage import Attachment, Contents, Item, Message, Note, Topic
+from ffs_anonymizer.errors import BagError
 from mcap.data_stream import ReadDataStream
 from mcap.exceptions import McapError
 from mcap.opcode import Opcode
@@ -18,10 +21,6 @@ from mcap.records import Message as MessageRecord
 from mcap.stream_reader import CRCValidationError, get_chunk_data_stream, StreamReader
 from mcap.writer import CompressionType, Writer
 import zstandard
-
-from ffs_anonymizer import __version__
-from ffs_anonymizer.bag.storage import Attachment, Contents, Item, Message, Note, Topic
-from ffs_anonymizer.errors import BagError
 
 BAG_NOTE = 'rosbag2'
 BAG_YAML = 'serialized_metadata'

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
-
 from ffs_anonymizer.bag.storage import Topic
 from ffs_anonymizer.errors import BagError
+import yaml
 
 FILE_NAME = 'metadata.yaml'
 ROOT = 'rosbag2_bagfile_information'

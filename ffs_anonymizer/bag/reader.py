@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import zstandard
-
 from ffs_anonymizer.bag import metadata
 from ffs_anonymizer.bag.mcap import McapReader
 from ffs_anonymizer.bag.metadata import BagMetadata
 from ffs_anonymizer.bag.sqlite import SqliteReader
 from ffs_anonymizer.bag.storage import Item, StorageReader, Topic
 from ffs_anonymizer.errors import BagError
+import zstandard
 
 STORAGE_BY_SUFFIX = {'.mcap': 'mcap', '.db3': 'sqlite3'}
 

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import zstandard
-
 from ffs_anonymizer.bag import metadata
 from ffs_anonymizer.bag.mcap import McapWriter
 from ffs_anonymizer.bag.metadata import BagMetadata, FileSpan
 from ffs_anonymizer.bag.reader import decompressed
 from ffs_anonymizer.bag.sqlite import SqliteWriter
 from ffs_anonymizer.bag.storage import Attachment, Message, Note, StorageWriter, Topic
+import zstandard
 
 # As rosbag2 compresses.
 ZSTD_LEVEL = 1

@@ -11,14 +11,13 @@ import subprocess
 import sys
 import tempfile
 
-import numpy as np
-
 from ffs_anonymizer.anonymizer import Anonymizer
 from ffs_anonymizer.bench.stages import make_frame, make_message
 from ffs_anonymizer.bench.timing import interleaved, median_ms
 from ffs_anonymizer.errors import AnonymizerError
 from ffs_anonymizer.image import decode
 from ffs_anonymizer.params import Settings
+import numpy as np
 
 _ROOT = Path(__file__).resolve().parents[2]
 _LIVE = _ROOT / 'benchmarks' / 'live.py'

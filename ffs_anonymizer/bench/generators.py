@@ -6,10 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-import onnx
-
 from ffs_anonymizer.backend import Backend
 from ffs_anonymizer.backend.onnx_file import free_inputs
 from ffs_anonymizer.bench.timing import interleaved, median_ms, Run
@@ -18,6 +14,9 @@ from ffs_anonymizer.errors import AnonymizerError, ModelError
 from ffs_anonymizer.generator import Generator
 from ffs_anonymizer.models.manifest import default_generator, load_manifest
 from ffs_anonymizer.params import Settings
+import numpy as np
+from numpy.typing import NDArray
+import onnx
 
 RANDOM = ('ffs-128', 'ffs-128-small')
 BASELINE = 'deep-privacy2'

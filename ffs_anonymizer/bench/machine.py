@@ -8,13 +8,12 @@ import os
 from pathlib import Path
 import platform
 
+from ffs_anonymizer.bench.timing import interleaved, Run
 import numpy as np
 from numpy.typing import NDArray
 import onnx
 from onnx import helper, TensorProto
 import onnxruntime
-
-from ffs_anonymizer.bench.timing import interleaved, Run
 
 _SIDE = 1024
 _COPIED_BYTES = 128 << 20

@@ -8,14 +8,13 @@ import time
 from types import SimpleNamespace
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
-
 from ffs_anonymizer.anonymizer import Anonymizer
 from ffs_anonymizer.detector import Detections, Detector, FACE
 from ffs_anonymizer.errors import MediaError
 from ffs_anonymizer.image import decode
 from ffs_anonymizer.params import Settings
+import numpy as np
+from numpy.typing import NDArray
 
 STAGES = ('decode', 'detect', 'track', 'crop', 'generate', 'paste', 'encode')
 SIZES = {'720p': (1280, 720), '1080p': (1920, 1080)}

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
-
 from ffs_anonymizer.crops import Crops, cut
 from ffs_anonymizer.detector import read_boxes
 from ffs_anonymizer.errors import MediaError
+import numpy as np
+from numpy.typing import NDArray
 
 BOX_TABLES = ('boxes.csv', 'index.csv')
 PACKED = 'photos.npy'

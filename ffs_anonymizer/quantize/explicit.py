@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 import logging
 
+from ffs_anonymizer.errors import ModelError
+from ffs_anonymizer.quantize.graph import consumers, convs, OPSET, opset_of, quantized_pairs
+from ffs_anonymizer.quantize.ranges import Ranges
 import numpy as np
 import onnx
 from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationMethod, QuantType
 from onnxruntime.quantization.calibrate import TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-
-from ffs_anonymizer.errors import ModelError
-from ffs_anonymizer.quantize.graph import consumers, convs, OPSET, opset_of, quantized_pairs
-from ffs_anonymizer.quantize.ranges import Ranges
 
 _OPTIONS = {
     'ActivationSymmetric': True,

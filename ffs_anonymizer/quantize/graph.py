@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 import tempfile
 
+from ffs_anonymizer.backend.onnx_file import free_inputs
+from ffs_anonymizer.errors import ModelError
 import numpy as np
 from numpy.typing import NDArray
 import onnx
 from onnx import numpy_helper, version_converter
 import onnxruntime
-
-from ffs_anonymizer.backend.onnx_file import free_inputs
-from ffs_anonymizer.errors import ModelError
 
 OPSET = 17
 IR_VERSION = 8

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from ffs_anonymizer.errors import ModelError
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper, TensorProto
-
-from ffs_anonymizer.errors import ModelError
 
 OPSET = 19
 # Inputs that hold sizes or factors: ONNX wants them in FP32 whatever the data is.

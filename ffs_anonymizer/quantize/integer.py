@@ -6,13 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
+from ffs_anonymizer.quantize.graph import attributes, consumers, convs, OPSET, shapes, weights
+from ffs_anonymizer.quantize.ranges import Ranges
 import numpy as np
 from numpy.typing import NDArray
 import onnx
 from onnx import helper, numpy_helper
-
-from ffs_anonymizer.quantize.graph import attributes, consumers, convs, OPSET, shapes, weights
-from ffs_anonymizer.quantize.ranges import Ranges
 
 _DOMAIN = 'com.microsoft'
 _TO_LAST = [0, 2, 3, 1]

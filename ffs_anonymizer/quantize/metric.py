@@ -8,16 +8,15 @@ import os
 from pathlib import Path
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
-import onnx
-import onnxruntime
-
 from ffs_anonymizer.backend import Backend, Tensors, TensorSpec
 from ffs_anonymizer.crops import Crops
 from ffs_anonymizer.detector import Detections, FACE, Network
 from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.quantize.calibration import Photo
+import numpy as np
+from numpy.typing import NDArray
+import onnx
+import onnxruntime
 
 GENERATOR_METRICS = ('ssim', 'error')
 DETECTOR_METRICS = ('ap',)

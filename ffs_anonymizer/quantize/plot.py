@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
-
 from ffs_anonymizer.crops import Crops
 from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.quantize.sensitivity import Layer
+import numpy as np
+from numpy.typing import NDArray
 
 _KEPT, _QUANTIZED, _LIMIT = '#d1495b', '#00798c', '#555555'
 

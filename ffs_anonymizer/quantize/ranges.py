@@ -6,14 +6,13 @@ from collections.abc import Iterable, Mapping
 from contextlib import redirect_stdout
 import io
 
+from ffs_anonymizer.backend import Tensors
+from ffs_anonymizer.errors import ModelError
 import numpy as np
 from numpy.typing import NDArray
 import onnx
 import onnxruntime
 from onnxruntime.quantization.calibrate import HistogramCollector
-
-from ffs_anonymizer.backend import Tensors
-from ffs_anonymizer.errors import ModelError
 
 METHODS = ('entropy', 'percentile', 'minmax')
 PERCENTILE = 99.99

@@ -10,9 +10,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import onnx
-import onnxruntime
-
 from ffs_anonymizer.backend import Backend, Tensors
 from ffs_anonymizer.errors import ModelError, SettingsError
 from ffs_anonymizer.generator import Generator
@@ -43,6 +40,8 @@ from ffs_anonymizer.quantize.metric import (
 from ffs_anonymizer.quantize.plot import draw, draw_faces, refuse_without_library
 from ffs_anonymizer.quantize.ranges import measure_ranges
 from ffs_anonymizer.quantize.sensitivity import choose, curve, Layer, rank
+import onnx
+import onnxruntime
 
 SUFFIXES = {'A': '-int8', 'B': '-int8-fp16', 'CPU': '-int8-cpu'}
 

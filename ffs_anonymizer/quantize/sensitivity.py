@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-import onnx
-
 from ffs_anonymizer.quantize.explicit import to_explicit
 from ffs_anonymizer.quantize.graph import convs
 from ffs_anonymizer.quantize.metric import Candidate, Quality
 from ffs_anonymizer.quantize.ranges import Ranges
+import onnx
 
 Build = Callable[[onnx.ModelProto, Ranges, Iterable[str]], onnx.ModelProto]
 Progress = Callable[[Sequence[str], str], Iterable[str]]

@@ -6,9 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ffs_anonymizer.errors import ModelError
+import torch
 
 Checkpoint = dict[str, Any]
 KEYS = ('settings', 'step', 'images', 'generator', 'ema')

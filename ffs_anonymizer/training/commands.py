@@ -128,9 +128,8 @@ def add_train_parser(subparsers: Subparsers) -> None:
 
 def run_train(args: argparse.Namespace) -> int:
     """Train, or print what would be trained."""
-    import yaml
-
     from ffs_anonymizer.training.settings import from_mapping, load_settings, parse_overrides
+    import yaml
 
     values: dict[str, Any] = load_settings(args.config) if args.config is not None else {}
     named = {'data': args.data, 'out': args.out, 'init_from': args.init_from}
@@ -254,11 +253,10 @@ def add_evaluate_parser(subparsers: Subparsers) -> None:
 def run_evaluate(args: argparse.Namespace) -> int:
     """Judge the methods on a folder of photos."""
     import cv2
-    import numpy as np
-
     from ffs_anonymizer.params import load, Settings
     from ffs_anonymizer.training import evaluate as evaluation
     from ffs_anonymizer.training.judges import FaceDetector, LandmarkFinder, Recognizer
+    import numpy as np
 
     usual = load(args.config) if args.config is not None else Settings()
     changes = {'generator.model_path': args.generator_model, 'face.region_scale': args.mask_scale}

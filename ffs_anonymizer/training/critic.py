@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from ffs_anonymizer.training.features import TAPPED_CHANNELS
 import torch
 from torch import nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
-
-from ffs_anonymizer.training.features import TAPPED_CHANNELS
 
 MIXED_CHANNELS = 64
 

@@ -13,11 +13,10 @@ from threading import Event, Thread
 from typing import Any
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
-
 from ffs_anonymizer.crops import cut, cut_square, enclosing_squares, resize_square
 from ffs_anonymizer.errors import MediaError
+import numpy as np
+from numpy.typing import NDArray
 
 PHOTOS = 'photos.npy'
 INDEX = 'index.csv'

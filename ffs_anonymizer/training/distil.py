@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from torch import nn
-
 from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.training.checkpoint import load_checkpoint, load_weights
 from ffs_anonymizer.training.losses import pixel_distance
 from ffs_anonymizer.training.network import Generator, make_generator
+import torch
+from torch import nn
 
 
 class Teacher(nn.Module):  # type: ignore[misc]

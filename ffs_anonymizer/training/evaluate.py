@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
-
 from ffs_anonymizer.anonymizer import Anonymizer
 from ffs_anonymizer.composite import cover, with_feather
 from ffs_anonymizer.crops import cut_square, resize_square
@@ -26,6 +23,8 @@ from ffs_anonymizer.training.judges import (
     SAME_PERSON,
 )
 from ffs_anonymizer.training.packing import list_faces, tile_images
+import numpy as np
+from numpy.typing import NDArray
 
 ORIGINAL = 'original'
 SHEET_PX = 128

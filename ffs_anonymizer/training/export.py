@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
-import torch
-
 from ffs_anonymizer.errors import MediaError, ModelError
 from ffs_anonymizer.models.manifest import file_sha256, Manifest, save_manifest, Shape
 from ffs_anonymizer.training.checkpoint import Checkpoint, load_checkpoint, load_weights
@@ -21,6 +18,8 @@ from ffs_anonymizer.training.onnx_file import probe, run_onnx, write_half, write
 from ffs_anonymizer.training.settings import from_mapping, TrainSettings
 from ffs_anonymizer.training.table import measure
 from ffs_anonymizer.training.train import fixed_batch, held_out_batch, settle
+import numpy as np
+import torch
 
 FOLD_LIMIT = 1e-5
 FP32_LIMIT = 1e-4

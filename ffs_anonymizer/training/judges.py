@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
-
 from ffs_anonymizer.crops import cut_square
 from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.params import Settings
+import numpy as np
+from numpy.typing import NDArray
 
 SAME_PERSON = 0.31
 ALIGNED_PX = 112

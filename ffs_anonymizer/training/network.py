@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
+from ffs_anonymizer.errors import ModelError
 import torch
 from torch import nn
 from torch.nn import functional
-
-from ffs_anonymizer.errors import ModelError
 
 
 @dataclass(frozen=True)

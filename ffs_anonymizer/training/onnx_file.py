@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ffs_anonymizer.training.network import Generator
 import numpy as np
 from numpy.typing import NDArray
 import onnx
 import onnxruntime
 import torch
-
-from ffs_anonymizer.training.network import Generator
 
 OPSET = 17
 

@@ -9,12 +9,11 @@ from pathlib import Path
 import re
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
-
 from ffs_anonymizer.crops import cut_square, resize_square
 from ffs_anonymizer.errors import MediaError
 from ffs_anonymizer.training.dataset import BOX_COLUMNS, INDEX, INSIDE_COLUMNS, PHOTOS
+import numpy as np
+from numpy.typing import NDArray
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
 Detect = Callable[[NDArray[np.uint8]], NDArray[np.float32]]

@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ffs_anonymizer.errors import SettingsError
+import yaml
 
 
 def setting(

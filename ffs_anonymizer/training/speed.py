@@ -6,14 +6,13 @@ from collections.abc import Callable
 import os
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-import torch
-
 from ffs_anonymizer.training.baseline import DeepPrivacyGenerator
 from ffs_anonymizer.training.fold import fold
 from ffs_anonymizer.training.network import make_generator
 from ffs_anonymizer.training.onnx_file import probe, write_onnx
+import numpy as np
+from numpy.typing import NDArray
+import torch
 
 
 def baseline(

@@ -12,14 +12,6 @@ import time
 from typing import Any
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
-import torch
-from torch import nn
-from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
-import yaml
-
 from ffs_anonymizer.errors import MediaError, ModelError, SettingsError
 from ffs_anonymizer.training.checkpoint import (
     Checkpoint,
@@ -42,6 +34,13 @@ from ffs_anonymizer.training.losses import (
 from ffs_anonymizer.training.network import composite, Generator, make_generator, transplant
 from ffs_anonymizer.training.packing import tile_images
 from ffs_anonymizer.training.settings import from_mapping, TrainSettings
+import numpy as np
+from numpy.typing import NDArray
+import torch
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+import yaml
 
 GRID_FACES = 24
 NOT_RESUMED = (

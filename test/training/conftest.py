@@ -4,11 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cv2
+from ffs_anonymizer.training.settings import from_mapping, TrainSettings
 import numpy as np
 from numpy.typing import NDArray
 import pytest
-
-from ffs_anonymizer.training.settings import from_mapping, TrainSettings
 
 PERSONS = 24
 BOX = (46, 30, 114, 126)

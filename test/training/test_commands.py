@@ -4,10 +4,9 @@ from pathlib import Path
 import subprocess
 import sys
 
-import pytest
-
 from ffs_anonymizer.errors import AnonymizerError, ModelError, SettingsError
 from ffs_anonymizer.training import commands
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -1,9 +1,5 @@
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-import pytest
-
 from ffs_anonymizer.errors import MediaError
 from ffs_anonymizer.training.dataset import (
     batches,
@@ -16,6 +12,9 @@ from ffs_anonymizer.training.dataset import (
     PackedFaces,
     surround,
 )
+import numpy as np
+from numpy.typing import NDArray
+import pytest
 
 DRAW = {'seed': 3, 'batch': 4, 'size_px': 32, 'crop_scale': 1.4}
 

@@ -1,10 +1,6 @@
 from pathlib import Path
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
-import pytest
-
 from ffs_anonymizer.errors import MediaError, ModelError
 from ffs_anonymizer.params import Settings
 from ffs_anonymizer.training.evaluate import (
@@ -26,6 +22,9 @@ from ffs_anonymizer.training.judges import (
     Recognizer,
     similarity,
 )
+import numpy as np
+from numpy.typing import NDArray
+import pytest
 
 SHARED = Path(__file__).resolve().parents[3] / 'shared' / 'data'
 

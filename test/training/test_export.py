@@ -8,16 +8,16 @@ import pytest
 torch = pytest.importorskip('torch')
 onnx = pytest.importorskip('onnx')
 
-from ffs_anonymizer.errors import ModelError  # noqa: E402
-from ffs_anonymizer.generator import Generator  # noqa: E402
-from ffs_anonymizer.models.manifest import load_manifest  # noqa: E402
-from ffs_anonymizer.params import Settings  # noqa: E402
-from ffs_anonymizer.training.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
-from ffs_anonymizer.training.dataset import draw_batch, load_packed  # noqa: E402
-from ffs_anonymizer.training.export import export, Provenance  # noqa: E402
-from ffs_anonymizer.training.onnx_file import run_onnx  # noqa: E402
-from ffs_anonymizer.training.settings import TrainSettings  # noqa: E402
-from ffs_anonymizer.training.train import train  # noqa: E402
+from ffs_anonymizer.errors import ModelError  # noqa: E402, I100
+from ffs_anonymizer.generator import Generator  # noqa: E402, I100
+from ffs_anonymizer.models.manifest import load_manifest  # noqa: E402, I100
+from ffs_anonymizer.params import Settings  # noqa: E402, I100
+from ffs_anonymizer.training.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402, I100
+from ffs_anonymizer.training.dataset import draw_batch, load_packed  # noqa: E402, I100
+from ffs_anonymizer.training.export import export, Provenance  # noqa: E402, I100
+from ffs_anonymizer.training.onnx_file import run_onnx  # noqa: E402, I100
+from ffs_anonymizer.training.settings import TrainSettings  # noqa: E402, I100
+from ffs_anonymizer.training.train import train  # noqa: E402, I100
 
 Settled = Callable[..., TrainSettings]
 

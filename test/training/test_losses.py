@@ -2,7 +2,7 @@ import pytest
 
 torch = pytest.importorskip('torch')
 
-from ffs_anonymizer.training.losses import (  # noqa: E402
+from ffs_anonymizer.training.losses import (  # noqa: E402, I100
     augment,
     critic_hinge,
     feature_distance,

@@ -2,17 +2,17 @@ import pytest
 
 torch = pytest.importorskip('torch')
 
-from ffs_anonymizer.errors import ModelError  # noqa: E402
-from ffs_anonymizer.training.baseline import DeepPrivacyGenerator  # noqa: E402
-from ffs_anonymizer.training.fold import fold  # noqa: E402
-from ffs_anonymizer.training.network import (  # noqa: E402
+from ffs_anonymizer.errors import ModelError  # noqa: E402, I100
+from ffs_anonymizer.training.baseline import DeepPrivacyGenerator  # noqa: E402, I100
+from ffs_anonymizer.training.fold import fold  # noqa: E402, I100
+from ffs_anonymizer.training.network import (  # noqa: E402, I100
     ARCHITECTURES,
     composite,
     make_generator,
     transplant,
 )
-from ffs_anonymizer.training.onnx_file import probe  # noqa: E402
-from ffs_anonymizer.training.table import measure  # noqa: E402
+from ffs_anonymizer.training.onnx_file import probe  # noqa: E402, I100
+from ffs_anonymizer.training.table import measure  # noqa: E402, I100
 
 
 @pytest.mark.parametrize('name', ['ffs-tiny', 'ffs-128-small', 'ffs-128-lean'])
@@ -38,6 +38,8 @@ def test_counts_by_hand() -> None:
     convolution = torch.nn.Conv2d(4, 5, 3, padding=1)
 
     class One(torch.nn.Module):
+        """One convolution."""
+
         def __init__(self) -> None:
             super().__init__()
             self.convolution = convolution

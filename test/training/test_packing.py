@@ -1,10 +1,6 @@
 from pathlib import Path
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
-import pytest
-
 from ffs_anonymizer.errors import MediaError
 from ffs_anonymizer.training.dataset import load_packed
 from ffs_anonymizer.training.packing import (
@@ -16,6 +12,9 @@ from ffs_anonymizer.training.packing import (
     square_around,
     tile_images,
 )
+import numpy as np
+from numpy.typing import NDArray
+import pytest
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 from pathlib import Path
 
-import pytest
-
 from ffs_anonymizer.errors import SettingsError
 from ffs_anonymizer.training.settings import (
     from_mapping,
@@ -9,6 +7,7 @@ from ffs_anonymizer.training.settings import (
     parse_overrides,
     TrainSettings,
 )
+import pytest
 
 CONFIG = Path(__file__).resolve().parents[2] / 'config' / 'training.yaml'
 

@@ -7,10 +7,10 @@ import pytest
 
 torch = pytest.importorskip('torch')
 
-from ffs_anonymizer.errors import MediaError, ModelError, SettingsError  # noqa: E402
-from ffs_anonymizer.training.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
-from ffs_anonymizer.training.settings import from_mapping, TrainSettings  # noqa: E402
-from ffs_anonymizer.training.train import rate_at, train  # noqa: E402
+from ffs_anonymizer.errors import MediaError, ModelError, SettingsError  # noqa: E402, I100
+from ffs_anonymizer.training.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402, I100
+from ffs_anonymizer.training.settings import from_mapping, TrainSettings  # noqa: E402, I100
+from ffs_anonymizer.training.train import rate_at, train  # noqa: E402, I100
 
 Settled = Callable[..., TrainSettings]
 

@@ -8,10 +8,9 @@ import ctypes
 import importlib
 from typing import Any
 
+from ffs_anonymizer.errors import ModelError
 import numpy as np
 from numpy.typing import NDArray
-
-from ffs_anonymizer.errors import ModelError
 
 _LIBCUDA = 'libcuda.so.1'
 _CAPTURE_MODE_THREAD_LOCAL = 1

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ffs_anonymizer.backend.cuda.driver import Gpu, Recorded, Shared
 from ffs_anonymizer.backend.cuda.painter import Job, pack, windows
 from ffs_anonymizer.errors import ModelError
+import numpy as np
+from numpy.typing import NDArray
 
 _THREADS = 256
 _PASTE_BLOCKS = 1024
