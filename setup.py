@@ -57,6 +57,7 @@ setup(
         ],
         'test': [
             'pytest>=7',
+            'matplotlib',  # the plots of quantize and bench
             'mypy',
             'ruff',
             'pillow',

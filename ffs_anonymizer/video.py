@@ -291,13 +291,14 @@ class VideoTarget:
             self._container.close()
             with av.open(str(self.path)) as written:
                 stream = written.streams.video[0]
+                # Once its file is closed, a stream tells nothing any more (PyAV 19).
+                tolerance = stream.time_base
                 found = sorted(
                     packet.pts * stream.time_base
                     for packet in written.demux(stream)
                     if packet.pts is not None and packet.size
                 )
         expected = [pts * self._source.time_base for pts in self._pts]
-        tolerance = stream.time_base
         if len(found) != len(expected) or any(
             abs((a - found[0]) - (b - expected[0])) > tolerance
             for a, b in zip(found, expected, strict=True)
