@@ -17,6 +17,41 @@ if TYPE_CHECKING:
 _CLASSES = ('face', 'plate')
 
 
+def add_file_options(
+    parser: argparse.ArgumentParser, *, source: str, target: str, whole: str
+) -> None:
+    """
+    Add the options of a command that makes files of files.
+
+    :param source: what may be the input, for the help.
+    :param target: what the output is.
+    :param whole: what is spoilt by one frame that cannot be anonymized.
+    """
+    parser.add_argument('-i', '--input', type=Path, required=True, metavar='PATH', help=source)
+    parser.add_argument('-o', '--output', type=Path, required=True, metavar='PATH', help=target)
+    parser.add_argument(
+        '--on-error',
+        choices=('stop', 'black'),
+        default='stop',
+        help=f'what becomes of a {whole} with a frame that cannot be anonymized: none is '
+        'written, or one with that frame black, and exit code 1 (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--write-detections',
+        type=Path,
+        metavar='FILE',
+        help='write what was replaced, as a line of JSON for each image or frame',
+    )
+    parser.add_argument(
+        '--skip-existing',
+        action='store_true',
+        help='do nothing for an input whose output exists already, instead of refusing to start',
+    )
+    parser.add_argument(
+        '--disable-progress-output', action='store_true', help='show no progress bar'
+    )
+
+
 def add_settings_options(parser: argparse.ArgumentParser) -> None:
     """
     Add the options that choose the settings.

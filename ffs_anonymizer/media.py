@@ -13,7 +13,7 @@ from typing import Any, TextIO, TYPE_CHECKING
 
 import cv2
 from ffs_anonymizer import picture
-from ffs_anonymizer.cli_options import add_settings_options, settings_from
+from ffs_anonymizer.cli_options import add_file_options, add_settings_options, settings_from
 from ffs_anonymizer.detector import CLASSES, read_boxes
 from ffs_anonymizer.errors import AnonymizerError, ImageError, MediaError
 from ffs_anonymizer.params import to_yaml
@@ -62,16 +62,11 @@ def add_parser(subparsers: Subparsers) -> None:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        '-i', '--input', type=Path, required=True, metavar='PATH', help='a file or a folder'
-    )
-    parser.add_argument(
-        '-o',
-        '--output',
-        type=Path,
-        required=True,
-        metavar='PATH',
-        help='a file for a file (or a folder to put it into), a folder for a folder',
+    add_file_options(
+        parser,
+        source='a file or a folder',
+        target='a file for a file (or a folder to put it into), a folder for a folder',
+        whole='video',
     )
     parser.add_argument(
         '--boxes',
@@ -80,13 +75,6 @@ def add_parser(subparsers: Subparsers) -> None:
         help='own boxes instead of the detector, for images: <stem>.txt with `x0 y0 x1 y1` a '
         'line, in pixels of the upright image; an empty file means no face, a missing one is an '
         'error; in folders as those of the images are',
-    )
-    parser.add_argument(
-        '--on-error',
-        choices=('stop', 'black'),
-        default='stop',
-        help='what becomes of a video with a frame that cannot be anonymized: none is written, '
-        'or one with that frame black (default: %(default)s)',
     )
     parser.add_argument(
         '--keep-audio', action='store_true', help='copy the sound of videos, voices included'
@@ -104,20 +92,6 @@ def add_parser(subparsers: Subparsers) -> None:
         action='store_true',
         help='write <output>.preview.jpg beside each output: before and after, side by side; '
         'CAUTION: it shows the original faces',
-    )
-    parser.add_argument(
-        '--write-detections',
-        type=Path,
-        metavar='FILE',
-        help='write what was replaced, as a line of JSON for each image and frame',
-    )
-    parser.add_argument(
-        '--skip-existing',
-        action='store_true',
-        help='leave out files whose output exists already, instead of refusing to start',
-    )
-    parser.add_argument(
-        '--disable-progress-output', action='store_true', help='show no progress bar'
     )
     add_settings_options(parser)
     parser.set_defaults(run=run)

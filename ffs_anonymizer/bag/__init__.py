@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 import re
 import sys
 from typing import TYPE_CHECKING
 
-from ffs_anonymizer.cli_options import add_settings_options, settings_from
+from ffs_anonymizer.cli_options import add_file_options, add_settings_options, settings_from
 from ffs_anonymizer.errors import SettingsError
 from ffs_anonymizer.params import Settings
 
@@ -44,40 +43,14 @@ def add_parser(subparsers: Subparsers) -> None:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        '-i',
-        '--input',
-        type=Path,
-        required=True,
-        metavar='BAG',
-        help='a bag folder, or a single .mcap or .db3 file',
-    )
-    parser.add_argument(
-        '-o', '--output', type=Path, required=True, metavar='FOLDER', help='the new bag'
+    add_file_options(
+        parser,
+        source='a bag folder, or a single .mcap or .db3 file',
+        target='the folder of the new bag',
+        whole='bag',
     )
     _add_topic_options(parser)
     _add_format_options(parser)
-    parser.add_argument(
-        '--on-error',
-        choices=('stop', 'black'),
-        default='stop',
-        help='what becomes of an image that cannot be anonymized: no bag is written, or one with '
-        'a black frame in its place, and exit code 1 (default: %(default)s)',
-    )
-    parser.add_argument(
-        '--write-detections',
-        type=Path,
-        metavar='FILE',
-        help='write what was replaced, as a line of JSON for each image',
-    )
-    parser.add_argument(
-        '--skip-existing',
-        action='store_true',
-        help='do nothing where the output exists already, instead of failing',
-    )
-    parser.add_argument(
-        '--disable-progress-output', action='store_true', help='show no progress bar'
-    )
     add_settings_options(parser)
     parser.set_defaults(run=run)
 
