@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import ctypes
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+# For each variable of glibc the number of the option that mallopt() knows, and our value.
+_KEEPING = {'MALLOC_MMAP_THRESHOLD_': (-3, 1 << 30), 'MALLOC_TRIM_THRESHOLD_': (-1, 2**31 - 1)}
+_ONE_ARENA = {'MALLOC_ARENA_MAX': (-8, 1)}
+# What tells a process that is yet to be started the same as keep_memory(one_arena=True).
+ENVIRONMENT = {name: str(value) for name, (_, value) in {**_KEEPING, **_ONE_ARENA}.items()}
 
 
-def keep_memory(*, arenas: int = 0) -> None:
+def keep_memory(*, one_arena: bool = False) -> None:
     """
     Let freed memory be used again instead of being handed back page by page.
 
     By default each large message is mapped, touched page by page and unmapped again; of copying a
     bag with messages of megabytes, that is more than half of the CPU time.
 
-    :param arenas: most pools that threads have of their own; 0 leaves that to the C library.
+    :param one_arena: whether all threads share one pool, instead of as the C library likes.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # not glibc
         return
-    mallopt(_M_MMAP_THRESHOLD, 1 << 30)
-    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-    if arenas:
-        mallopt(_M_ARENA_MAX, arenas)
+    for option, value in {**_KEEPING, **(_ONE_ARENA if one_arena else {})}.values():
+        mallopt(option, value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ffs_anonymizer import dds
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution
@@ -11,17 +12,6 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 import yaml
-
-# Without these most raw images above 640x480 are lost, or cost three times the CPU; they hold for
-# the camera drivers of the same launch as well. What the user has set stays.
-ENVIRONMENT = {
-    'FASTRTPS_DEFAULT_PROFILES_FILE': PathJoinSubstitution(
-        [FindPackageShare('ffs_anonymizer'), 'config', 'fastdds.xml']
-    ),
-    'MALLOC_MMAP_THRESHOLD_': '1073741824',
-    'MALLOC_TRIM_THRESHOLD_': '2147483647',
-    'MALLOC_ARENA_MAX': '1',
-}
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -46,9 +36,10 @@ def generate_launch_description() -> LaunchDescription:
                 'log_level', default_value='info', description='debug ... fatal'
             ),
             DeclareLaunchArgument('use_sim_time', default_value='false', description='Use /clock'),
+            # What the user has set stays.
             *(
                 SetEnvironmentVariable(name, EnvironmentVariable(name, default_value=value))
-                for name, value in ENVIRONMENT.items()
+                for name, value in dds.environment().items()
             ),
             OpaqueFunction(function=_node),
         ]

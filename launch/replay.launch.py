@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ffs_anonymizer import dds
 from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
@@ -31,14 +32,6 @@ import yaml
 
 # What the node logs when its models are loaded.
 READY = b'ready: models are loaded'
-ENVIRONMENT = {
-    'FASTRTPS_DEFAULT_PROFILES_FILE': PathJoinSubstitution(
-        [FindPackageShare('ffs_anonymizer'), 'config', 'fastdds.xml']
-    ),
-    'MALLOC_MMAP_THRESHOLD_': '1073741824',
-    'MALLOC_TRIM_THRESHOLD_': '2147483647',
-    'MALLOC_ARENA_MAX': '1',
-}
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -78,9 +71,10 @@ def generate_launch_description() -> LaunchDescription:
                 default_value='5.0',
                 description='Seconds from the end of the player to that of node and recorder',
             ),
+            # What the user has set stays.
             *(
                 SetEnvironmentVariable(name, EnvironmentVariable(name, default_value=value))
-                for name, value in ENVIRONMENT.items()
+                for name, value in dds.environment().items()
             ),
             OpaqueFunction(function=_replay),
         ]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 
 from ffs_anonymizer import dds
@@ -32,6 +34,28 @@ def test_own_profile_is_set_where_there_is_none(monkeypatch: pytest.MonkeyPatch)
     path = dds.use_large_frames()
     assert path == dds.profile_path()
     assert [dds.os.environ[name] for name in dds.PROFILE_VARIABLES] == [str(path)] * 2
+
+
+def test_launch_files_set_the_same_as_the_node_does_itself() -> None:
+    profile = str(ROOT / 'config' / 'fastdds.xml')
+    assert dds.environment() == {
+        'FASTRTPS_DEFAULT_PROFILES_FILE': profile,
+        'FASTDDS_DEFAULT_PROFILES_FILE': profile,
+        'MALLOC_MMAP_THRESHOLD_': '1073741824',
+        'MALLOC_TRIM_THRESHOLD_': '2147483647',
+        'MALLOC_ARENA_MAX': '1',
+    }
+
+
+def test_launch_files_import_nothing_heavy() -> None:
+    script = (
+        'import sys; from ffs_anonymizer import dds;'
+        "print({'numpy', 'cv2', 'yaml', 'rclpy', 'onnxruntime'} & sys.modules.keys())"
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', script], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout == 'set()\n'
 
 
 @pytest.mark.parametrize('name', dds.PROFILE_VARIABLES)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 import xml.etree.ElementTree as ElementTree
 
+from ffs_anonymizer import dds
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,9 +54,26 @@ def test_xml_and_python_take_the_same_arguments() -> None:
         and isinstance(call.args[0], ast.Constant)
     }
     assert declared == names | {'image_topics'}
-    for element in root.iter('set_env'):
-        name = element.attrib['name']
-        assert element.attrib['value'].startswith(f'$(env {name} ')
+
+
+def test_xml_and_python_set_the_same_environment() -> None:
+    root = ElementTree.parse(ROOT / 'launch' / 'anonymizer.launch.xml').getroot()
+    assert {
+        element.attrib['name']: element.attrib['value'] for element in root.iter('set_env')
+    } == {
+        name: f'$(env {name} {value})'.replace(str(ROOT), '$(find-pkg-share ffs_anonymizer)')
+        for name, value in dds.environment().items()
+    }
+
+
+@pytest.mark.parametrize('path', LAUNCH_FILES, ids=lambda path: path.name)
+def test_launch_files_set_the_environment_of_the_package(path: Path) -> None:
+    names = {
+        ast.unparse(node.func)
+        for node in ast.walk(ast.parse(path.read_text('utf-8')))
+        if isinstance(node, ast.Call)
+    }
+    assert {'dds.environment', 'SetEnvironmentVariable'} <= names
 
 
 @pytest.mark.parametrize('path', LAUNCH_FILES, ids=lambda path: path.name)
