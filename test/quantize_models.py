@@ -92,6 +92,54 @@ def save_unet(
     return path
 
 
+def save_spotter(path: Path) -> Path:
+    """Save a detector of CenterFace's layout that finds white squares of 12 px, on a grid of 4."""
+    weights = {
+        'see.w': np.full((2, 3, 12, 12), 1 / (3 * 12 * 12), np.float32),
+        'heat.w': np.full((1, 2, 1, 1), 10 / 255, np.float32),
+        'heat.b': np.array([-15], np.float32),
+        'size.w': np.zeros((2, 2, 1, 1), np.float32),
+        'size.b': np.full(2, np.log(12 / 4), np.float32),
+        'shift.w': np.zeros((2, 2, 1, 1), np.float32),
+    }
+    nodes = [
+        helper.make_node(
+            'Conv', ['image', 'see.w'], ['seen'], name='see', strides=[4, 4], pads=[4] * 4
+        ),
+        helper.make_node('Relu', ['seen'], ['a'], name='relu'),
+        helper.make_node('Conv', ['a', 'heat.w', 'heat.b'], ['logit'], name='heat'),
+        helper.make_node('Sigmoid', ['logit'], ['537'], name='sigmoid'),
+        helper.make_node('Conv', ['a', 'size.w', 'size.b'], ['538'], name='size'),
+        helper.make_node('Conv', ['a', 'shift.w'], ['539'], name='shift'),
+    ]
+    floats = TensorProto.FLOAT
+    graph = helper.make_graph(
+        nodes,
+        path.stem,
+        [helper.make_tensor_value_info('image', floats, [1, 3, 'h', 'w'])],
+        [
+            helper.make_tensor_value_info(name, floats, [1, n, 'rows', 'columns'])
+            for name, n in (('537', 1), ('538', 2), ('539', 2))
+        ],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+    return path
+
+
+def save_spots(folder: Path, count: int = 6) -> Path:
+    """Save black photos with a white square in each, and one that is grey; no boxes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        image = np.zeros((64, 96, 3), np.uint8)
+        image[8:20, 8 + 4 * i : 20 + 4 * i] = 255
+        image[40:52, 60:72] = 166
+        cv2.imwrite(str(folder / f'{i}.png'), image)
+    return folder
+
+
 def feeds(count: int = 2, size_px: int = 32, seed: int = 0) -> dict[str, np.ndarray]:
     """Return smooth pictures with a hole, as the generator is fed."""
     rng = np.random.default_rng(seed)

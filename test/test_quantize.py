@@ -7,12 +7,13 @@ import sys
 
 import cv2
 from ffs_anonymizer import quantize
-from ffs_anonymizer.detector import Detections, FACE
+from ffs_anonymizer.backend import open_model
+from ffs_anonymizer.detector import default_model, Detections, FACE, Network
 from ffs_anonymizer.errors import AnonymizerError, MediaError, ModelError, SettingsError
 from ffs_anonymizer.models.manifest import load_manifest
-from ffs_anonymizer.quantize.calibration import load_crops, load_photos, Photo
-from ffs_anonymizer.quantize.explicit import check_explicit, to_explicit
-from ffs_anonymizer.quantize.graph import prepare
+from ffs_anonymizer.quantize.calibration import found_by, load_crops, load_photos, Photo
+from ffs_anonymizer.quantize.explicit import check_explicit, to_explicit, to_portable
+from ffs_anonymizer.quantize.graph import joining, prepare
 from ffs_anonymizer.quantize.half import to_half
 from ffs_anonymizer.quantize.integer import to_integer
 from ffs_anonymizer.quantize.metric import (
@@ -21,6 +22,7 @@ from ffs_anonymizer.quantize.metric import (
     Candidate,
     DetectorQuality,
     GeneratorQuality,
+    in_common,
     photo_feeds,
     structural_similarity,
 )
@@ -32,7 +34,7 @@ from onnx import helper, numpy_helper, TensorProto
 from onnx_models import save_wrongly_shaped_generator
 import onnxruntime
 import pytest
-from quantize_models import CONVS, feeds, save_photos, save_unet
+from quantize_models import CONVS, feeds, save_photos, save_spots, save_spotter, save_unet
 
 WIDER = Path(__file__).resolve().parents[2] / 'shared' / 'data' / 'detection' / 'wider416'
 YUNET = WIDER.parents[1] / 'models' / 'yunet_n_dynamic.onnx'
@@ -118,6 +120,85 @@ def test_what_stays_in_float_has_no_pair_even_beside_what_does_not(tmp_path, kep
     assert (skip.input[1] == 'a') == (len(kept) == 2)
     wanted = Candidate(model).infer({'x': x})['out']
     assert np.abs(Candidate(explicit).infer({'x': x})['out'] - wanted).max() < 0.15
+
+
+def small_network(nodes):
+    """Return a network of two inputs, x and m."""
+    weights = [
+        numpy_helper.from_array(np.ones((3, 3, 1, 1), np.float32), node.input[1])
+        for node in nodes
+        if node.op_type == 'Conv'
+    ]
+    graph = helper.make_graph(
+        nodes,
+        'small',
+        [
+            helper.make_tensor_value_info('x', TensorProto.FLOAT, ['N', 3, 8, 8]),
+            helper.make_tensor_value_info('m', TensorProto.FLOAT, ['N', 1, 8, 8]),
+        ],
+        [helper.make_tensor_value_info('out', TensorProto.FLOAT, ['N', 3, 8, 8])],
+        weights,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=8)
+
+
+def conv(name, source, target):
+    return helper.make_node('Conv', [source, f'{name}.w'], [target], name=name)
+
+
+def join(target, *sources):
+    return helper.make_node('Concat', list(sources), [target], axis=1)
+
+
+@pytest.mark.parametrize(
+    ('nodes', 'found'),
+    [
+        ([join('both', 'x', 'm'), conv('one', 'both', 'y'), conv('two', 'y', 'out')], {'one'}),
+        (
+            [
+                helper.make_node('Mul', ['x', 'm'], ['hole']),
+                join('both', 'hole', 'm'),
+                helper.make_node('Relu', ['both'], ['z']),
+                conv('one', 'z', 'y'),
+                conv('two', 'y', 'out'),
+            ],
+            {'one'},
+        ),
+        ([helper.make_node('Mul', ['x', 'm'], ['z']), conv('one', 'z', 'out')], set()),
+        ([conv('one', 'x', 'y'), join('both', 'y', 'm'), conv('two', 'both', 'out')], set()),
+        (
+            [
+                join('both', 'x', 'm'),
+                conv('one', 'both', 'y'),
+                join('again', 'y', 'x'),
+                conv('two', 'again', 'out'),
+            ],
+            {'one'},
+        ),
+    ],
+)
+def test_only_a_convolution_of_joined_inputs_is_found(nodes, found):
+    assert joining(small_network(nodes)) == found
+
+
+def test_file_a_leaves_the_joined_inputs_in_float(unet, ranges):
+    assert joining(unet) == {'entry'}
+    for kept in ([], ['entry'], ['exit']):
+        for name, quantized in pairs(to_portable(unet, ranges, kept)).items():
+            assert any(quantized) == (name != 'entry' and name not in kept), name
+    assert not any(map(any, pairs(to_portable(unet, ranges, CONVS)).values()))
+
+
+def test_openvino_takes_file_a(tmp_path, unet, ranges):
+    pytest.importorskip('openvino')
+    path = tmp_path / 'a.onnx'
+    onnx.save(to_explicit(unet, ranges), path)
+    with pytest.raises(ModelError, match="'inpainted' from OpenVINO"):
+        open_model(path, device='openvino')
+    model = to_portable(unet, ranges)
+    onnx.save(model, path)
+    got = open_model(path, device='openvino').infer(feeds(2, seed=3))['inpainted']
+    assert np.abs(got - painted(model)).mean() < 2 * LEVEL
 
 
 def broken(model, what):
@@ -428,6 +509,27 @@ def test_average_precision(found, boxes, ignored, ap):
     assert average_precision([detections], [photo]) == pytest.approx(ap)
 
 
+@pytest.mark.parametrize(
+    ('one', 'other', 'counts'),
+    [
+        ([], [], (0, 0, 0)),
+        ([(BOX, 0.9)], [], (0, 1, 0)),
+        ([], [(BOX, 0.2), (FAR, 0.19)], (0, 0, 1)),
+        ([(BOX, 0.9)], [(BOX, 0.2)], (1, 0, 0)),
+        ([(BOX, 0.9)], [(BOX, 0.19)], (0, 1, 0)),
+        ([(BOX, 0.19)], [(BOX, 0.9)], (0, 0, 1)),
+        ([(BOX, 0.9), (OTHER, 0.8)], [(FAR, 0.9), (BOX, 0.3)], (1, 1, 1)),
+        ([(BOX, 0.9)], [((0, 0, 10, 4.9), 0.9)], (0, 1, 1)),
+    ],
+)
+def test_objects_that_two_networks_find_are_counted_at_the_threshold(one, other, counts):
+    found = [
+        [Detections.of([b for b, _ in boxes], [s for _, s in boxes], FACE)]
+        for boxes in (one, other)
+    ]
+    assert in_common(*found) == dict(zip(('both', 'first', 'second'), counts, strict=True))
+
+
 # -- what is read
 
 
@@ -491,6 +593,39 @@ def test_photos_with_a_table_of_boxes(tmp_path):
     assert photo.ignored_xyxy_px.tolist() == [[50, 50, 60, 60]]
 
 
+def test_photos_without_any_file_of_boxes_have_none(tmp_path):
+    save_spots(tmp_path, 3)
+    assert [photo.boxes_xyxy_px.shape for photo in load_photos(tmp_path, 10)] == [(0, 4)] * 3
+    (tmp_path / '1.txt').write_text('1 2 3 4')
+    (photo,) = load_photos(tmp_path, 10)
+    assert photo.boxes_xyxy_px.tolist() == [[1, 2, 3, 4]]
+
+
+def test_what_a_network_finds_are_the_boxes_and_what_it_doubts_is_ignored(tmp_path):
+    model = Candidate(prepare(save_spotter(tmp_path / 'spotter.onnx')))
+    photos = load_photos(save_spots(tmp_path / 'frames', 2), 10)
+    found = found_by(Network(model, FACE), photos)
+    assert sorted(photo.boxes_xyxy_px[0, 0] for photo in found) == pytest.approx([8, 12])
+    for photo in found:
+        x = photo.boxes_xyxy_px[0, 0]
+        assert photo.boxes_xyxy_px == pytest.approx(np.array([[x, 8, x + 12, 20]]))
+        assert photo.ignored_xyxy_px == pytest.approx(np.array([[60, 40, 72, 52]]))
+    assert DetectorQuality(found, 'the FP32 network').score(model) == 1.0
+
+
+def test_crops_without_boxes_are_of_what_the_default_detector_finds(tmp_path):
+    try:
+        default_model()
+    except ModelError as error:
+        pytest.skip(str(error))
+    save_spots(tmp_path, 2)
+    with pytest.raises(MediaError, match='got 2 photos without boxes in which the default'):
+        load_crops(tmp_path, 10, size_px=32, crop_scale=2.0, region_scale=1.0)
+    picture = Path(__file__).resolve().parents[1] / 'docs' / 'before_after.jpg'
+    cv2.imwrite(str(tmp_path / 'face.jpg'), cv2.imread(str(picture)))
+    assert 1 <= len(load_crops(tmp_path, 10, size_px=32, crop_scale=2.0, region_scale=1.0)) <= 10
+
+
 def test_crops_have_every_face_of_their_photo_cut_out(tmp_path):
     save_photos(tmp_path, 1)
     (tmp_path / '0.txt').write_text('20 24 40 44\n42 24 60 44\n')
@@ -525,9 +660,13 @@ def test_packed_faces_are_calibrated_on_too(tmp_path):
 def test_photos_that_cannot_be_used_are_named(tmp_path):
     with pytest.raises(MediaError, match='got no such folder'):
         load_photos(tmp_path / 'nowhere', 1)
-    with pytest.raises(MediaError, match='got no photo with boxes, expected boxes.csv'):
+    with pytest.raises(MediaError, match='got no photo, or boxes in none, expected photos'):
         load_photos(tmp_path, 1)
     save_photos(tmp_path, 1)
+    (tmp_path / '0.txt').write_text('')
+    with pytest.raises(MediaError, match='got no photo, or boxes in none, expected photos'):
+        load_photos(tmp_path, 1)
+    (tmp_path / '0.txt').write_text('1 2 3 4')
     (tmp_path / '0.png').write_bytes(b'torn')
     with pytest.raises(MediaError, match=r'0\.png: got no image'):
         load_photos(tmp_path, 1)
@@ -569,15 +708,22 @@ def test_the_command_writes_three_files_with_manifests_and_a_plot(job, tmp_path,
         assert manifest is not None
         assert (manifest.precision, manifest.size_px, manifest.crop_scale) == ('int8', 32, 1.7)
         numbers = manifest.metrics['quantization']
+        assert numbers['judged_against'] == 'the FP32 network'
+        assert numbers['score'] >= 0.9
         assert sorted(layer['name'] for layer in numbers['layers']) == sorted(CONVS)
         assert (numbers['calibrated_on'], numbers['judged_on']) == (4, 2)
-        assert len(numbers['curve']) == len(CONVS) + 1
-        n = len(numbers['kept_in_float'])
-        assert numbers['kept_in_float'] == [layer['name'] for layer in numbers['layers']][:n]
+        order = [layer['name'] for layer in numbers['layers']]
+        kept = numbers['kept_in_float']
+        assert 'top' in kept
+        if name == 'unet-int8-cpu':
+            assert kept == order[: len(kept)]
+        else:
+            assert 'entry' in kept
         if name != 'unet-int8-fp16':
-            assert numbers['score'] == numbers['curve'][n] >= 0.9
+            assert len(numbers['curve']) == len(CONVS) + 1
+            n = numbers['curve'].index(numbers['score'])
+            assert set(kept) - {'entry'} == set(order[:n]) - {'entry'}
             assert all(score < 0.9 for score in numbers['curve'][:n])
-            assert 'top' in numbers['kept_in_float']
     # Two crops, seen and painted by four networks, under a title of 18 px.
     assert cv2.imread(str(out / 'unet-int8-faces.png')).shape == (2 * 32 + 18, 5 * 32, 3)
     assert set(json.loads(figures.read_text())) == {'A', 'B', 'CPU'}
@@ -594,8 +740,10 @@ def test_the_command_writes_three_files_with_manifests_and_a_plot(job, tmp_path,
 def test_the_number_kept_in_float_can_be_told(job, n):
     words, out = job
     assert command(*words, '--keep-float', n, '--no-plot', '--name', 'told') == 0
-    model = onnx.load(out / 'told-int8.onnx')
-    assert sum(any(quantized) for quantized in pairs(model).values()) == len(CONVS) - n
+    manifest = load_manifest(out / 'told-int8.onnx')
+    worst = [layer['name'] for layer in manifest.metrics['quantization']['layers']][:n]
+    for name, quantized in pairs(onnx.load(out / 'told-int8.onnx')).items():
+        assert any(quantized) == (name not in {*worst, 'entry'}), name
     cpu = onnx.load(out / 'told-int8-cpu.onnx')
     assert [node.op_type for node in cpu.graph.node].count('Conv') == n
     assert not (out / 'told-int8.png').exists()
@@ -648,13 +796,52 @@ def test_a_network_of_another_contract_is_refused(job, tmp_path):
     assert not out.exists()
 
 
+@pytest.fixture
+def spotting(tmp_path):
+    model = save_spotter(tmp_path / 'spotter.onnx')
+    photos = save_spots(tmp_path / 'frames')
+    words = ['-i', model, '--task', 'detector', '--calibration', photos, '--evaluate', 3]
+    return [*words, '-o', tmp_path / 'out', '--no-plot', '--keep-float', 0], photos
+
+
+@pytest.mark.parametrize('boxes', [False, True])
+def test_a_detector_is_judged_by_its_fp32_self_where_there_are_no_boxes(
+    spotting, tmp_path, capsys, boxes
+):
+    words, photos = spotting
+    if boxes:
+        for i in range(6):
+            (photos / f'{i}.txt').write_text(f'{8 + 4 * i} 8 {20 + 4 * i} 20\n60 40 72 52\n')
+    assert command(*words, '--json', tmp_path / 'figures.json') == 0
+    against, objects = ('boxes', 6) if boxes else ('the FP32 network', 3)
+    printed = capsys.readouterr().out
+    assert f'judged against: {against}, {objects} objects\n' in printed
+    assert 'CPU   3 found by both, 0 by FP32 alone, 0 by the file alone' in printed
+    for numbers in json.loads((tmp_path / 'figures.json').read_text()).values():
+        assert numbers['judged_against'] == against
+        assert numbers['objects'] == objects
+        assert (numbers['calibrated_on'], numbers['judged_on']) == (3, 3)
+        assert numbers['float_score'] == numbers['score'] == 1.0
+        counts = {'threshold': 0.2, 'both': 3, 'fp32_alone': 0, 'file_alone': 0}
+        assert numbers['found'] == counts
+
+
+def test_frames_in_which_nothing_is_found_cannot_judge(spotting, tmp_path):
+    words, photos = spotting
+    for path in photos.iterdir():
+        cv2.imwrite(str(path), np.zeros((64, 64, 3), np.uint8))
+    with pytest.raises(MediaError, match='got 3 photos without boxes in which the FP32 network'):
+        command(*words)
+    assert not (tmp_path / 'out').exists()
+
+
 @pytest.mark.skipif(not WIDER.is_dir() or not YUNET.is_file(), reason=f'needs {WIDER}')
 def test_a_real_detector_still_finds_faces_in_eight_bits():
     photos = load_photos(WIDER, 6)
     model = prepare(YUNET)
     feed = photo_feeds(Candidate(model), photos[:3])
-    ranges = measure_ranges(model, feed, len(feed), 'minmax')
-    quality = DetectorQuality(photos)
+    ranges = measure_ranges(model, feed, 3, 'minmax')
+    quality = DetectorQuality(photos, 'boxes')
     wanted = quality.score(Candidate(model))
     assert wanted > 0.2
     for build in (to_explicit, to_integer):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _EXAMPLES = """\
 examples:
   ffs_anonymizer quantize -i ffs-128.onnx -o quantized --calibration faces
-  ffs_anonymizer quantize -i centerface.onnx -o quantized --task detector --calibration photos
+  ffs_anonymizer quantize -i centerface.onnx -o quantized --task detector --calibration frames
 """
 
 
@@ -51,15 +51,15 @@ def add_parser(subparsers: Subparsers) -> None:
         type=Path,
         required=True,
         metavar='PATH',
-        help='folder of photos with boxes (boxes.csv, or a text file beside each photo), or faces '
-        'packed by `data build`',
+        help='folder of photos, with boxes (boxes.csv, or a text file beside each photo) or '
+        'without: a detector is then judged by what the FP32 network finds, and the default '
+        'detector finds the faces for a generator; or faces packed by `data build`',
     )
     parser.add_argument(
         '--crops',
         type=int,
-        default=1024,
         metavar='N',
-        help='crops (detector: photos) to calibrate on; default 1024',
+        help='crops (detector: photos) to calibrate on; default 1024 (128)',
     )
     parser.add_argument(
         '--evaluate',

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
+from ffs_anonymizer.backend import open_model
 from ffs_anonymizer.crops import Crops, cut
-from ffs_anonymizer.detector import read_boxes
+from ffs_anonymizer.detector import default_model, Detections, FACE, Network, read_boxes
 from ffs_anonymizer.errors import MediaError
+from ffs_anonymizer.params import Settings
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +19,10 @@ BOX_TABLES = ('boxes.csv', 'index.csv')
 PACKED = 'photos.npy'
 _SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
 _CORNERS = ('x0', 'y0', 'x1', 'y1')
+# What an object scores that the product replaces, and the least that says anything at all.
+THRESHOLD = Settings().face.threshold
+_LOWEST = 0.05
+_NMS_IOU = Settings().detector.nms_iou
 
 
 @dataclass(frozen=True)
@@ -43,14 +49,15 @@ class _Entry:
 
 def load_photos(folder: Path, limit: int, *, seed: int = 0) -> list[Photo]:
     """
-    Read photos with boxes, drawn at random if there are more than asked for.
+    Read photos, drawn at random if there are more than asked for.
 
     The boxes are in boxes.csv or index.csv of the folder (columns file or path, x0, y0, x1, y1,
-    perhaps invalid), or in a text file of the photo's stem beside it or in annotations/.
+    perhaps invalid), or in a text file of the photo's stem beside it or in annotations/. Where
+    there is any such file, photos without boxes are left out, else none has boxes.
 
     :param folder: of the photos.
     :param limit: how many at most.
-    :raises MediaError: there is no photo with a box, or one cannot be read.
+    :raises MediaError: there is no photo to use, or one cannot be read.
     """
     entries = _entries(folder)
     order = np.random.default_rng(seed).permutation(len(entries))[:limit]
@@ -70,6 +77,26 @@ def load_photos(folder: Path, limit: int, *, seed: int = 0) -> list[Photo]:
     return photos
 
 
+def detect(network: Network, photo: Photo) -> Detections:
+    """Return all that a network finds in a photo, down to a score that says little."""
+    return network.detect(photo.image_bgr, threshold=_LOWEST, nms_iou=_NMS_IOU, scale=1.0)
+
+
+def found_by(network: Network, photos: list[Photo]) -> list[Photo]:
+    """
+    Return photos with what a network finds in them as their boxes.
+
+    What scores less than the product replaces is to be ignored: it counts neither way.
+    """
+    found = []
+    for photo in photos:
+        detections = detect(network, photo)
+        sure = detections.scores >= THRESHOLD
+        boxes = detections.xyxy_px
+        found.append(Photo(photo.image_bgr, boxes[sure], boxes[~sure]))
+    return found
+
+
 def load_crops(
     source: Path,
     limit: int,
@@ -81,6 +108,8 @@ def load_crops(
 ) -> Crops:
     """
     Cut crops as the product does, drawn at random if there are more faces than asked for.
+
+    In photos without boxes the default detector finds the faces.
 
     :param source: a folder for load_photos(), or the faces that `data build` packed (the folder,
         or its photos.npy).
@@ -94,6 +123,10 @@ def load_crops(
     if (packed / PACKED).is_file():
         return _packed_crops(packed, limit, size_px, crop_scale, region_scale, seed)
     photos = load_photos(source, limit, seed=seed)
+    if not any(len(photo.boxes_xyxy_px) for photo in photos):
+        detector = open_model(default_model(), device='cpu')
+        photos = found_by(Network(detector, FACE), photos)
+        detector.close()
     numbered = [(i, box) for i, photo in enumerate(photos) for box in photo.boxes_xyxy_px]
     rng = np.random.default_rng(seed)
     chosen = sorted(rng.permutation(len(numbered))[:limit].tolist())
@@ -112,6 +145,11 @@ def load_crops(
                     crop_scale=crop_scale,
                 )
             )
+    if not parts:
+        raise MediaError(
+            f'{source}: got {len(photos)} photos without boxes in which the default detector '
+            'finds no face, expected some to calibrate on'
+        )
     return joined(parts)
 
 
@@ -161,14 +199,14 @@ def _regions(boxes_xyxy_px: NDArray[np.float32], region_scale: float) -> NDArray
 
 def _entries(folder: Path) -> list[_Entry]:
     if not folder.is_dir():
-        raise MediaError(f'{folder}: got no such folder, expected one with photos and boxes')
+        raise MediaError(f'{folder}: got no such folder, expected one with photos')
     table = next((folder / name for name in BOX_TABLES if (folder / name).is_file()), None)
     entries = _tabulated(table) if table is not None else _annotated(folder)
-    entries = [entry for entry in entries if entry.boxes]
     if not entries:
         raise MediaError(
-            f'{folder}: got no photo with boxes, expected {" or ".join(BOX_TABLES)} with the '
-            'columns file, x0, y0, x1, y1, or a text file `x0 y0 x1 y1` beside each photo'
+            f'{folder}: got no photo, or boxes in none, expected photos '
+            f'({", ".join(_SUFFIXES)}) alone, or with boxes in {" or ".join(BOX_TABLES)} with the '
+            'columns file, x0, y0, x1, y1, or in a text file `x0 y0 x1 y1` beside each'
         )
     return entries
 
@@ -194,11 +232,13 @@ def _tabulated(table: Path) -> list[_Entry]:
 
 
 def _annotated(folder: Path) -> list[_Entry]:
-    entries = []
-    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES):
-        texts = (path.with_suffix('.txt'), folder / 'annotations' / f'{path.stem}.txt')
-        text = next((t for t in texts if t.is_file()), None)
-        if text is not None:
-            boxes = read_boxes(text).xyxy_px.tolist()
-            entries.append(_Entry(path, tuple(tuple(box) for box in boxes), ()))
-    return entries
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
+    texts: dict[Path, Path] = {}
+    for path in paths:
+        for text in (path.with_suffix('.txt'), folder / 'annotations' / f'{path.stem}.txt'):
+            if text.is_file():
+                texts.setdefault(path, text)
+    if not texts:
+        return [_Entry(path, (), ()) for path in paths]
+    boxes = {path: read_boxes(text).xyxy_px.tolist() for path, text in texts.items()}
+    return [_Entry(path, tuple(map(tuple, found)), ()) for path, found in boxes.items() if found]

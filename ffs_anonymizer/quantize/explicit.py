@@ -6,7 +6,14 @@ from collections.abc import Iterable
 import logging
 
 from ffs_anonymizer.errors import ModelError
-from ffs_anonymizer.quantize.graph import consumers, convs, OPSET, opset_of, quantized_pairs
+from ffs_anonymizer.quantize.graph import (
+    consumers,
+    convs,
+    joining,
+    OPSET,
+    opset_of,
+    quantized_pairs,
+)
 from ffs_anonymizer.quantize.ranges import Ranges
 import numpy as np
 import onnx
@@ -65,6 +72,18 @@ def to_explicit(
     _bypass(quantized, kept)
     check_explicit(quantized, kept, scale_type=onnx.TensorProto.FLOAT, opset=OPSET)
     return quantized
+
+
+def to_portable(
+    model: onnx.ModelProto, ranges: Ranges, keep_float: Iterable[str] = ()
+) -> onnx.ModelProto:
+    """
+    Put Q/DQ pairs as to_explicit() does, but none before the convolution of joined inputs.
+
+    OpenVINO 2026.4.1 computes a convolution over a quantized concatenation wrongly, and one of
+    the few channels of a picture and its mask gains nothing from 8 bits.
+    """
+    return to_explicit(model, ranges, {*keep_float, *joining(model)})
 
 
 def check_explicit(

@@ -17,6 +17,8 @@ import onnxruntime
 OPSET = 17
 IR_VERSION = 8
 
+_PRODUCTS = {'Conv', 'ConvTranspose', 'MatMul', 'Gemm'}
+
 
 def prepare(path: Path) -> onnx.ModelProto:
     """
@@ -93,6 +95,23 @@ def shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     for value in (*graph.input, *graph.value_info, *graph.output):
         dims = value.type.tensor_type.shape.dim
         found[value.name] = tuple(d.dim_value if d.HasField('dim_value') else -1 for d in dims)
+    return found
+
+
+def joining(model: onnx.ModelProto) -> set[str]:
+    """Return the names of the convolutions that see the network's inputs joined, nothing else."""
+    constant = set(weights(model))
+    joined = {value.name: False for value in model.graph.input}
+    found = set()
+    for node in model.graph.node:
+        sources = [name for name in node.input if name and name not in constant]
+        if not all(name in joined for name in sources):
+            continue
+        is_joined = node.op_type == 'Concat' or any(joined[name] for name in sources)
+        if node.op_type not in _PRODUCTS:
+            joined.update(dict.fromkeys(node.output, is_joined))
+        elif node.op_type == 'Conv' and is_joined:
+            found.add(node.name)
     return found
 
 

@@ -12,7 +12,7 @@ from ffs_anonymizer.backend import Backend, Tensors, TensorSpec
 from ffs_anonymizer.crops import Crops
 from ffs_anonymizer.detector import Detections, FACE, Network
 from ffs_anonymizer.errors import ModelError
-from ffs_anonymizer.quantize.calibration import Photo
+from ffs_anonymizer.quantize.calibration import detect, Photo, THRESHOLD
 import numpy as np
 from numpy.typing import NDArray
 import onnx
@@ -22,8 +22,6 @@ GENERATOR_METRICS = ('ssim', 'error')
 DETECTOR_METRICS = ('ap',)
 
 _BATCH = 8
-_LOW_THRESHOLD = 0.05
-_NMS_IOU = 0.3
 _MATCH_IOU = 0.5
 # Of the SSIM of Wang et al. 2004: the window, and what keeps flat patches from dividing by zero.
 _SIGMA_PX = 1.5
@@ -68,9 +66,11 @@ class Quality(ABC):
     Put a number on a network, higher is better.
 
     :param name: of the metric.
+    :param truth: what it compares with.
     """
 
     name: str
+    truth: str = 'the FP32 network'
 
     @abstractmethod
     def score(self, model: Backend) -> float:
@@ -118,17 +118,24 @@ class DetectorQuality(Quality):
     Score a detector by its average precision at an overlap of 0.5 on photos with boxes.
 
     :param photos: with boxes; detections on ignored boxes do not count either way.
+    :param truth: where the boxes are from.
     """
 
     name = 'ap'
 
-    def __init__(self, photos: Sequence[Photo]) -> None:
+    def __init__(self, photos: Sequence[Photo], truth: str) -> None:
         self.photos = photos
+        self.truth = truth
+        self.objects = sum(len(photo.boxes_xyxy_px) for photo in photos)
 
     def score(self, model: Backend) -> float:
         """Return the average precision."""
+        return average_precision(self.found(model), self.photos)
+
+    def found(self, model: Backend) -> list[Detections]:
+        """Return what a network finds in each photo."""
         network = Network(model, FACE)
-        return average_precision([_detect(network, p) for p in self.photos], self.photos)
+        return [detect(network, photo) for photo in self.photos]
 
 
 class Recorder(Backend):
@@ -150,9 +157,9 @@ class Recorder(Backend):
         return self.model.infer(feeds)
 
 
-def photo_feeds(model: Backend, photos: Sequence[Photo]) -> list[dict[str, NDArray[np.float32]]]:
+def photo_feeds(model: Backend, photos: Sequence[Photo]) -> Iterator[Tensors]:
     """
-    Return what a detector is fed with for each photo.
+    Yield what a detector is fed with for each photo.
 
     :param model: the detector.
     :param photos: their boxes do not matter.
@@ -160,8 +167,8 @@ def photo_feeds(model: Backend, photos: Sequence[Photo]) -> list[dict[str, NDArr
     recorder = Recorder(model)
     network = Network(recorder, FACE)
     for photo in photos:
-        _detect(network, photo)
-    return recorder.feeds
+        detect(network, photo)
+        yield recorder.feeds.pop()
 
 
 def crop_feeds(crops: Crops) -> Iterator[Tensors]:
@@ -222,17 +229,11 @@ def average_precision(found: Sequence[Detections], photos: Sequence[Photo]) -> f
     right: list[bool] = []
     wanted = sum(len(photo.boxes_xyxy_px) for photo in photos)
     for detections, photo in zip(found, photos, strict=True):
-        free = np.ones(len(photo.boxes_xyxy_px), bool)
-        for i in np.argsort(-detections.scores, kind='stable').tolist():
-            box = detections.xyxy_px[i]
-            overlap = _ious(box, photo.boxes_xyxy_px) * free
-            hit = bool(len(overlap)) and float(overlap.max()) >= _MATCH_IOU
-            if hit:
-                free[int(overlap.argmax())] = False
-            elif (_ious(box, photo.ignored_xyxy_px) >= _MATCH_IOU).any():
-                continue
-            scores.append(float(detections.scores[i]))
-            right.append(hit)
+        matched = _matched(detections, photo.boxes_xyxy_px)
+        for box, score, hit in zip(detections.xyxy_px, detections.scores, matched, strict=True):
+            if hit or not (_ious(box, photo.ignored_xyxy_px) >= _MATCH_IOU).any():
+                scores.append(float(score))
+                right.append(hit)
     if not scores or not wanted:
         return 0.0
     hits = np.array(right)[np.argsort(-np.array(scores), kind='stable')]
@@ -242,8 +243,40 @@ def average_precision(found: Sequence[Detections], photos: Sequence[Photo]) -> f
     return float(np.sum(np.diff(recall, prepend=0.0) * falling))
 
 
-def _detect(network: Network, photo: Photo) -> Detections:
-    return network.detect(photo.image_bgr, threshold=_LOW_THRESHOLD, nms_iou=_NMS_IOU, scale=1.0)
+def in_common(one: Sequence[Detections], other: Sequence[Detections]) -> dict[str, int]:
+    """
+    Count the objects that two networks find at the product's threshold.
+
+    :param one: what the first finds in each photo.
+    :param other: what the second finds in the same photos.
+    :returns: numbers of `both`, `first` alone and `second` alone.
+    """
+    firsts = [_sure(found) for found in one]
+    seconds = [_sure(found) for found in other]
+    pairs = zip(firsts, seconds, strict=True)
+    both = sum(sum(_matched(first, second.xyxy_px)) for first, second in pairs)
+    return {
+        'both': both,
+        'first': sum(map(len, firsts)) - both,
+        'second': sum(map(len, seconds)) - both,
+    }
+
+
+def _sure(found: Detections) -> Detections:
+    sure = found.scores >= THRESHOLD
+    return Detections(found.xyxy_px[sure], found.scores[sure], found.classes[sure])
+
+
+def _matched(found: Detections, boxes_xyxy_px: NDArray[np.float32]) -> list[bool]:
+    """Tell of each detection whether it has a box of its own; the best score chooses first."""
+    free = np.ones(len(boxes_xyxy_px), bool)
+    matched = [False] * len(found)
+    for i in np.argsort(-found.scores, kind='stable').tolist():
+        overlap = _ious(found.xyxy_px[i], boxes_xyxy_px) * free
+        if len(overlap) and float(overlap.max()) >= _MATCH_IOU:
+            free[int(overlap.argmax())] = False
+            matched[i] = True
+    return matched
 
 
 def _ious(box: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:

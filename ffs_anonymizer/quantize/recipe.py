@@ -10,8 +10,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ffs_anonymizer.backend import Backend, Tensors
-from ffs_anonymizer.errors import ModelError, SettingsError
+from ffs_anonymizer.backend import Tensors
+from ffs_anonymizer.detector import FACE, Network
+from ffs_anonymizer.errors import MediaError, ModelError, SettingsError
 from ffs_anonymizer.generator import Generator
 from ffs_anonymizer.models.manifest import (
     file_sha256,
@@ -22,9 +23,15 @@ from ffs_anonymizer.models.manifest import (
     Shape,
 )
 from ffs_anonymizer.params import Settings
-from ffs_anonymizer.quantize.calibration import load_crops, load_photos, parted
-from ffs_anonymizer.quantize.explicit import to_explicit
-from ffs_anonymizer.quantize.graph import convs, prepare
+from ffs_anonymizer.quantize.calibration import (
+    found_by,
+    load_crops,
+    load_photos,
+    parted,
+    THRESHOLD,
+)
+from ffs_anonymizer.quantize.explicit import to_portable
+from ffs_anonymizer.quantize.graph import convs, joining, prepare
 from ffs_anonymizer.quantize.half import to_half
 from ffs_anonymizer.quantize.integer import to_integer
 from ffs_anonymizer.quantize.metric import (
@@ -34,6 +41,7 @@ from ffs_anonymizer.quantize.metric import (
     DetectorQuality,
     GENERATOR_METRICS,
     GeneratorQuality,
+    in_common,
     photo_feeds,
     Quality,
 )
@@ -44,6 +52,8 @@ import onnx
 import onnxruntime
 
 SUFFIXES = {'A': '-int8', 'B': '-int8-fp16', 'CPU': '-int8-cpu'}
+# Photos are held whole, crops are small.
+_CALIBRATED_ON = {'generator': 1024, 'detector': 128}
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,7 @@ class Prepared:
 
     :param quality: the metric and the pictures it looks at.
     :param feeds: calibration data, batch by batch.
+    :param batches: how many.
     :param size_px: S of a generator, else 0.
     :param crop_scale: of a generator, else 0.
     :param calibrated_on: how many pictures.
@@ -60,7 +71,8 @@ class Prepared:
     """
 
     quality: Quality
-    feeds: Sequence[Tensors]
+    feeds: Iterable[Tensors]
+    batches: int
     size_px: int
     crop_scale: float
     calibrated_on: int
@@ -86,9 +98,10 @@ class Recipe:
             )
         if not 0 < args.keep <= 1:
             raise SettingsError(f'--keep: got {args.keep}, expected a share over 0 and up to 1')
-        for option in ('crops', 'evaluate'):
-            if getattr(args, option) < 1:
-                raise SettingsError(f'--{option}: got {getattr(args, option)}, expected 1 or more')
+        self.crops: int = _CALIBRATED_ON[args.task] if args.crops is None else args.crops
+        for option, count in (('crops', self.crops), ('evaluate', args.evaluate)):
+            if count < 1:
+                raise SettingsError(f'--{option}: got {count}, expected 1 or more')
         name = args.name or args.input.stem
         self.files = {k: args.output / f'{name}{suffix}.onnx' for k, suffix in SUFFIXES.items()}
         self.plot: Path | None = args.plot or args.output / f'{name}-int8.png'
@@ -125,36 +138,42 @@ class Recipe:
             f'calibrated on {prepared.calibrated_on} pictures by {args.method}, judged on '
             f'{prepared.judged_on}'
         )
-        feeds = self._bar(prepared.feeds, 'calibrating')
-        ranges = measure_ranges(model, feeds, len(prepared.feeds), args.method)
+        quality = prepared.quality
+        objects = f', {quality.objects} objects' if isinstance(quality, DetectorQuality) else ''
+        print(f'judged against: {quality.truth}{objects}')
+        feeds = self._bar(prepared.feeds, 'calibrating', prepared.batches)
+        ranges = measure_ranges(model, feeds, prepared.batches, args.method)
 
         # Each layer alone, then the worst in float
-        float_score = prepared.quality.score(Candidate(model))
-        layers = rank(model, ranges, prepared.quality, float_score, self._bar)
+        float_score = quality.score(Candidate(model))
+        layers = rank(model, ranges, quality, float_score, self._bar)
         order = [layer.name for layer in layers]
         curves = {
-            'A': curve(model, ranges, prepared.quality, order, to_explicit, self._bar),
-            'CPU': curve(model, ranges, prepared.quality, order, to_integer, self._bar),
+            'A': curve(model, ranges, quality, order, to_portable, self._bar),
+            'CPU': curve(model, ranges, quality, order, to_integer, self._bar),
         }
         chosen = {file: self._choose(scores, float_score) for file, scores in curves.items()}
 
         # The files
-        explicit = to_explicit(model, ranges, order[: chosen['A']])
-        half = to_half(explicit)
         models = {
-            'A': explicit,
-            'B': half,
+            'A': to_portable(model, ranges, order[: chosen['A']]),
             'CPU': to_integer(model, ranges, order[: chosen['CPU']]),
         }
-        chosen['B'] = chosen['A']
         scores = {file: curves[file][chosen[file]] for file in curves}
-        scores['B'] = prepared.quality.score(Candidate(half, optimized=False))
-        figures = {
-            file: self._figures(file, prepared, float_score, scores[file], layers, order, chosen)
-            for file in models
-        }
-        for file, numbers in figures.items():
-            numbers['curve'] = curves['A' if file == 'B' else file]
+        for n in range(chosen['A'], len(order) + 1):
+            models['B'] = to_half(to_portable(model, ranges, order[:n]))
+            scores['B'] = quality.score(Candidate(models['B'], optimized=False))
+            chosen['B'] = n
+            if args.keep_float is not None or scores['B'] >= args.keep * float_score:
+                break
+        figures = {}
+        for file in SUFFIXES:
+            kept = set(order[: chosen[file]]) | (set() if file == 'CPU' else joining(model))
+            in_order = [name for name in order if name in kept]
+            numbers = self._figures(file, prepared, float_score, scores[file], layers, in_order)
+            figures[file] = numbers | ({'curve': curves[file]} if file in curves else {})
+        if isinstance(quality, DetectorQuality):
+            self._count(quality, model, models, figures)
         self._write(models, figures, prepared)
         if self.plot is not None:
             draw(
@@ -167,13 +186,11 @@ class Recipe:
                 float_score=float_score,
                 keep=args.keep,
             )
-        if self.faces is not None and isinstance(prepared.quality, GeneratorQuality):
-            judge = prepared.quality
-            made = {'FP32': judge.wanted} | {
-                file: judge.paint(Candidate(made, optimized=file != 'B'))
-                for file, made in models.items()
-            }
-            draw_faces(self.faces, judge.crops, made)
+        if self.faces is not None and isinstance(quality, GeneratorQuality):
+            made = {'FP32': quality.wanted}
+            for file in SUFFIXES:
+                made[file] = quality.paint(Candidate(models[file], optimized=file != 'B'))
+            draw_faces(self.faces, quality.crops, made)
         if args.json is not None:
             args.json.write_text(json.dumps(figures, indent=2) + '\n', encoding='utf-8')
         self._print(figures, layers)
@@ -182,18 +199,29 @@ class Recipe:
     def _prepare(self, model: onnx.ModelProto) -> Prepared:
         args = self.args
         if args.task == 'detector':
-            photos = load_photos(args.calibration, args.crops + args.evaluate, seed=args.seed)
+            photos = load_photos(args.calibration, self.crops + args.evaluate, seed=args.seed)
             judged, others = photos[: args.evaluate], photos[args.evaluate :] or photos
-            reference: Backend = Candidate(model)
-            feeds: Sequence[Tensors] = photo_feeds(reference, others)
-            return Prepared(DetectorQuality(judged), feeds, 0, 0.0, len(others), len(judged))
+            reference = Candidate(model)
+            truth = 'boxes'
+            if not any(len(photo.boxes_xyxy_px) for photo in photos):
+                judged = found_by(Network(reference, FACE), judged)
+                truth = DetectorQuality.truth
+            quality = DetectorQuality(judged, truth)
+            if not quality.objects:
+                raise MediaError(
+                    f'{args.calibration}: got {len(judged)} photos without boxes in which the '
+                    f'FP32 network finds no object that scores {THRESHOLD:g}, expected some to '
+                    'judge by; give photos that show some, or more of them with --evaluate'
+                )
+            feeds = photo_feeds(reference, others)
+            return Prepared(quality, feeds, len(others), 0, 0.0, len(others), len(judged))
         chosen: dict[str, object] = {'generator.model_path': str(args.input), 'device': 'cpu'}
         settings = Settings().updated(chosen)
         generator = Generator(settings)
         generator.close()
         crops = load_crops(
             args.calibration,
-            args.crops + args.evaluate,
+            self.crops + args.evaluate,
             size_px=generator.size_px,
             crop_scale=generator.crop_scale,
             region_scale=settings.face.region_scale,
@@ -202,10 +230,15 @@ class Recipe:
         first, rest = parted(crops, min(args.evaluate, len(crops)))
         if not len(rest):
             rest = crops
-        quality = GeneratorQuality(Candidate(model), first, self.metric)
-        feeds = list(crop_feeds(rest))
+        batches = list(crop_feeds(rest))
         return Prepared(
-            quality, feeds, generator.size_px, generator.crop_scale, len(rest), len(first)
+            GeneratorQuality(Candidate(model), first, self.metric),
+            batches,
+            len(batches),
+            generator.size_px,
+            generator.crop_scale,
+            len(rest),
+            len(first),
         )
 
     def _choose(self, scores: Sequence[float], float_score: float) -> int:
@@ -220,23 +253,43 @@ class Recipe:
         float_score: float,
         score: float,
         layers: Sequence[Layer],
-        order: Sequence[str],
-        chosen: dict[str, int],
+        kept: Sequence[str],
     ) -> dict[str, Any]:
         return {
             'file': file,
             'calibration': self.args.method,
             'calibrated_on': prepared.calibrated_on,
             'judged_on': prepared.judged_on,
+            'judged_against': prepared.quality.truth,
             'metric': self.metric,
             'float_score': float_score,
             'score': score,
             'keep': self.args.keep,
-            'kept_in_float': list(order[: chosen[file]]),
+            'kept_in_float': list(kept),
             'layers': [asdict(layer) for layer in layers],
             'date': datetime.date.today().isoformat(),
             'onnxruntime': onnxruntime.__version__,
         }
+
+    def _count(
+        self,
+        quality: DetectorQuality,
+        model: onnx.ModelProto,
+        models: dict[str, onnx.ModelProto],
+        figures: dict[str, dict[str, Any]],
+    ) -> None:
+        """Add how many objects each file finds beside the FP32 network, in the product."""
+        wanted = quality.found(Candidate(model))
+        for file, made in models.items():
+            found = quality.found(Candidate(made, optimized=file != 'B'))
+            counts = in_common(wanted, found)
+            figures[file]['objects'] = quality.objects
+            figures[file]['found'] = {
+                'threshold': THRESHOLD,
+                'both': counts['both'],
+                'fp32_alone': counts['first'],
+                'file_alone': counts['second'],
+            }
 
     def _write(
         self,
@@ -296,12 +349,20 @@ class Recipe:
             share = numbers['score'] / numbers['float_score'] if numbers['float_score'] else 0.0
             count = len(numbers['kept_in_float'])
             print(f'{file:4s}  {count:8d}  {numbers["score"]:.4f}  {share:7.2%}')
+        if self.args.task == 'detector':
+            print(f'\nobjects that score {THRESHOLD:g}:')
+            for file, numbers in figures.items():
+                found = numbers['found']
+                print(
+                    f'{file:4s}  {found["both"]} found by both, {found["fp32_alone"]} by FP32 '
+                    f'alone, {found["file_alone"]} by the file alone'
+                )
 
-    def _bar(self, items: Sequence[Any], what: str) -> Iterable[Any]:
+    def _bar(self, items: Iterable[Any], what: str, total: int | None = None) -> Iterable[Any]:
         from tqdm import tqdm
 
         hidden = True if self.args.disable_progress_output else None
-        bar: Iterator[Any] = iter(tqdm(items, desc=what, disable=hidden))
+        bar: Iterator[Any] = iter(tqdm(items, desc=what, total=total, disable=hidden))
         return bar
 
 
