@@ -826,6 +826,21 @@ def test_a_detector_is_judged_by_its_fp32_self_where_there_are_no_boxes(
         assert numbers['found'] == counts
 
 
+@pytest.mark.parametrize(
+    ('keep', 'ranked'), [(['--keep', '0.5'], False), (['--keep-float', '0'], False), ([], True)]
+)
+def test_the_quick_way_ranks_layers_only_where_it_must(job, capsys, keep, ranked):
+    words, out = job
+    assert command(*words, '--quick', '--metric', 'error', '--keep', '0.99', *keep) == 0
+    assert ('the most sensitive first' in capsys.readouterr().out) == ranked
+    assert (out / 'unet-int8.png').exists() == ranked
+    for name in ('unet-int8', 'unet-int8-fp16', 'unet-int8-cpu'):
+        numbers = load_manifest(out / f'{name}.onnx').metrics['quantization']
+        assert len(numbers['layers']) == (len(CONVS) if ranked else 0)
+        if not keep:
+            assert numbers['score'] >= 0.99
+
+
 def test_frames_in_which_nothing_is_found_cannot_judge(spotting, tmp_path):
     words, photos = spotting
     for path in photos.iterdir():

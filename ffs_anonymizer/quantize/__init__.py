@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 _EXAMPLES = """\
 examples:
   ffs_anonymizer quantize -i ffs-128.onnx -o quantized --calibration faces
-  ffs_anonymizer quantize -i centerface.onnx -o quantized --task detector --calibration frames
+  ffs_anonymizer quantize -i centerface.onnx -o quantized --task detector --calibration frames \\
+    --quick
 """
 
 
@@ -93,6 +94,11 @@ def add_parser(subparsers: Subparsers) -> None:
         type=int,
         metavar='N',
         help='keep the N worst convolutions in float, whatever the metric says',
+    )
+    parser.add_argument(
+        '--quick',
+        action='store_true',
+        help='measure no single layer, and draw no plot, where all of them in 8 bits keep enough',
     )
     parser.add_argument('--name', help='of the files; default: that of the input')
     parser.add_argument('--seed', type=int, default=0, help='of the drawing of crops')

@@ -46,14 +46,24 @@ from ffs_anonymizer.quantize.metric import (
     Quality,
 )
 from ffs_anonymizer.quantize.plot import draw, draw_faces, refuse_without_library
-from ffs_anonymizer.quantize.ranges import measure_ranges
-from ffs_anonymizer.quantize.sensitivity import choose, curve, Layer, rank
+from ffs_anonymizer.quantize.ranges import measure_ranges, Ranges
+from ffs_anonymizer.quantize.sensitivity import Build, choose, curve, Layer, rank
 import onnx
 import onnxruntime
 
 SUFFIXES = {'A': '-int8', 'B': '-int8-fp16', 'CPU': '-int8-cpu'}
 # Photos are held whole, crops are small.
 _CALIBRATED_ON = {'generator': 1024, 'detector': 128}
+
+
+def to_file_b(
+    model: onnx.ModelProto, ranges: Ranges, keep_float: Iterable[str]
+) -> onnx.ModelProto:
+    """Make file B of the same convolutions as file A."""
+    return to_half(to_portable(model, ranges, keep_float))
+
+
+_BUILDS: dict[str, Build] = {'A': to_portable, 'B': to_file_b, 'CPU': to_integer}
 
 
 @dataclass(frozen=True)
@@ -146,26 +156,24 @@ class Recipe:
 
         # Each layer alone, then the worst in float
         float_score = quality.score(Candidate(model))
-        layers = rank(model, ranges, quality, float_score, self._bar)
+        layers: list[Layer] = []
+        if not (args.quick and self._suffices(model, ranges, quality, float_score)):
+            layers = rank(model, ranges, quality, float_score, self._bar)
         order = [layer.name for layer in layers]
         curves = {
-            'A': curve(model, ranges, quality, order, to_portable, self._bar),
-            'CPU': curve(model, ranges, quality, order, to_integer, self._bar),
+            file: curve(model, ranges, quality, order, _BUILDS[file], self._bar)
+            for file in ('A', 'CPU')
         }
         chosen = {file: self._choose(scores, float_score) for file, scores in curves.items()}
 
         # The files
-        models = {
-            'A': to_portable(model, ranges, order[: chosen['A']]),
-            'CPU': to_integer(model, ranges, order[: chosen['CPU']]),
-        }
         scores = {file: curves[file][chosen[file]] for file in curves}
         for n in range(chosen['A'], len(order) + 1):
-            models['B'] = to_half(to_portable(model, ranges, order[:n]))
-            scores['B'] = quality.score(Candidate(models['B'], optimized=False))
             chosen['B'] = n
+            scores['B'] = quality.score(_candidate('B', to_file_b(model, ranges, order[:n])))
             if args.keep_float is not None or scores['B'] >= args.keep * float_score:
                 break
+        models = {file: _BUILDS[file](model, ranges, order[: chosen[file]]) for file in SUFFIXES}
         figures = {}
         for file in SUFFIXES:
             kept = set(order[: chosen[file]]) | (set() if file == 'CPU' else joining(model))
@@ -175,7 +183,7 @@ class Recipe:
         if isinstance(quality, DetectorQuality):
             self._count(quality, model, models, figures)
         self._write(models, figures, prepared)
-        if self.plot is not None:
+        if self.plot is not None and layers:
             draw(
                 self.plot,
                 title=f'{args.input.name}, calibrated by {args.method}',
@@ -189,7 +197,7 @@ class Recipe:
         if self.faces is not None and isinstance(quality, GeneratorQuality):
             made = {'FP32': quality.wanted}
             for file in SUFFIXES:
-                made[file] = quality.paint(Candidate(models[file], optimized=file != 'B'))
+                made[file] = quality.paint(_candidate(file, models[file]))
             draw_faces(self.faces, quality.crops, made)
         if args.json is not None:
             args.json.write_text(json.dumps(figures, indent=2) + '\n', encoding='utf-8')
@@ -241,6 +249,18 @@ class Recipe:
             len(first),
         )
 
+    def _suffices(
+        self, model: onnx.ModelProto, ranges: Ranges, quality: Quality, float_score: float
+    ) -> bool:
+        """Tell whether every file is good enough with all convolutions in 8 bits."""
+        if self.args.keep_float is not None:
+            return bool(self.args.keep_float == 0)
+        return all(
+            quality.score(_candidate(file, build(model, ranges, ())))
+            >= self.args.keep * float_score
+            for file, build in _BUILDS.items()
+        )
+
     def _choose(self, scores: Sequence[float], float_score: float) -> int:
         if self.args.keep_float is not None:
             return int(self.args.keep_float)
@@ -281,7 +301,7 @@ class Recipe:
         """Add how many objects each file finds beside the FP32 network, in the product."""
         wanted = quality.found(Candidate(model))
         for file, made in models.items():
-            found = quality.found(Candidate(made, optimized=file != 'B'))
+            found = quality.found(_candidate(file, made))
             counts = in_common(wanted, found)
             figures[file]['objects'] = quality.objects
             figures[file]['found'] = {
@@ -341,7 +361,8 @@ class Recipe:
             )
 
     def _print(self, figures: dict[str, dict[str, Any]], layers: Sequence[Layer]) -> None:
-        print('\nlayers, the most sensitive first:')
+        if layers:
+            print('\nlayers, the most sensitive first:')
         for layer in layers:
             print(f'  {layer.loss:9.5f}  {layer.name}')
         print('\nfile  in float  score    of FP32')
@@ -364,6 +385,10 @@ class Recipe:
         hidden = True if self.args.disable_progress_output else None
         bar: Iterator[Any] = iter(tqdm(items, desc=what, total=total, disable=hidden))
         return bar
+
+
+def _candidate(file: str, model: onnx.ModelProto) -> Candidate:
+    return Candidate(model, optimized=file != 'B')
 
 
 def _shapes(values: Iterable[onnx.ValueInfoProto]) -> dict[str, Shape]:
