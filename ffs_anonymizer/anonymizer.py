@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 import fnmatch
+from functools import partial
 import time
-from typing import Union
+from typing import TypeVar, Union
 
 import cv2
 from ffs_anonymizer import budget, composite, crops, obscure, tracker
@@ -23,6 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Data = Union[bytes, bytearray, memoryview]
+Timings = dict[str, float]
+_Result = TypeVar('_Result')
 # What takes a face's place, the best generator first.
 GENERATE = ('generate', 'generate (small)')
 
@@ -57,7 +60,53 @@ class Anonymized:
     data: Data
     regions: Regions
     replaced: Replaced
-    timings_ms: dict[str, float]
+    timings_ms: Timings
+
+
+@dataclass(frozen=True)
+class Request:
+    """
+    Hold a frame that is to be anonymized.
+
+    :param stream: the camera; each has a past of its own.
+    :param stamp_ns: the frame's time; None for a still picture, which has no past.
+    :param detections: own boxes; None: the detector looks.
+    """
+
+    frame: Frame
+    stream: str
+    stamp_ns: int | None
+    detections: Detections | None = None
+
+
+@dataclass
+class _Plan:
+    """
+    Hold what is being done to one frame's regions, from cropping to pasting.
+
+    :param frame: its pixels are written to by pasting alone.
+    :param rects_xyxy_px: (N, 4) int32, where each region covers completely.
+    :param methods: (N,) what takes each region's place, a word of GENERATE or of the settings.
+    :param timings_ms: milliseconds by stage, where someone asks for them.
+    :param cuts: what each generator is to see, by its word.
+    :param painted_by: the word of the generator that does all patches on the device; then there
+        are no cuts.
+    :param faces: the invented faces and their squares by the region's index.
+    :param patches: patch, outer rectangle and rectangle, in the order of pasting, once known.
+    """
+
+    frame: Frame
+    regions: Regions
+    rects_xyxy_px: NDArray[np.int32]
+    methods: NDArray[np.str_]
+    timings_ms: Timings | None = None
+    cuts: dict[str, crops.Crops] = field(default_factory=dict)
+    painted_by: str = ''
+    faces: dict[int, tuple[NDArray[np.uint8], NDArray[np.int32]]] = field(default_factory=dict)
+    patches: list[tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.int32]]] = field(
+        default_factory=list
+    )
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -96,19 +145,21 @@ class Anonymizer:
     Replace faces and plates, frame by frame, for any number of streams.
 
     All of its failures are AnonymizerError and mean that the frame has no image. It belongs to one
-    thread.
+    thread, but for `detect` and `replace`, which several threads may call at once while no other
+    changes the settings; `budget_ms` is then to be 0.
 
     :param settings: what to find and how to replace it.
+    :param callers: how many threads will call it at once.
     :raises ModelError: a model is missing or unfit.
     :raises SettingsError: a zone cannot be read.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, callers: int = 1) -> None:
+        self.callers = callers
         self._tracks: dict[str, Tracks] = {}
         self._levels: dict[str, dict[int, int]] = {}
-        self._generators: list[Generator] = []
+        self._generators: dict[str, Generator] = {}
         self._detector: Detector | None = None
-        self.timings_ms: dict[str, float] = {}
         self.update(settings)
 
     def update(self, settings: Settings) -> None:
@@ -121,15 +172,25 @@ class Anonymizer:
         masked = tuple(Zone.parse(text) for text in settings.mask_zones)
         ignored = tuple(Zone.parse(text) for text in settings.ignore_zones)
         if 'generate' in (settings.face.method, settings.plate.method) and not self._generators:
-            self._generators = _load_generators(settings)
-        if settings.budget_ms and any(g.cost is None for g in self._generators):
-            for generator in self._generators:
+            self._generators = _load_generators(settings, self.callers)
+        if settings.budget_ms and any(g.cost is None for g in self._generators.values()):
+            for generator in self._generators.values():
                 generator.measure()
         if self._detector is None:
-            self._detector = Detector(settings)
+            self._detector = Detector(settings, callers=self.callers)
         self._detector.settings = settings
         self._masked, self._ignored = masked, ignored
         self.settings = settings
+
+    def detect(self, frame: Frame, *, timings_ms: Timings | None = None) -> Detections:
+        """
+        Return what the networks find in a frame, whatever its stream's past.
+
+        :raises AnonymizerError: a network failed.
+        """
+        with _stage('detect', timings_ms):
+            assert self._detector is not None
+            return self._detector.detect(frame.image_bgr)
 
     def find(
         self,
@@ -138,20 +199,19 @@ class Anonymizer:
         stream: str,
         stamp_ns: int | None,
         detections: Detections | None = None,
+        timings_ms: Timings | None = None,
     ) -> Regions:
         """
         Return what must not be seen in a frame.
 
         :param stream: the camera; each has a past of its own.
         :param stamp_ns: the frame's time; None for a still picture, which has no past.
-        :param detections: own boxes; the detector does not run then.
+        :param detections: of `detect`, or own boxes; None: it looks itself.
         :raises AnonymizerError: the detector failed; the stream's past is as before.
         """
-        with self._stage('detect'):
-            if detections is None:
-                assert self._detector is not None
-                detections = self._detector.detect(frame.image_bgr)
-        with self._stage('track'):
+        if detections is None:
+            detections = self.detect(frame, timings_ms=timings_ms)
+        with _stage('track', timings_ms):
             detections = self._outside_ignored(detections, stream)
             height, width = frame.image_bgr.shape[:2]
             past = Tracks.empty() if stamp_ns is None else self._tracks.get(stream, Tracks.empty())
@@ -166,71 +226,23 @@ class Anonymizer:
                 tracks, now_ns, self.settings.tracker, scales=scales, size_wh=(width, height)
             ) + self._zones(stream, (width, height))
 
-    def replace(self, frame: Frame, regions: Regions, *, stream: str = '') -> Replaced:
+    def replace(
+        self,
+        frame: Frame,
+        regions: Regions,
+        *,
+        stream: str = '',
+        timings_ms: Timings | None = None,
+    ) -> Replaced:
         """
         Replace the regions of a frame, in place.
 
         :param stream: the camera, whose faces keep their generator from frame to frame.
         :raises AnonymizerError: a stage failed; the frame's pixels must not be used.
         """
-        if len(regions) == 0:
-            return Replaced(np.empty((0, 4), np.int32), {})
-        warnings: list[str] = []
-        with self._stage('crop'):
-            height, width = frame.image_bgr.shape[:2]
-            rects = composite.cover(
-                regions.xyxy_px,
-                size_wh=(width, height),
-                align_wh_px=frame.align_wh_px,
-                bleed_px=frame.bleed_px,
-            )
-            frame.without(rects)
-            methods = self._methods(regions, rects, stream)
-            painting = self._painting(methods)
-            by_stages = self._generators if painting is None else []
-            cuts = [
-                crops.cut(
-                    frame.image_bgr,
-                    rects[methods == word],
-                    holes_xyxy_px=rects,
-                    size_px=generator.size_px,
-                    crop_scale=generator.crop_scale,
-                )
-                for word, generator in zip(GENERATE, by_stages)  # noqa: B905
-            ]
-        windows: list[NDArray[np.uint8]] = []
-        with self._stage('generate'):
-            if painting is not None:
-                word, generator = painting
-                job = self._job(frame.image_bgr, rects, methods, word, generator.crop_scale)
-                try:
-                    windows = generator.paint(frame.image_bgr, job)
-                except ModelError as error:
-                    self._give_up(methods == word, methods, regions, error, warnings)
-            faces: dict[int, tuple[NDArray[np.uint8], NDArray[np.int32]]] = {}
-            for word, generator, cut in zip(GENERATE, by_stages, cuts):  # noqa: B905
-                indices = np.nonzero(methods == word)[0]
-                try:
-                    invented = generator.generate(cut)
-                except ModelError as error:
-                    self._give_up(methods == word, methods, regions, error, warnings)
-                else:
-                    pairs = zip(invented, cut.squares_xys_px, strict=True)
-                    faces.update(zip(indices.tolist(), pairs, strict=True))
-        with self._stage('paste'):
-            if windows:
-                patches = [
-                    (window, outer, outer)
-                    for window, outer in zip(windows, job.outer_xyxy_px, strict=True)
-                ]
-            else:
-                patches = self._patches(frame.image_bgr, rects, methods, faces)
-            for patch, outer, rect in patches:
-                composite.paste(frame.image_bgr, patch, outer_xyxy_px=outer, rect_xyxy_px=rect)
-        touched = np.array([outer for _, outer, _ in patches], np.int32)
-        words, counts = np.unique(methods, return_counts=True)
-        by_word = dict(zip(words.tolist(), counts.tolist(), strict=True))
-        return Replaced(touched, by_word, tuple(warnings))
+        plan = self._plan(frame, regions, stream, timings_ms)
+        self._generate([plan])
+        return self._paste(plan)
 
     def anonymize(
         self,
@@ -245,12 +257,43 @@ class Anonymizer:
 
         :raises AnonymizerError: there is no image.
         """
-        self.timings_ms = {}
-        regions = self.find(frame, stream=stream, stamp_ns=stamp_ns, detections=detections)
-        replaced = self.replace(frame, regions, stream=stream)
-        with self._stage('encode'):
-            data = frame.encode(replaced.touched_xyxy_px)
-        return Anonymized(data, regions, replaced, self.timings_ms)
+        (result,) = self.anonymize_together([Request(frame, stream, stamp_ns, detections)])
+        if isinstance(result, AnonymizerError):
+            raise result
+        return result
+
+    def anonymize_together(
+        self, requests: Sequence[Request]
+    ) -> list[Anonymized | AnonymizerError]:
+        """
+        Find, replace and encode frames of several streams, with one call of each generator.
+
+        :returns: for each request its frame, or why there is no image; a frame that fails takes no
+            other with it.
+        """
+        plans = [_tried(partial(self._begin, request)) for request in requests]
+        begun = [plan for plan in plans if isinstance(plan, _Plan)]
+        joined = False
+        if len(begun) > 1:
+            # If this fails, each frame alone shows whose fault it is.
+            joined = _tried(partial(self._generate, begun)) is None
+        return [
+            _tried(partial(self._finish, plan, joined)) if isinstance(plan, _Plan) else plan
+            for plan in plans
+        ]
+
+    @property
+    def gains_by_joining(self) -> bool:
+        """
+        Tell whether frames of several streams that wait should go together.
+
+        On a CPU they should not: the first would wait for the others to be looked at, which takes
+        far longer than one larger call of the generator saves.
+        """
+        return any(
+            generator.painter is None and not generator.model.device.startswith('cpu')
+            for generator in self._generators.values()
+        )
 
     def forget(self, stream: str) -> None:
         """Drop a stream's past."""
@@ -261,7 +304,7 @@ class Anonymizer:
         """Return what runs where, for logs and diagnostics."""
         assert self._detector is not None
         models = {f'{CLASSES[n.class_index]} detector': n.model for n in self._detector.networks}
-        for word, generator in zip(GENERATE, self._generators):  # noqa: B905
+        for word, generator in self._generators.items():
             models[word.replace('generate', 'generator')] = generator.model
         return {
             'package': 'ffs_anonymizer',
@@ -276,22 +319,8 @@ class Anonymizer:
         """Give the networks back; the object is of no use afterwards."""
         if self._detector is not None:
             self._detector.close()
-        for generator in self._generators:
+        for generator in self._generators.values():
             generator.close()
-
-    @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
-        """Time a stage, and turn whatever goes wrong in it into the one error edges know."""
-        start = time.perf_counter()
-        try:
-            yield
-        except AnonymizerError:
-            raise
-        except Exception as error:
-            raise AnonymizerError(
-                f'{name}: got {type(error).__name__}: {error}; the frame has no image'
-            ) from error
-        self.timings_ms[name] = (time.perf_counter() - start) * 1e3
 
     def _outside_ignored(self, detections: Detections, stream: str) -> Detections:
         centre = (detections.xyxy_px[:, :2] + detections.xyxy_px[:, 2:]) / 2
@@ -338,97 +367,175 @@ class Anonymizer:
             ids = regions.track_ids[generated].tolist()
             levels = budget.levels(
                 longer[generated].astype(np.float64),
-                [g.cost for g in self._generators if g.cost is not None],
+                [g.cost for g in self._generators.values() if g.cost is not None],
                 self.settings.budget_ms,
                 before=np.array([before.get(i, -1) for i in ids], np.int64),
             )
             self._levels[stream] = dict(zip(ids, levels.tolist(), strict=True))
-            by_level = np.array([*GENERATE[: len(self._generators)], ''])
+            by_level = np.array([*self._generators, ''])
             words = by_level[np.minimum(levels, len(self._generators))]
             methods[generated] = np.where(words == '', fallbacks[generated], words)
         return methods
 
-    def _outer(
-        self, rect_xyxy_px: NDArray[np.int32], method: str, size_wh: tuple[int, int]
-    ) -> NDArray[np.int32]:
-        soft = method in (*GENERATE, 'blur')
-        feather = self.settings.feather if soft else 0.0
-        return composite.with_feather(rect_xyxy_px, feather, size_wh=size_wh)
+    def _begin(self, request: Request) -> _Plan:
+        timings_ms: Timings = {}
+        regions = self.find(
+            request.frame,
+            stream=request.stream,
+            stamp_ns=request.stamp_ns,
+            detections=request.detections,
+            timings_ms=timings_ms,
+        )
+        return self._plan(request.frame, regions, request.stream, timings_ms)
 
-    def _give_up(
-        self,
-        failed: NDArray[np.bool_],
-        methods: NDArray[np.str_],
-        regions: Regions,
-        error: ModelError,
-        warnings: list[str],
-    ) -> None:
+    def _finish(self, plan: _Plan, generated: bool) -> Anonymized:
+        if not generated:
+            self._generate([plan])
+        replaced = self._paste(plan)
+        with _stage('encode', plan.timings_ms):
+            data = plan.frame.encode(replaced.touched_xyxy_px)
+        return Anonymized(data, plan.regions, replaced, plan.timings_ms or {})
+
+    def _plan(
+        self, frame: Frame, regions: Regions, stream: str, timings_ms: Timings | None
+    ) -> _Plan:
+        """Decide what takes each region's place, and cut out what the generators are to see."""
+        with _stage('crop', timings_ms):
+            height, width = frame.image_bgr.shape[:2]
+            rects = composite.cover(
+                regions.xyxy_px,
+                size_wh=(width, height),
+                align_wh_px=frame.align_wh_px,
+                bleed_px=frame.bleed_px,
+            )
+            if len(rects):
+                frame.without(rects)
+            methods = self._methods(regions, rects, stream)
+            plan = _Plan(frame, regions, rects, methods, timings_ms)
+            words = [word for word in self._generators if word in methods]
+            if len(words) == 1 and self._generators[words[0]].painter is not None:
+                plan.painted_by = words[0]
+                return plan
+            for word in words:
+                plan.cuts[word] = crops.cut(
+                    frame.image_bgr,
+                    rects[methods == word],
+                    holes_xyxy_px=rects,
+                    size_px=self._generators[word].size_px,
+                    crop_scale=self._generators[word].crop_scale,
+                )
+            return plan
+
+    def _generate(self, plans: Sequence[_Plan]) -> None:
+        """Have what the generators are asked for made; what they do together counts for each."""
+        asking = [plan for plan in plans if plan.painted_by or plan.cuts]
+        if not asking:
+            return
+        timings_ms: Timings = {}
+        with _stage('generate', timings_ms):
+            for plan in asking:
+                if plan.painted_by:
+                    self._paint(plan)
+            self._invent(asking)
+        for plan in asking:
+            if plan.timings_ms is not None:
+                plan.timings_ms.update(timings_ms)
+
+    def _invent(self, plans: Sequence[_Plan]) -> None:
+        """Have the faces of several frames invented, in one call of each generator."""
+        for word, generator in self._generators.items():
+            asking = [plan for plan in plans if word in plan.cuts]
+            if not asking:
+                continue
+            try:
+                faces = generator.generate(crops.joined([plan.cuts[word] for plan in asking]))
+            except ModelError as error:
+                for plan in asking:
+                    self._give_up(plan, word, error)
+                continue
+            for plan in asking:
+                squares = plan.cuts[word].squares_xys_px
+                own, faces = faces[: len(squares)], faces[len(squares) :]
+                indices = np.nonzero(plan.methods == word)[0].tolist()
+                plan.faces.update(zip(indices, zip(own, squares, strict=True), strict=True))
+
+    def _paint(self, plan: _Plan) -> None:
+        """Have the device do all of a frame's patches."""
+        generator = self._generators[plan.painted_by]
+        generated = plan.methods == plan.painted_by
+        squares = crops.enclosing_squares(plan.rects_xyxy_px[generated], generator.crop_scale)
+        crop_index = np.where(generated, np.cumsum(generated) - 1, -1).astype(np.int32)
+        by_index = dict(zip(np.nonzero(generated)[0].tolist(), squares, strict=True))
+        placed = self._placed(plan, by_index)
+        order = [i for i, _, _ in placed]
+        outers = [outer for _, outer, _ in placed]
+        job = Job(
+            squares,
+            plan.rects_xyxy_px,
+            np.array(outers, np.int32),
+            plan.rects_xyxy_px[order],
+            crop_index[order],
+            tuple(pixels for _, _, pixels in placed if pixels is not None),
+        )
+        try:
+            windows = generator.paint(plan.frame.image_bgr, job)
+        except ModelError as error:
+            self._give_up(plan, plan.painted_by, error)
+        else:
+            plan.patches = [
+                (window, outer, outer) for window, outer in zip(windows, outers, strict=True)
+            ]
+
+    def _give_up(self, plan: _Plan, word: str, error: ModelError) -> None:
         """Leave the faces of a generator that failed to the fallback, or raise."""
         if self.settings.generator.on_error == 'stop':
             raise error
-        warnings.append(f'{np.count_nonzero(failed)} faces use the fallback: {error}')
-        methods[failed] = self._fallbacks()[regions.classes[failed]]
+        failed = plan.methods == word
+        plan.warnings.append(f'{np.count_nonzero(failed)} faces use the fallback: {error}')
+        plan.methods[failed] = self._fallbacks()[plan.regions.classes[failed]]
 
-    def _painting(self, methods: NDArray[np.str_]) -> tuple[str, Generator] | None:
-        """Return the generator that can do all of a frame's faces on the device, if one can."""
-        words = [word for word in GENERATE if word in methods]
-        if len(words) != 1:
-            return None
-        generator = self._generators[GENERATE.index(words[0])]
-        return (words[0], generator) if generator.painter is not None else None
+    def _paste(self, plan: _Plan) -> Replaced:
+        """Write a frame's patches into it."""
+        with _stage('paste', plan.timings_ms):
+            if not plan.patches:
+                squares = {i: square for i, (_, square) in plan.faces.items()}
+                plan.patches = [
+                    (
+                        _window(*plan.faces[i], outer) if pixels is None else pixels,
+                        outer,
+                        plan.rects_xyxy_px[i],
+                    )
+                    for i, outer, pixels in self._placed(plan, squares)
+                ]
+            image_bgr = plan.frame.image_bgr
+            for patch, outer, rect in plan.patches:
+                composite.paste(image_bgr, patch, outer_xyxy_px=outer, rect_xyxy_px=rect)
+        touched = np.array([outer for _, outer, _ in plan.patches], np.int32).reshape(-1, 4)
+        words, counts = np.unique(plan.methods, return_counts=True)
+        by_word = dict(zip(words.tolist(), counts.tolist(), strict=True))
+        return Replaced(touched, by_word, tuple(plan.warnings))
 
-    def _patches(
-        self,
-        image_bgr: NDArray[np.uint8],
-        rects_xyxy_px: NDArray[np.int32],
-        methods: NDArray[np.str_],
-        faces: Mapping[int, tuple[NDArray[np.uint8], NDArray[np.int32]]],
-    ) -> list[tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.int32]]]:
-        """Return patch, outer rectangle and rectangle of each region, in the order of pasting."""
-        patches = []
-        for i in composite.far_to_near(rects_xyxy_px).tolist():
-            rect, method = rects_xyxy_px[i], str(methods[i])
-            outer = self._outer(rect, method, (image_bgr.shape[1], image_bgr.shape[0]))
-            if i in faces:
-                face, square = faces[i]
-                outer = _inside(outer, square)
-                patch = _window(face, square, outer)
+    def _placed(
+        self, plan: _Plan, squares_xys_px: Mapping[int, NDArray[np.int32]]
+    ) -> list[tuple[int, NDArray[np.int32], NDArray[np.uint8] | None]]:
+        """
+        Return each region's index, its outer rectangle and its pixels, in the order of pasting.
+
+        :param squares_xys_px: the crops of the regions that a face is invented for, by index; they
+            have no pixels.
+        """
+        height, width = plan.frame.image_bgr.shape[:2]
+        placed: list[tuple[int, NDArray[np.int32], NDArray[np.uint8] | None]] = []
+        for i in composite.far_to_near(plan.rects_xyxy_px).tolist():
+            rect, method = plan.rects_xyxy_px[i], str(plan.methods[i])
+            feather = self.settings.feather if method in (*GENERATE, 'blur') else 0.0
+            outer = composite.with_feather(rect, feather, size_wh=(width, height))
+            if i in squares_xys_px:
+                placed.append((i, _inside(outer, squares_xys_px[i]), None))
             else:
-                patch = self._obscured(image_bgr, method, rect, outer)
-            patches.append((patch, outer, rect))
-        return patches
-
-    def _job(
-        self,
-        image_bgr: NDArray[np.uint8],
-        rects_xyxy_px: NDArray[np.int32],
-        methods: NDArray[np.str_],
-        word: str,
-        crop_scale: float,
-    ) -> Job:
-        """Say to a painter what the stages would do."""
-        size_wh = (image_bgr.shape[1], image_bgr.shape[0])
-        generated = methods == word
-        squares = crops.enclosing_squares(rects_xyxy_px[generated], crop_scale)
-        crop_index = np.where(generated, np.cumsum(generated) - 1, -1).astype(np.int32)
-        order = composite.far_to_near(rects_xyxy_px)
-        outers, pixels = [], []
-        for i in order.tolist():
-            rect, method = rects_xyxy_px[i], str(methods[i])
-            outer = self._outer(rect, method, size_wh)
-            if generated[i]:
-                outer = _inside(outer, squares[crop_index[i]])
-            else:
-                pixels.append(self._obscured(image_bgr, method, rect, outer))
-            outers.append(outer)
-        return Job(
-            squares,
-            rects_xyxy_px,
-            np.array(outers, np.int32),
-            rects_xyxy_px[order],
-            crop_index[order],
-            tuple(pixels),
-        )
+                pixels = self._obscured(plan.frame.image_bgr, method, rect, outer)
+                placed.append((i, outer, pixels))
+        return placed
 
     def _obscured(
         self,
@@ -449,16 +556,40 @@ class Anonymizer:
         return np.pad(blurred, ((top, bottom), (left, right), (0, 0)), mode='edge')
 
 
-def _load_generators(settings: Settings) -> list[Generator]:
+@contextmanager
+def _stage(name: str, timings_ms: Timings | None) -> Iterator[None]:
+    """Time a stage, and turn whatever goes wrong in it into the one error edges know."""
+    start = time.perf_counter()
+    try:
+        yield
+    except AnonymizerError:
+        raise
+    except Exception as error:
+        raise AnonymizerError(
+            f'{name}: got {type(error).__name__}: {error}; the frame has no image'
+        ) from error
+    if timings_ms is not None:
+        timings_ms[name] = (time.perf_counter() - start) * 1e3
+
+
+def _tried(work: Callable[[], _Result]) -> _Result | AnonymizerError:
+    try:
+        return work()
+    except AnonymizerError as error:
+        return error
+
+
+def _load_generators(settings: Settings, callers: int) -> dict[str, Generator]:
     paths = [settings.generator.model_path]
     if settings.generator.small_model_path:
         paths.append(settings.generator.small_model_path)
-    return [
-        Generator(
-            settings.updated({'generator.model_path': path, 'generator.small_model_path': ''})
+    return {
+        word: Generator(
+            settings.updated({'generator.model_path': path, 'generator.small_model_path': ''}),
+            callers=callers,
         )
-        for path in paths
-    ]
+        for word, path in zip(GENERATE[: len(paths)], paths, strict=True)
+    }
 
 
 def _inside(

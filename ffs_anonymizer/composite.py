@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -85,9 +86,10 @@ def paste(
     alpha = np.outer(
         _ramp(y0, y1, int(rect_xyxy_px[1]), int(rect_xyxy_px[3])),
         _ramp(x0, x1, int(rect_xyxy_px[0]), int(rect_xyxy_px[2])),
-    )[:, :, None]
+    )
     if alpha.min() < 1:
-        patch_bgr = np.rint(patch_bgr * alpha + target * (1 - alpha)).astype(np.uint8)
+        # Weights of 1 and 0 give the patch's own numbers, whatever the other picture holds.
+        patch_bgr = np.asarray(cv2.blendLinear(patch_bgr, target, alpha, 1 - alpha), np.uint8)
     target[:] = patch_bgr
 
 

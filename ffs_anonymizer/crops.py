@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -35,6 +36,15 @@ class Crops:
     def __len__(self) -> int:
         """Return the number of crops."""
         return len(self.condition)
+
+
+def joined(parts: Sequence[Crops]) -> Crops:
+    """Return the crops of several frames as one, in their order; there must be some."""
+    return Crops(
+        np.concatenate([part.condition for part in parts]),
+        np.concatenate([part.mask for part in parts]),
+        np.concatenate([part.squares_xys_px for part in parts]),
+    )
 
 
 def enclosing_squares(rects_xyxy_px: NDArray[np.int32], crop_scale: float) -> NDArray[np.int32]:

@@ -198,6 +198,7 @@ class Network:
                 'CenterFace (537, 538, 539) or YuNet (cls_8, obj_8, bbox_8, ...)'
             )
         self._input = _image_input(model)
+        self._turn = model.turn()
 
     def detect(
         self, image_bgr: NDArray[np.uint8], *, threshold: float, nms_iou: float, scale: float
@@ -227,7 +228,8 @@ class Network:
         for channel in range(3):
             target = 2 - channel if self.layout == 'centerface' else channel
             feed[0, target, :seen_h, :seen_w] = cv2.extractChannel(image_bgr, channel)
-        outputs = self.model.infer({self._input.name: feed})
+        with self._turn:
+            outputs = self.model.infer({self._input.name: feed})
         if not all(np.isfinite(outputs[name]).all() for name in self._score_names):
             raise ModelError(f'{self.model.path}: got scores that are not finite')
         if self.layout == 'centerface':
@@ -249,16 +251,22 @@ class Detector:
     Find all that is to be replaced in a frame.
 
     :param settings: thresholds and scale are read anew for each frame, so they may be exchanged.
+    :param callers: how many threads will call it at once.
     :raises ModelError: a model is missing or unfit.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, callers: int = 1) -> None:
         self.settings = settings
         wanted = [(Path(settings.detector.model_path or default_model()), FACE)]
         if settings.detector.plate_model_path:
             wanted.append((Path(settings.detector.plate_model_path), PLATE))
         self.networks = [
-            Network(open_model(path, device=settings.device, threads=settings.threads), index)
+            Network(
+                open_model(
+                    path, device=settings.device, threads=settings.threads, callers=callers
+                ),
+                index,
+            )
             for path, index in wanted
         ]
 

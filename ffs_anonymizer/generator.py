@@ -29,12 +29,13 @@ class Generator:
 
     :param size_px: S.
     :param crop_scale: side of a crop over the longer side of its region, as the model was trained.
+    :param callers: how many threads will call it at once.
     :param painter: what crops, generates and pastes in one go, where the device can.
     :param cost: what a call takes on this device, kept up to date once it was measured.
     :raises ModelError: there is no model, or it does not keep the contract.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, callers: int = 1) -> None:
         path = Path(settings.generator.model_path) if settings.generator.model_path else None
         path = path or default_generator()
         if path is None:
@@ -43,7 +44,10 @@ class Generator:
                 'of its own; name an ONNX file, or choose blur, mosaic or solid'
             )
         manifest = load_manifest(path) if path.is_file() else None
-        self.model: Backend = open_model(path, device=settings.device, threads=settings.threads)
+        self.model: Backend = open_model(
+            path, device=settings.device, threads=settings.threads, callers=callers
+        )
+        self._turn = self.model.turn()
         self.size_px = _check_contract(self.model)
         from_manifest = manifest.crop_scale if manifest is not None else CROP_SCALE
         self.crop_scale = settings.generator.crop_scale or from_manifest
@@ -64,7 +68,8 @@ class Generator:
         """
         assert self.painter is not None
         start_s = time.perf_counter()
-        windows = self.painter.paint(image_bgr, job)
+        with self._turn:
+            windows = self.painter.paint(image_bgr, job)
         self._correct_cost(len(job.squares_xys_px), start_s)
         return windows
 
@@ -81,7 +86,8 @@ class Generator:
         for start in range(0, len(crops), self.max_batch):
             batch = slice(start, start + self.max_batch)
             feeds = {'condition': crops.condition[batch], 'mask': crops.mask[batch]}
-            inpainted = self.model.infer(feeds)['inpainted']
+            with self._turn:
+                inpainted = self.model.infer(feeds)['inpainted']
             expected = feeds['condition'].shape
             if inpainted.shape != expected:
                 raise ModelError(

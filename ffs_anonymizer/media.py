@@ -17,7 +17,7 @@ from ffs_anonymizer.cli_options import add_file_options, add_settings_options, s
 from ffs_anonymizer.detector import CLASSES, read_boxes
 from ffs_anonymizer.errors import AnonymizerError, ImageError, MediaError
 from ffs_anonymizer.params import to_yaml
-from ffs_anonymizer.pipeline import anonymize_all, Outcome, Task
+from ffs_anonymizer.pipeline import anonymize_all, callers, Outcome, Task
 import numpy as np
 from numpy.typing import NDArray
 
@@ -266,7 +266,7 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     report = _Report(problems=[f'{name}: {reason}' for name, reason in todo.broken])
-    anonymizer = Anonymizer(settings)
+    anonymizer = Anonymizer(settings, callers=callers(settings))
     with (
         contextlib.closing(anonymizer),
         _detections_file(args.write_detections) as report.detections,

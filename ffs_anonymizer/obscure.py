@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +32,11 @@ def cell_means(
     longer = max(height, width)
     row_edges = cell_edges(height, max(round(cells * height / longer), 1))
     column_edges = cell_edges(width, max(round(cells * width / longer), 1))
-    sums = np.add.reduceat(image_bgr, row_edges[:-1], axis=0, dtype=np.uint32)
-    sums = np.add.reduceat(sums, column_edges[:-1], axis=1)
+    by_row = [
+        cv2.reduce(image_bgr[top:bottom], 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S)
+        for top, bottom in itertools.pairwise(row_edges.tolist())
+    ]
+    sums = np.add.reduceat(np.concatenate(by_row), column_edges[:-1], axis=1, dtype=np.int64)
     area = np.outer(np.diff(row_edges), np.diff(column_edges))[:, :, None]
     return np.rint(sums / area).astype(np.uint8), row_edges, column_edges
 

@@ -20,12 +20,16 @@ if TYPE_CHECKING:
     from ffs_anonymizer.anonymizer import Anonymizer, Data, Replaced
     from ffs_anonymizer.detector import Detections
     from ffs_anonymizer.image import Frame
+    from ffs_anonymizer.params import Settings
 
 _Item = TypeVar('_Item')
 _LOG = logging.getLogger(__name__)
 _NOTHING = Regions.empty()
 
-DECODED_AHEAD = 4
+# Frames that are looked at side by side: it scales better than one network's layers over many
+# cores, and each takes memory for all of its layers.
+CALLERS = 4
+DECODED_AHEAD = 2
 WAITING = 4
 BATCH_ITEMS = 256
 BATCH_BYTES = 4 << 20
@@ -83,13 +87,12 @@ class Outcome(Generic[_Item]):
 @dataclass(eq=False)
 class _Image(Generic[_Item]):
     task: Task[_Item]
-    decoded: Future[Frame] | None
+    found: Future[tuple[Frame, Detections]] | None
     frame: Frame | None = None
     size_wh: tuple[int, int] = (0, 0)
     stamp_ns: int = 0
     regions: Regions = _NOTHING
-    encoded: Future[Data] | None = None
-    replaced: Replaced | None = None
+    replaced: Future[tuple[Replaced, Future[Data]]] | None = None
     frame_bytes: int = 0
     error: AnonymizerError | None = None
     final: bool = False
@@ -112,17 +115,24 @@ class _StoppedError(Exception):
     """The consumer has gone."""
 
 
+def callers(settings: Settings) -> int:
+    """Return how many frames an Anonymizer for `anonymize_all` is to be made for."""
+    return min(settings.threads or len(os.sched_getaffinity(0)), CALLERS)
+
+
 def anonymize_all(
     tasks: Iterable[Task[_Item]], anonymizer: Anonymizer, *, workers: int = 0
 ) -> Generator[Outcome[_Item], None, None]:
     """
     Anonymize a sequence of images and let what is none pass, everything in its order.
 
-    Frames are decoded and encoded in a pool of threads while another one finds and replaces. A
-    frame waits for `tracker.look_ahead_ms` of its stream, so that a face found later is covered in
-    it already. Memory is bounded; closing the iterator stops the threads.
+    Frames are decoded and encoded in one pool of threads, detected in and replaced in another;
+    only tracking goes from one frame to the next. A frame waits for `tracker.look_ahead_ms` of its
+    stream, so that a face found later is covered in it already. Memory is bounded; closing the
+    iterator stops the threads.
 
     :param tasks: is drawn from in a thread of its own; what it raises, the iterator raises.
+    :param anonymizer: works on as many frames at once as it has callers.
     :param workers: threads that decode and encode; 0: one a core.
     :returns: an outcome for each task; a frame that cannot be anonymized has an error and no data.
     """
@@ -141,9 +151,10 @@ class _Run(Generic[_Item]):
 
     def __init__(self, anonymizer: Anonymizer, workers: int) -> None:
         self._anonymizer = anonymizer
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix='codec')
+        self._codecs = ThreadPoolExecutor(workers, thread_name_prefix='codec')
+        self._networks = ThreadPoolExecutor(anonymizer.callers, thread_name_prefix='network')
         self._stopped = threading.Event()
-        self._decoded_ahead = threading.Semaphore(DECODED_AHEAD)
+        self._decoded_ahead = threading.Semaphore(anonymizer.callers + DECODED_AHEAD)
         self._inbox: queue.Queue[_Slot[_Item] | _End] = queue.Queue(WAITING)
         self._outbox: queue.Queue[_Slot[_Item] | _End] = queue.Queue(WAITING)
         self._threads: list[threading.Thread] = []
@@ -152,7 +163,7 @@ class _Run(Generic[_Item]):
         look = _LookAhead[_Item](self._anonymizer)
         works: list[tuple[str, Callable[[], None], queue.Queue[_Slot[_Item] | _End]]] = [
             ('feed', lambda: self._feed(tasks), self._inbox),
-            ('infer', lambda: self._infer(look), self._outbox),
+            ('track', lambda: self._track(look), self._outbox),
         ]
         for name, work, target in works:
             thread = threading.Thread(
@@ -178,7 +189,9 @@ class _Run(Generic[_Item]):
         self._stopped.set()
         for thread in self._threads:
             thread.join()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        # The networks wait for frames to be decoded, and hand on what is to be encoded.
+        self._networks.shutdown(wait=True, cancel_futures=True)
+        self._codecs.shutdown(wait=True, cancel_futures=True)
 
     def _guarded(self, work: Callable[[], None], target: queue.Queue[_Slot[_Item] | _End]) -> None:
         end = _End()
@@ -222,11 +235,17 @@ class _Run(Generic[_Item]):
                 while not self._decoded_ahead.acquire(timeout=0.1):
                     if self._stopped.is_set():
                         raise _StoppedError
-                self._put(self._inbox, _Image(task, self._pool.submit(task.decode)))
+                decoded = self._codecs.submit(task.decode)
+                found = self._networks.submit(self._detect, decoded, task.detections)
+                self._put(self._inbox, _Image(task, found))
         if others:
             self._put(self._inbox, _Others(others))
 
-    def _infer(self, look: _LookAhead[_Item]) -> None:
+    def _detect(self, decoded: Future[Frame], own: Detections | None) -> tuple[Frame, Detections]:
+        frame = decoded.result()
+        return frame, self._anonymizer.detect(frame) if own is None else own
+
+    def _track(self, look: _LookAhead[_Item]) -> None:
         while True:
             try:
                 slot = self._inbox.get(timeout=0.1)
@@ -247,14 +266,19 @@ class _Run(Generic[_Item]):
                 self._release(released)
 
     def _release(self, slot: _Slot[_Item]) -> None:
-        """Replace now that the regions are final, and leave the encoding to the pool."""
+        """Have a frame replaced and encoded, now that its regions are final."""
         if isinstance(slot, _Image) and slot.frame is not None and slot.error is None:
             frame, slot.frame = slot.frame, None
-            with _carried_by(slot):
-                replaced = self._anonymizer.replace(frame, slot.regions, stream=slot.task.stream)
-                slot.encoded = self._pool.submit(frame.encode, replaced.touched_xyxy_px)
-                slot.replaced = replaced
+            slot.replaced = self._networks.submit(
+                self._replace, frame, slot.regions, slot.task.stream
+            )
         self._put(self._outbox, slot)
+
+    def _replace(
+        self, frame: Frame, regions: Regions, stream: str
+    ) -> tuple[Replaced, Future[Data]]:
+        replaced = self._anonymizer.replace(frame, regions, stream=stream)
+        return replaced, self._codecs.submit(frame.encode, replaced.touched_xyxy_px)
 
 
 class _LookAhead(Generic[_Item]):
@@ -274,8 +298,9 @@ class _LookAhead(Generic[_Item]):
     def find(self, image: _Image[_Item]) -> None:
         """Find the regions of a frame, and add what is new in it to those that wait."""
         with _carried_by(image):
-            assert image.decoded is not None
-            image.frame, image.decoded = image.decoded.result(), None
+            assert image.found is not None
+            found, image.found = image.found, None
+            image.frame, detections = found.result()
             height, width = image.frame.image_bgr.shape[:2]
             image.size_wh = (width, height)
             image.frame_bytes = image.frame.image_bgr.nbytes
@@ -286,7 +311,7 @@ class _LookAhead(Generic[_Item]):
                 image.frame,
                 stream=image.task.stream,
                 stamp_ns=stamp_ns,
-                detections=image.task.detections,
+                detections=detections,
             )
             if stamp_ns is None:
                 image.final = True
@@ -386,12 +411,13 @@ def _as_anonymizer_error(error: Exception) -> AnonymizerError:
 
 
 def _outcome(image: _Image[_Item]) -> Outcome[_Item]:
-    data = None
+    data, replaced = None, None
     with _carried_by(image):
-        if image.encoded is not None:
-            data = image.encoded.result()
+        if image.replaced is not None:
+            replaced, encoded = image.replaced.result()
+            data = encoded.result()
         elif image.error is None:
             raise AnonymizerError('the frame did not pass all stages')
     if image.error is not None:
         return Outcome(image.task.item, error=image.error)
-    return Outcome(image.task.item, data, image.regions, image.size_wh, image.replaced)
+    return Outcome(image.task.item, data, image.regions, image.size_wh, replaced)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+import contextlib
 import threading
 from typing import Any
 
-from ffs_anonymizer.anonymizer import Anonymized, Anonymizer
+from ffs_anonymizer.anonymizer import Anonymized, Anonymizer, Request
 from ffs_anonymizer.camera import Camera, Waiting
 from ffs_anonymizer.errors import AnonymizerError, ImageError
 from ffs_anonymizer.image import decode
@@ -116,11 +117,11 @@ class Worker:
 
     def _step(self, anonymizer: Anonymizer) -> bool:
         """Do the next piece of work; return False when there will be none."""
-        job = None
+        taken: list[tuple[Camera, Waiting]] = []
         with self._wake:
-            while not self._stop and not self._updates and job is None:
-                job = self._next()
-                if job is None:
+            while not self._stop and not self._updates and not taken:
+                taken = self._next(len(self._cameras) if anonymizer.gains_by_joining else 1)
+                if not taken:
                     self._wake.wait()
             updates = list(self._updates)
             self._updates.clear()
@@ -128,8 +129,7 @@ class Worker:
         for settings, done in updates:
             if done.set_running_or_notify_cancel():
                 self._update(anonymizer, settings, done)
-        if job is not None:
-            self._process(anonymizer, *job)
+        self._process(anonymizer, taken)
         return not stop
 
     def _update(self, anonymizer: Anonymizer, settings: Settings, done: Future[None]) -> None:
@@ -141,37 +141,47 @@ class Worker:
         else:
             done.set_result(None)
 
-    def _next(self) -> tuple[Camera, Waiting] | None:
-        """Return the frame whose camera has waited longest for its turn."""
-        for step in range(len(self._cameras)):
-            index = (self._turn + step) % len(self._cameras)
-            waiting = self._cameras[index].take()
+    def _next(self, most: int) -> list[tuple[Camera, Waiting]]:
+        """Return a frame each of the cameras that have waited longest for their turn."""
+        taken: list[tuple[Camera, Waiting]] = []
+        first = self._turn
+        for index in range(first, first + len(self._cameras)):
+            camera = self._cameras[index % len(self._cameras)]
+            waiting = camera.take() if len(taken) < most else None
             if waiting is not None:
-                self._turn = index + 1
-                return self._cameras[index], waiting
-        return None
+                self._turn = (index + 1) % len(self._cameras)
+                taken.append((camera, waiting))
+        return taken
 
-    def _process(self, anonymizer: Anonymizer, camera: Camera, waiting: Waiting) -> None:
-        message = waiting.message
+    def _process(self, anonymizer: Anonymizer, taken: Sequence[tuple[Camera, Waiting]]) -> None:
+        begun, requests = [], []
+        for camera, waiting in taken:
+            with self._answering_for(camera):
+                requests.append(_request(anonymizer, camera, waiting))
+                begun.append((camera, waiting))
+        results = anonymizer.anonymize_together(requests)
+        for (camera, waiting), result in zip(begun, results, strict=True):
+            with self._answering_for(camera):
+                if isinstance(result, AnonymizerError):
+                    raise result
+                self._deliver(camera, waiting.message, result)
+                self._failures_in_a_row = 0
+                self._dead_reason = ''
+                camera.count_published(
+                    waiting, regions=len(result.regions), timings_ms=result.timings_ms
+                )
+
+    @contextlib.contextmanager
+    def _answering_for(self, camera: Camera) -> Iterator[None]:
+        """Count what goes wrong with one of a camera's frames."""
         try:
-            frame = decode(message)
-            stamp_ns, jumped = camera.track_stamp_ns(_stamp_ns(message, waiting))
-            if jumped:
-                anonymizer.forget(camera.topic)
-            anonymized = anonymizer.anonymize(frame, stream=camera.topic, stamp_ns=stamp_ns)
-            self._deliver(camera, message, anonymized)
+            yield
         except ImageError as error:
             self._failed(camera, str(error))
         except AnonymizerError as error:
             self._failed(camera, str(error), backend=True)
         except Exception as error:  # our own fault must neither end the node nor pass a frame
             self._failed(camera, f'{type(error).__name__}: {error}', backend=True)
-        else:
-            self._failures_in_a_row = 0
-            self._dead_reason = ''
-            camera.count_published(
-                waiting, regions=len(anonymized.regions), timings_ms=anonymized.timings_ms
-            )
 
     def _failed(self, camera: Camera, reason: str, *, backend: bool = False) -> None:
         camera.count_failed(reason)
@@ -182,6 +192,14 @@ class Worker:
                     f'the last {self._failures_in_a_row} frames failed, most recently: {reason}'
                 )
         self._report(camera, reason)
+
+
+def _request(anonymizer: Anonymizer, camera: Camera, waiting: Waiting) -> Request:
+    frame = decode(waiting.message)
+    stamp_ns, jumped = camera.track_stamp_ns(_stamp_ns(waiting.message, waiting))
+    if jumped:
+        anonymizer.forget(camera.topic)
+    return Request(frame, camera.topic, stamp_ns)
 
 
 def _stamp_ns(message: Any, waiting: Waiting) -> int:

@@ -1,6 +1,6 @@
 from types import SimpleNamespace
 
-from ffs_anonymizer.anonymizer import Anonymizer, Zone
+from ffs_anonymizer.anonymizer import Anonymized, Anonymizer, Request, Zone
 from ffs_anonymizer.budget import Cost
 from ffs_anonymizer.detector import Detections, FACE, PLATE
 from ffs_anonymizer.errors import AnonymizerError, ModelError, SettingsError
@@ -352,8 +352,78 @@ def test_small_faces_take_the_small_generator_when_time_is_short(tmp_path):
             budget_ms=100.0,
         )
     )
-    for generator, face_ms in zip(anonymizer._generators, (60.0, 1.0), strict=True):
+    for generator, face_ms in zip(anonymizer._generators.values(), (60.0, 1.0), strict=True):
         generator.cost = Cost(0.0, face_ms)
     boxes = [(10, 10, 40, 40), (50, 10, 90, 60)]
     result = run(anonymizer, message('bgr8', np.random.default_rng(0)), boxes)
     assert result.replaced.counts == {'generate': 1, 'generate (small)': 1}
+
+
+def counted(anonymizer):
+    """Count the calls of the generator's network from now on."""
+    calls = []
+    model = anonymizer._generators['generate'].model
+    infer = model.infer
+    model.infer = lambda feeds: (calls.append(len(feeds['mask'])), infer(feeds))[1]
+    return calls
+
+
+def test_frames_of_several_streams_take_one_call_of_the_generator(tmp_path):
+    path = save_generator(tmp_path / 'generator.onnx')
+    anonymizer = Anonymizer(settings(face__method='generate', generator__model_path=str(path)))
+    messages = [message('bgr8', np.random.default_rng(i)) for i in range(3)]
+    boxes = [[(10, 10, 40, 40)], [], [(50, 10, 90, 60), (0, 0, 20, 20)]]
+
+    def requests():
+        return [
+            Request(decode_image(msg), f'/{i}', None, faces(*found))
+            for i, (msg, found) in enumerate(zip(messages, boxes, strict=True))
+        ]
+
+    alone = [anonymizer.anonymize_together([request])[0] for request in requests()]
+    calls = counted(anonymizer)
+    together = anonymizer.anonymize_together(requests())
+    assert calls == [3]
+    for one, other in zip(alone, together, strict=True):
+        difference = np.frombuffer(one.data, np.uint8).astype(int) - np.frombuffer(
+            other.data, np.uint8
+        )
+        assert np.abs(difference).max() <= 1
+        assert one.replaced.counts == other.replaced.counts
+    assert [('generate' in frame.timings_ms) for frame in together] == [True, False, True]
+    assert not anonymizer.gains_by_joining
+
+
+def test_a_frame_that_fails_takes_no_other_with_it(tmp_path):
+    path = save_generator(tmp_path / 'generator.onnx')
+    anonymizer = Anonymizer(settings(face__method='generate', generator__model_path=str(path)))
+    model = anonymizer._generators['generate'].model
+    infer = model.infer
+
+    def fragile(feeds):
+        if (feeds['condition'] > 0.1).any():
+            raise ModelError('too bright')
+        return infer(feeds)
+
+    model.infer = fragile
+    dark, bright = (message('bgr8', np.random.default_rng(0)) for _ in range(2))
+    dark.data = bytes(len(dark.data))
+    box = faces((10, 10, 40, 40))
+    broken = decode_image(dark)
+    broken.encode = lambda _: 1 / 0
+    results = anonymizer.anonymize_together(
+        [
+            Request(decode_image(dark), '/a', None, box),
+            Request(decode_image(bright), '/b', None, box),
+            Request(broken, '/c', None, box),
+            Request(decode_image(dark), '/d', None, box),
+        ]
+    )
+    assert [type(result) for result in results] == [
+        Anonymized,
+        ModelError,
+        AnonymizerError,
+        Anonymized,
+    ]
+    assert str(results[1]) == 'too bright'
+    assert anonymizer.anonymize_together([]) == []

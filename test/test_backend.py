@@ -1,5 +1,9 @@
-from ffs_anonymizer.backend import open_model
-from ffs_anonymizer.detector import default_model
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+import time
+
+from ffs_anonymizer.backend import Backend, open_model, TensorSpec
+from ffs_anonymizer.detector import default_model, FACE, Network
 from ffs_anonymizer.errors import ModelError
 import numpy as np
 import onnx
@@ -53,6 +57,46 @@ def test_inputs_that_do_not_fit_are_refused(tmp_path, change, message):
     wrong = {name: value for name, value in {**feeds(), **change}.items() if value is not None}
     with pytest.raises(ModelError, match=message):
         backend.infer(wrong)
+
+
+class _Narrow(Backend):
+    """A back end for one thread at a time, which notes how many there were."""
+
+    name, device, path = 'narrow', 'cpu', Path('narrow.onnx')
+    outputs = (
+        TensorSpec('537', (-1, 1, -1, -1)),
+        *(TensorSpec(n, (-1,) * 4) for n in ('538', '539')),
+    )
+    inputs = (TensorSpec('image', (1, 3, -1, -1)),)
+
+    def __init__(self, *, concurrent):
+        self.concurrent = concurrent
+        self.inside = self.most = 0
+
+    def infer_impl(self, feeds):
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        time.sleep(0.02)
+        self.inside -= 1
+        shape = np.array(feeds['image'].shape[2:]) // 4
+        return {
+            name: np.zeros((1, channels, *shape), np.float32)
+            for name, channels in (('537', 1), ('538', 2), ('539', 2))
+        }
+
+
+@pytest.mark.parametrize('concurrent', [True, False])
+def test_only_a_back_end_that_can_is_run_by_several_threads_at_once(concurrent):
+    model = _Narrow(concurrent=concurrent)
+    network = Network(model, FACE)
+    image = np.zeros((64, 64, 3), np.uint8)
+    with ThreadPoolExecutor(4) as pool:
+        looks = [
+            pool.submit(network.detect, image, threshold=0.5, nms_iou=0.3, scale=1.0)
+            for _ in range(12)
+        ]
+        assert [len(look.result()) for look in looks] == [0] * 12
+    assert (model.most > 1) == concurrent
 
 
 def test_a_network_that_fails_midway_is_one_error(tmp_path):

@@ -2,6 +2,7 @@
 
 from ffs_anonymizer.anonymizer import Anonymizer
 from ffs_anonymizer.backend import open_model
+from ffs_anonymizer.budget import Cost
 from ffs_anonymizer.detector import Detections, FACE, PLATE
 from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.image import decode
@@ -48,7 +49,7 @@ def both(tmp_path, kernels):
 
     def make(**changes):
         plain, painted = (Anonymizer(settings(tmp_path, **changes)) for _ in range(2))
-        for generator in painted._generators:
+        for generator in painted._generators.values():
             generator.painter = HostPainter(kernels, generator.model)
         return plain, painted
 
@@ -87,7 +88,7 @@ def test_a_painter_does_what_the_stages_do(both, boxes, feather):
     plain, painted = both(feather=feather)
     want, first = run(plain, picture(), detections(boxes))
     got, second = run(painted, picture(), detections(boxes))
-    assert len(painted._generators[0].painter.jobs) == 1
+    assert len(painted._generators['generate'].painter.jobs) == 1
     assert np.array_equal(first.replaced.touched_xyxy_px, second.replaced.touched_xyxy_px)
     assert first.replaced.counts == second.replaced.counts
     assert np.abs(got.astype(int) - want).max() <= 3
@@ -108,18 +109,18 @@ def test_nothing_inside_the_regions_reaches_the_output(both, boxes):
 
 def test_without_faces_to_generate_the_painter_rests(both):
     _, painted = both(**{'face.method': 'blur'})
-    assert painted._generators == []
+    assert painted._generators == {}
     _, painted = both()
     run(painted, picture(), Detections.empty())
     run(painted, picture(), Detections.of([(5, 5, 60, 20)], [0.9], PLATE))
-    assert painted._generators[0].painter.jobs == []
+    assert painted._generators['generate'].painter.jobs == []
 
 
 def test_a_painter_that_fails_is_one_error_or_the_fallback(both, tmp_path, kernels):
     broken = open_model(save_failing_generator(tmp_path / 'failing.onnx', size_px=SIZE_PX))
     for on_error in ('stop', 'fallback'):
         plain, painted = both(**{'generator.on_error': on_error})
-        painted._generators[0].painter = HostPainter(kernels, broken)
+        painted._generators['generate'].painter = HostPainter(kernels, broken)
         if on_error == 'stop':
             with pytest.raises(ModelError, match='failing.onnx'):
                 run(painted, picture(), detections(BOXES[1]))
@@ -134,8 +135,16 @@ def test_a_painter_that_fails_is_one_error_or_the_fallback(both, tmp_path, kerne
 def test_faces_of_two_generators_go_by_the_stages(both, tmp_path):
     small = save_generator(tmp_path / 'small.onnx', size_px=SIZE_PX, seed=1)
     _, painted = both(**{'generator.small_model_path': str(small)})
-    methods = np.array(['generate', 'generate (small)', 'blur'])
-    assert painted._painting(methods) is None
-    assert painted._painting(methods[2:]) is None
-    assert painted._painting(methods[:1]) == ('generate', painted._generators[0])
-    assert painted._painting(methods[1:]) == ('generate (small)', painted._generators[1])
+    large, less = painted._generators.values()
+    less.painter = large.painter
+    painted.update(painted.settings.updated({'budget_ms': 1000.0}))
+    # The first face would take all the time there is, the second none.
+    large.cost, less.cost = Cost(0.0, 600.0), Cost(0.0, 1.0)
+    _, result = run(
+        painted, picture(), Detections.of([(5, 5, 60, 70), (80, 5, 190, 140)], [0.9] * 2, FACE)
+    )
+    assert result.replaced.counts == {'generate': 1, 'generate (small)': 1}
+    assert large.painter.jobs == []
+    _, result = run(painted, picture(), Detections.of([(5, 5, 60, 70)], [0.9], FACE))
+    assert result.replaced.counts == {'generate': 1}
+    assert len(large.painter.jobs) == 1

@@ -11,9 +11,10 @@ from ffs_anonymizer.errors import AnonymizerError, BagError, ImageError
 from ffs_anonymizer.frame import Frame
 from ffs_anonymizer.image import decode
 from ffs_anonymizer.params import Settings
-from ffs_anonymizer.pipeline import anonymize_all, BATCH_ITEMS, Task
+from ffs_anonymizer.pipeline import anonymize_all, BATCH_ITEMS, callers, Task
 from messages import raw_message
 import numpy as np
+from onnx_models import save_generator
 import pytest
 
 BOX = (20, 10, 44, 40)
@@ -135,6 +136,44 @@ def test_own_boxes_none_means_the_detector_looks(anonymizer, face_bgr):
     msg = raw_message('bgr8', width, height, data=face_bgr.tobytes())
     (outcome,) = run([image_task(0, 0, None, msg=msg)], anonymizer)
     assert len(outcome.regions) == 1
+
+
+def test_frames_are_looked_at_side_by_side(anonymizer, monkeypatch):
+    both = threading.Barrier(2, timeout=20)
+
+    def detect(_):
+        both.wait()
+        return FOUND
+
+    monkeypatch.setattr(anonymizer, 'callers', 2)
+    monkeypatch.setattr(anonymizer, 'detect', detect)
+    outcomes = run([image_task(i, 33 * i, None) for i in range(8)], anonymizer)
+    assert [outcome.error for outcome in outcomes] == [None] * 8
+    assert covered(outcomes) == list(range(8))
+
+
+@pytest.mark.parametrize('threads', [1, 2, 64])
+def test_as_many_frames_at_once_as_the_threads_allow(threads):
+    assert callers(Settings().updated({'threads': threads})) == min(threads, 4)
+
+
+def test_the_pictures_do_not_depend_on_how_many_are_looked_at_at_once(tmp_path, face_bgr):
+    """The same frames, faces generated, one after the other and side by side."""
+    path = save_generator(tmp_path / 'generator.onnx', size_px=64)
+    settings = Settings().updated(
+        {'face.method': 'generate', 'generator.model_path': str(path), 'threads': 1}
+    )
+    height, width = face_bgr.shape[:2]
+    frames = [np.roll(face_bgr, 2 * i, axis=1) for i in range(12)]
+    messages = [raw_message('bgr8', width, height, data=frame.tobytes()) for frame in frames]
+    pictures = []
+    for n in (1, 3):
+        with closing(Anonymizer(settings, callers=n)) as anonymizer:
+            tasks = [image_task(i, 33 * i, None, msg=msg) for i, msg in enumerate(messages)]
+            outcomes = run(tasks, anonymizer)
+        assert all(outcome.replaced.counts == {'generate': 1} for outcome in outcomes)
+        pictures.append([bytes(outcome.data) for outcome in outcomes])
+    assert pictures[0] == pictures[1]
 
 
 # A face that is found in the last of ten frames, 33 ms apart.

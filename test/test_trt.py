@@ -322,7 +322,7 @@ def test_a_named_back_end_that_is_missing_is_an_error(tmp_path, monkeypatch):
         'cannot import tensorrt|got no NVIDIA driver, expected|got the NVIDIA driver finds no'
     )
     with pytest.raises(ModelError, match=message):
-        trt.load(path, device='tensorrt', threads=0)
+        trt.load(path, device='tensorrt', threads=0, callers=1)
     with pytest.raises(ModelError, match=message):
         open_model(path, device='tensorrt')
     assert 'NVIDIA driver' in trt.load_if_built(path)

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
-from ffs_anonymizer.anonymizer import Anonymized
+from ffs_anonymizer.anonymizer import Anonymized, Anonymizer, Request
 from ffs_anonymizer.camera import Camera
 from ffs_anonymizer.errors import ModelError, SettingsError
 from ffs_anonymizer.params import Settings
@@ -86,6 +87,34 @@ def test_cameras_take_turns(desk: Desk) -> None:
         desk.put(1, picture(name))
     desk.finish()
     assert [name for _, name, _ in desk.delivered] == ['a', 'x', 'b', 'y', 'c', 'z']
+
+
+@pytest.mark.parametrize('gains', [True, False])
+def test_waiting_frames_go_together_where_that_gains(
+    gains: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    together = Anonymizer.anonymize_together
+
+    def counted(self: Anonymizer, requests: Sequence[Request]) -> Any:
+        sizes.append(len(requests))
+        return together(self, requests)
+
+    monkeypatch.setattr(Anonymizer, 'gains_by_joining', gains)
+    monkeypatch.setattr(Anonymizer, 'anonymize_together', counted)
+    desk = Desk()
+    desk.put(0, picture('first'))
+    while not sizes:
+        time.sleep(0.01)
+    for name in 'ab':
+        desk.put(0, picture(name))
+    desk.put(1, picture('corrupt', data=b'short'))
+    desk.put(1, picture('y'))
+    desk.finish()
+    assert sorted(name for _, name, _ in desk.delivered) == ['a', 'b', 'first', 'y']
+    assert [topic for topic, _ in desk.reported] == ['/b']
+    assert sizes[0] == 1
+    assert max(sizes) == (2 if gains else 1)
 
 
 def test_zone_is_covered(desk: Desk) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+import contextlib
 from dataclasses import dataclass
 import importlib
 import importlib.util
 from pathlib import Path
+import threading
 from typing import TYPE_CHECKING
 
 from ffs_anonymizer.errors import ModelError
@@ -49,15 +51,17 @@ class TensorSpec:
 
 class Backend(ABC):
     """
-    Run one network, on one device, from one thread.
+    Run one network on one device.
 
     A child fills in the attributes and `infer_impl`; the checks stand here, once for all of them.
 
     :param name: the library, as `--device` and the diagnostics show it.
     :param device: where it computes and why that one was taken.
+    :param concurrent: whether several threads may run it at once.
     """
 
     name: str
+    concurrent: bool = False
     device: str
     path: Path
     inputs: tuple[TensorSpec, ...]
@@ -91,6 +95,10 @@ class Backend(ABC):
         """Return what crops, generates and pastes in one go, where the device can do that."""
         return None
 
+    def turn(self) -> contextlib.AbstractContextManager[object]:
+        """Return what a thread must hold while it runs the network; make one for all of them."""
+        return contextlib.nullcontext() if self.concurrent else threading.Lock()
+
     def close(self) -> None:  # noqa: B027
         """Give back the device's memory; the object is of no use afterwards."""
 
@@ -104,7 +112,7 @@ BACKENDS = {
 }
 
 
-def open_model(path: Path, *, device: str = 'auto', threads: int = 0) -> Backend:
+def open_model(path: Path, *, device: str = 'auto', threads: int = 0, callers: int = 1) -> Backend:
     """
     Load an ONNX network into a back end.
 
@@ -112,26 +120,27 @@ def open_model(path: Path, *, device: str = 'auto', threads: int = 0) -> Backend
     :param device: `auto` takes TensorRT where an engine for this file lies ready, then CUDA, then
         the CPU, and says so; any other word takes that or raises.
     :param threads: CPU threads; 0 means one a core.
+    :param callers: threads that will run it at once, between which the CPU threads are divided.
     :raises ModelError: the file, the library or the device is missing, or the file is damaged.
     """
     if not path.is_file():
         raise ModelError(f'model file {path}: got nothing there, expected an ONNX file')
     if device == 'auto':
-        return _open_best(path, threads)
+        return _open_best(path, threads, callers)
     module_name = BACKENDS.get(device)
     if module_name is None:
         raise ModelError(f'device {device!r} is not built into this version; got {path}')
     module = importlib.import_module(module_name)
-    backend: Backend = module.load(path, device=device, threads=threads)
+    backend: Backend = module.load(path, device=device, threads=threads, callers=callers)
     return backend
 
 
-def _open_best(path: Path, threads: int) -> Backend:
+def _open_best(path: Path, threads: int, callers: int) -> Backend:
     engine = importlib.import_module(BACKENDS['tensorrt']).load_if_built(path)
     if isinstance(engine, Backend):
         return engine
     backend: Backend = importlib.import_module(BACKENDS['cuda']).load(
-        path, device='auto', threads=threads
+        path, device='auto', threads=threads, callers=callers
     )
     backend.device += f', not tensorrt: {engine}'
     return backend

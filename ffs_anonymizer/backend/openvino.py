@@ -87,7 +87,7 @@ class OpenVinoBackend(Backend):
             sizes = zip(spec.shape, _FREE, strict=False)
             shape = [size if size > 0 else free for size, free in sizes]
             feeds[spec.name] = noise.uniform(-1, 1, shape).astype(np.float32)
-        reference = ort.load(self.path, device='cpu', threads=threads)
+        reference = ort.load(self.path, device='cpu', threads=threads, callers=1)
         want, got = reference.infer(feeds), self.infer(feeds)
         reference.close()
         for name, values in want.items():
@@ -104,7 +104,7 @@ class OpenVinoBackend(Backend):
         del self._request
 
 
-def load(path: Path, *, device: str, threads: int) -> OpenVinoBackend:
+def load(path: Path, *, device: str, threads: int, callers: int) -> OpenVinoBackend:
     """
     Open an ONNX file in OpenVINO.
 

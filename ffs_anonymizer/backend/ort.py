@@ -25,12 +25,14 @@ class OrtBackend(Backend):
     """Run a network in ONNX Runtime."""
 
     name = 'onnxruntime'
+    concurrent = True
 
-    def __init__(self, path: Path, *, device: str, threads: int) -> None:
+    def __init__(self, path: Path, *, device: str, threads: int, callers: int) -> None:
         self.path = path
         provider, self.device = _choose_provider(device)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+        cores = threads or len(os.sched_getaffinity(0))
+        options.intra_op_num_threads = max(1, cores // callers)
         options.log_severity_level = _ERRORS_ONLY
         # Threads that spin while they wait take the cores from decoding and encoding.
         options.add_session_config_entry('session.intra_op.allow_spinning', '0')
@@ -60,13 +62,13 @@ class OrtBackend(Backend):
         del self._session
 
 
-def load(path: Path, *, device: str, threads: int) -> OrtBackend:
+def load(path: Path, *, device: str, threads: int, callers: int) -> OrtBackend:
     """
     Open an ONNX file in ONNX Runtime.
 
     :raises ModelError: the file is damaged, or the device is not to be had.
     """
-    return OrtBackend(path, device=device, threads=threads)
+    return OrtBackend(path, device=device, threads=threads, callers=callers)
 
 
 def _choose_provider(device: str) -> tuple[str, str]:

@@ -519,7 +519,7 @@ class _Variant:
         return self._memory[name].host.view(np.float32).reshape(shape)
 
 
-def load(path: Path, *, device: str, threads: int) -> TrtBackend:
+def load(path: Path, *, device: str, threads: int, callers: int) -> TrtBackend:
     """
     Open the engine of an ONNX file.
 
