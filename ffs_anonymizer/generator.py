@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 import time
 
-from ffs_anonymizer.backend import Backend, open_model
+from ffs_anonymizer.backend import Backend, multiplies_bytes, open_model
 from ffs_anonymizer.backend.cuda.painter import Job, Painter
 from ffs_anonymizer.budget import Cost
 from ffs_anonymizer.crops import Crops
 from ffs_anonymizer.errors import ModelError, SettingsError
-from ffs_anonymizer.models.manifest import default_generator, load_manifest
+from ffs_anonymizer.models.manifest import DEFAULT_FOR_CPU, default_generator, load_manifest
 from ffs_anonymizer.params import Settings
 import numpy as np
 from numpy.typing import NDArray
@@ -36,17 +36,8 @@ class Generator:
     """
 
     def __init__(self, settings: Settings, *, callers: int = 1) -> None:
-        path = Path(settings.generator.model_path) if settings.generator.model_path else None
-        path = path or default_generator()
-        if path is None:
-            raise ModelError(
-                'no face generator: got no generator.model_path, and this version has no weights '
-                'of its own; name an ONNX file, or choose blur, mosaic or solid'
-            )
-        manifest = load_manifest(path) if path.is_file() else None
-        self.model: Backend = open_model(
-            path, device=settings.device, threads=settings.threads, callers=callers
-        )
+        self.model = _open(settings, callers)
+        manifest = load_manifest(self.model.path)
         self._turn = self.model.turn()
         self.size_px = _check_contract(self.model)
         from_manifest = manifest.crop_scale if manifest is not None else CROP_SCALE
@@ -126,6 +117,27 @@ class Generator:
     def close(self) -> None:
         """Give the network back."""
         self.model.close()
+
+
+def _open(settings: Settings, callers: int) -> Backend:
+    own = settings.generator.model_path
+    path = Path(own) if own else default_generator()
+    if path is None:
+        raise ModelError(
+            'no face generator: got no generator.model_path, and this version has no weights '
+            'of its own; name an ONNX file, or choose blur, mosaic or solid'
+        )
+    threads = settings.threads
+    model = open_model(path, device=settings.device, threads=threads, callers=callers)
+    in_integers = default_generator(DEFAULT_FOR_CPU)
+    on_cpu = model.name == 'onnxruntime' and model.device.startswith('cpu')
+    if own or in_integers is None or not on_cpu or not multiplies_bytes():
+        return model
+    reason = model.device
+    model.close()
+    model = open_model(in_integers, device='cpu', threads=threads, callers=callers)
+    model.device = f'{reason}, in 8 bits'
+    return model
 
 
 def _check_contract(model: Backend) -> int:

@@ -2,7 +2,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import time
 
-from ffs_anonymizer.backend import Backend, open_model, TensorSpec
+from ffs_anonymizer.backend import Backend, multiplies_bytes, open_model, TensorSpec
 from ffs_anonymizer.detector import default_model, FACE, Network
 from ffs_anonymizer.errors import ModelError
 import numpy as np
@@ -136,3 +136,20 @@ def test_a_network_of_vectors_is_left_as_it_is(tmp_path):
     )
     ones = np.ones(3, np.float32)
     assert open_model(path).infer({'a': ones, 'b': ones})['c'].tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ('flags', 'expected'),
+    [
+        ('flags : fpu avx2 avx512f avx512_vnni', True),
+        ('flags : fpu avx2 avx_vnni', True),
+        ('Features : fp asimd asimddp', True),
+        ('flags : fpu avx2 avx512f', False),
+        ('flags : avx512_vnni_of_another_name', False),
+    ],
+)
+def test_what_a_processor_says_of_its_products_of_bytes(tmp_path, flags, expected):
+    path = tmp_path / 'cpuinfo'
+    path.write_text(f'processor : 0\n{flags}\n', encoding='utf-8')
+    assert multiplies_bytes(path) == expected
+    assert not multiplies_bytes(tmp_path / 'none')

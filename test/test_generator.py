@@ -1,9 +1,11 @@
 import json
 from pathlib import Path
 
+from ffs_anonymizer import generator as module
 from ffs_anonymizer.crops import cut
 from ffs_anonymizer.errors import ModelError, SettingsError
 from ffs_anonymizer.generator import Generator
+from ffs_anonymizer.models.manifest import DEFAULT_FOR_CPU, DEFAULT_GENERATOR
 from ffs_anonymizer.params import Settings
 import numpy as np
 from onnx_models import (
@@ -88,3 +90,36 @@ def test_a_damaged_manifest_is_an_error(tmp_path):
     path.with_suffix('.json').write_text(json.dumps({'name': 'g'}))
     with pytest.raises(ModelError, match='g.json'):
         Generator(settings(path))
+
+
+@pytest.mark.parametrize(
+    ('able', 'own', 'expected'),
+    [
+        (True, False, 'integers.onnx'),
+        (False, False, 'floats.onnx'),
+        (True, True, 'own.onnx'),
+    ],
+)
+def test_a_processor_that_can_takes_the_default_in_8_bits(
+    tmp_path, monkeypatch, able, own, expected
+):
+    files = {
+        name: save_generator(tmp_path / f'{name}.onnx') for name in ('floats', 'integers', 'own')
+    }
+    shipped = {
+        DEFAULT_FOR_CPU: files['integers'],
+        DEFAULT_GENERATOR: files['floats'],
+    }
+    monkeypatch.setattr(
+        module,
+        'default_generator',
+        lambda name=DEFAULT_GENERATOR: shipped[name],
+    )
+    monkeypatch.setattr(module, 'multiplies_bytes', lambda: able)
+    path = str(files['own']) if own else ''
+    chosen = Generator(Settings().updated({'generator.model_path': path, 'device': 'cpu'}))
+    assert chosen.model.path.name == expected
+    assert chosen.model.device == (
+        'cpu (asked for), in 8 bits' if expected == 'integers.onnx' else 'cpu (asked for)'
+    )
+    chosen.close()

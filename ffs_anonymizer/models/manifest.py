@@ -14,6 +14,7 @@ from ffs_anonymizer.errors import ModelError
 TASKS = ('generator', 'detector')
 PRECISIONS = ('fp32', 'fp16', 'int8')
 DEFAULT_GENERATOR = 'ffs-128-small.onnx'
+DEFAULT_FOR_CPU = 'ffs-128-small-int8-cpu.onnx'
 
 Shape = tuple[int | str, ...]
 
@@ -164,9 +165,9 @@ def save_manifest(manifest: Manifest, onnx_path: Path) -> Path:
     return path
 
 
-def default_generator() -> Path | None:
+def default_generator(name: str = DEFAULT_GENERATOR) -> Path | None:
     """Return the generator that the package ships, None where it ships none."""
-    path = Path(__file__).resolve().parent / DEFAULT_GENERATOR
+    path = Path(__file__).resolve().parent / name
     return path if path.is_file() else None
 
 
