@@ -749,6 +749,22 @@ def test_the_number_kept_in_float_can_be_told(job, n):
     assert not (out / 'told-int8.png').exists()
 
 
+@pytest.mark.parametrize('files', [['CPU'], ['B'], ['A', 'CPU']])
+def test_only_the_files_asked_for_are_made(job, tmp_path, files):
+    words, out = job
+    figures = tmp_path / 'figures.json'
+    wanted = ['--metric', 'error', '--keep', '0.9', '--files', *files, '--json', figures]
+    assert command(*words, *wanted) == 0
+    suffixes = {'A': '', 'B': '-fp16', 'CPU': '-cpu'}
+    names = {f'unet-int8{suffixes[file]}.onnx' for file in files}
+    assert {path.name for path in out.glob('*.onnx')} == names
+    for numbers in json.loads(figures.read_text()).values():
+        assert numbers['layers'][0]['name'] == 'top'
+        assert numbers['score'] >= 0.9
+    columns = 2 + len(files)
+    assert cv2.imread(str(out / 'unet-int8-faces.png')).shape == (2 * 32 + 18, columns * 32, 3)
+
+
 def test_a_dry_run_writes_nothing(job, capsys):
     words, out = job
     assert command(*words, '--dry-run') == 0

@@ -19,7 +19,7 @@ _EXAMPLES = """\
 examples:
   ffs_anonymizer quantize -i ffs-128.onnx -o quantized --calibration faces
   ffs_anonymizer quantize -i centerface.onnx -o quantized --task detector --calibration frames \\
-    --quick
+    --files CPU --quick
 """
 
 
@@ -46,6 +46,14 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument(
         '--task', choices=('generator', 'detector'), default='generator', help='what it does'
+    )
+    parser.add_argument(
+        '--files',
+        nargs='+',
+        choices=('A', 'B', 'CPU'),
+        default=['A', 'B', 'CPU'],
+        help='A: FP32 with Q/DQ pairs, for TensorRT and OpenVINO; B: FP16 with Q/DQ pairs, for '
+        'TensorRT 10 and later; CPU: integers, for ONNX Runtime on a CPU; default all',
     )
     parser.add_argument(
         '--calibration',

@@ -30,7 +30,7 @@ from ffs_anonymizer.quantize.calibration import (
     parted,
     THRESHOLD,
 )
-from ffs_anonymizer.quantize.explicit import to_portable
+from ffs_anonymizer.quantize.explicit import to_explicit, to_portable
 from ffs_anonymizer.quantize.graph import convs, joining, prepare
 from ffs_anonymizer.quantize.half import to_half
 from ffs_anonymizer.quantize.integer import to_integer
@@ -113,13 +113,17 @@ class Recipe:
             if count < 1:
                 raise SettingsError(f'--{option}: got {count}, expected 1 or more')
         name = args.name or args.input.stem
-        self.files = {k: args.output / f'{name}{suffix}.onnx' for k, suffix in SUFFIXES.items()}
+        self.files = {
+            file: args.output / f'{name}{suffix}.onnx'
+            for file, suffix in SUFFIXES.items()
+            if file in args.files
+        }
         self.plot: Path | None = args.plot or args.output / f'{name}-int8.png'
         self.faces: Path | None = None
         if args.no_plot:
             self.plot = None
         elif args.task == 'generator':
-            self.faces = self.files['A'].with_name(f'{name}-int8-faces.png')
+            self.faces = args.output / f'{name}-int8-faces.png'
 
     def run(self) -> int:
         """Do all of it and return the exit code."""
@@ -158,24 +162,27 @@ class Recipe:
         float_score = quality.score(Candidate(model))
         layers: list[Layer] = []
         if not (args.quick and self._suffices(model, ranges, quality, float_score)):
-            layers = rank(model, ranges, quality, float_score, self._bar)
+            build: Build = to_integer if set(self.files) == {'CPU'} else to_explicit
+            layers = rank(model, ranges, quality, float_score, build, self._bar)
         order = [layer.name for layer in layers]
-        curves = {
-            file: curve(model, ranges, quality, order, _BUILDS[file], self._bar)
-            for file in ('A', 'CPU')
-        }
+        curves = {}
+        for file, needed_by in (('A', {'A', 'B'}), ('CPU', {'CPU'})):
+            if needed_by & set(self.files):
+                build = _BUILDS[file]
+                curves[file] = curve(model, ranges, quality, order, build, self._bar)
         chosen = {file: self._choose(scores, float_score) for file, scores in curves.items()}
 
         # The files
         scores = {file: curves[file][chosen[file]] for file in curves}
-        for n in range(chosen['A'], len(order) + 1):
+        tried = range(chosen['A'], len(order) + 1) if 'B' in self.files else ()
+        for n in tried:
             chosen['B'] = n
             scores['B'] = quality.score(_candidate('B', to_file_b(model, ranges, order[:n])))
             if args.keep_float is not None or scores['B'] >= args.keep * float_score:
                 break
-        models = {file: _BUILDS[file](model, ranges, order[: chosen[file]]) for file in SUFFIXES}
+        models = {file: _BUILDS[file](model, ranges, order[: chosen[file]]) for file in self.files}
         figures = {}
-        for file in SUFFIXES:
+        for file in self.files:
             kept = set(order[: chosen[file]]) | (set() if file == 'CPU' else joining(model))
             in_order = [name for name in order if name in kept]
             numbers = self._figures(file, prepared, float_score, scores[file], layers, in_order)
@@ -196,8 +203,8 @@ class Recipe:
             )
         if self.faces is not None and isinstance(quality, GeneratorQuality):
             made = {'FP32': quality.wanted}
-            for file in SUFFIXES:
-                made[file] = quality.paint(_candidate(file, models[file]))
+            for file, built in models.items():
+                made[file] = quality.paint(_candidate(file, built))
             draw_faces(self.faces, quality.crops, made)
         if args.json is not None:
             args.json.write_text(json.dumps(figures, indent=2) + '\n', encoding='utf-8')
@@ -256,9 +263,9 @@ class Recipe:
         if self.args.keep_float is not None:
             return bool(self.args.keep_float == 0)
         return all(
-            quality.score(_candidate(file, build(model, ranges, ())))
+            quality.score(_candidate(file, _BUILDS[file](model, ranges, ())))
             >= self.args.keep * float_score
-            for file, build in _BUILDS.items()
+            for file in self.files
         )
 
     def _choose(self, scores: Sequence[float], float_score: float) -> int:

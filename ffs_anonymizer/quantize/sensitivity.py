@@ -44,6 +44,7 @@ def rank(
     ranges: Ranges,
     quality: Quality,
     float_score: float,
+    build: Build = to_explicit,
     progress: Progress = in_silence,
 ) -> list[Layer]:
     """
@@ -52,13 +53,14 @@ def rank(
     :param model: from prepare().
     :param ranges: from measure_ranges().
     :param float_score: of the model as it is.
+    :param build: makes the file that is scored.
     """
     nodes = {node.name: node for node in convs(model)}
     sizes = {tensor.name: _count(tensor) for tensor in model.graph.initializer}
     layers = []
     for name in progress(list(nodes), 'each alone'):
         others = [other for other in nodes if other != name]
-        score = quality.score(Candidate(to_explicit(model, ranges, others)))
+        score = quality.score(Candidate(build(model, ranges, others)))
         node = nodes[name]
         low, high = ranges[node.input[0]]
         layers.append(Layer(name, float_score - score, low, high, sizes[node.input[1]]))
