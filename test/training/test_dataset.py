@@ -1,10 +1,12 @@
 from pathlib import Path
 
 from ffs_anonymizer.errors import MediaError
+from ffs_anonymizer.params import Settings
 from ffs_anonymizer.training.dataset import (
     batches,
     cut_sample,
     draw_batch,
+    draw_rect,
     end_frame,
     is_held_out,
     load_packed,
@@ -119,3 +121,16 @@ def test_a_frame_ends_where_the_rectangle_does(seed: int) -> None:
         list(range(rest[edge])) if edge < 2 else list(range(int(rest[edge]), 100))
     )
     assert (rest[2:] - rest[:2] >= (rect[2:] - rect[:2]) // 2).all()
+
+
+def test_the_rectangles_are_those_of_the_default_settings() -> None:
+    """A face that is always found where it is, within what two detectors differ by."""
+    rng = np.random.default_rng(0)
+    box = np.array([40, 60, 140, 200], np.float32)
+    rects = np.array([draw_rect(box, rng) for _ in range(2000)])
+    size_wh = (rects[:, 2:] - rects[:, :2]) / np.array([100, 140])
+    centre = (rects[:, :2] + rects[:, 2:]) / 2 - np.array([90, 130])
+    assert np.allclose(np.median(size_wh, 0), Settings().face.region_scale, atol=0.02)
+    assert np.all(np.percentile(size_wh, 90, 0) - np.percentile(size_wh, 10, 0) < 0.25)
+    assert np.all(size_wh.min(0) >= 1.0)
+    assert np.allclose(centre.mean(0), 0, atol=0.5)
