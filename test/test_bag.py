@@ -20,14 +20,16 @@ import subprocess
 import sys
 import tempfile
 import termios
+import threading
 import time
 from types import SimpleNamespace
 from typing import NamedTuple
 
 import cv2
 from ffs_anonymizer.bag import cdr
+from ffs_anonymizer.bag.ahead import BATCH_BYTES, BATCH_ITEMS, read_ahead
 from ffs_anonymizer.bag.selection import Action, contains_picture, is_picture, Selection
-from ffs_anonymizer.bag.storage import Attachment, Topic
+from ffs_anonymizer.bag.storage import Attachment, Message, Topic
 from ffs_anonymizer.cli import main
 from ffs_anonymizer.errors import BagError, ImageError
 from mcap.reader import make_reader
@@ -1182,6 +1184,44 @@ def test_a_full_disk(tmp_path, face_bgr, capsys, storage):
     finally:
         subprocess.run(['umount', disk], check=True)
     assert f'no space left for {disk / "out.partial"}' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('count', 'size_bytes'),
+    [(0, 0), (1, 1), (2 * BATCH_ITEMS, 1), (3 * BATCH_ITEMS + 1, 1), (5, BATCH_BYTES // 2)],
+)
+def test_reading_ahead_keeps_the_order(count, size_bytes):
+    topic = Topic('/t', 'std_msgs/msg/String')
+    messages = [Message(topic, i, i, i, bytes(size_bytes)) for i in range(count)]
+    assert list(read_ahead(item for item in (topic, *messages))) == [topic, *messages]
+
+
+def test_reading_ahead_raises_what_the_bag_raises():
+    def damaged():
+        yield from (Topic(str(i), '') for i in range(BATCH_ITEMS))
+        raise BagError('cut off')
+
+    items = read_ahead(damaged())
+    assert [next(items).name for _ in range(BATCH_ITEMS)] == [str(i) for i in range(BATCH_ITEMS)]
+    with pytest.raises(BagError, match='cut off'):
+        next(items)
+
+
+def test_reading_ahead_ends_with_its_reader():
+    threads, closed = {*threading.enumerate()}, []
+
+    def endless():
+        try:
+            while True:
+                yield Topic('/t', '')
+        finally:
+            closed.append(True)
+
+    items = read_ahead(endless())
+    next(items)
+    items.close()
+    assert closed == [True]
+    assert {*threading.enumerate()} == threads
 
 
 def test_memory_does_not_grow_with_the_bag(tmp_path, face_bgr):

@@ -853,6 +853,7 @@ def test_the_quick_way_ranks_layers_only_where_it_must(job, capsys, keep, ranked
     for name in ('unet-int8', 'unet-int8-fp16', 'unet-int8-cpu'):
         numbers = load_manifest(out / f'{name}.onnx').metrics['quantization']
         assert len(numbers['layers']) == (len(CONVS) if ranked else 0)
+        assert ('entry' in numbers['kept_in_float']) >= (name != 'unet-int8-cpu')
         if not keep:
             assert numbers['score'] >= 0.99
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 import contextlib
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ import time
 from typing import Any, TextIO, TYPE_CHECKING, Union
 
 from ffs_anonymizer.bag import cdr
+from ffs_anonymizer.bag.ahead import read_ahead
 from ffs_anonymizer.bag.ledger import Ledger
 from ffs_anonymizer.bag.reader import BagReader, decompressed
 from ffs_anonymizer.bag.selection import (
@@ -213,10 +215,10 @@ class Conversion:
             stack.enter_context(self._partial_folder())
             detections = stack.enter_context(self._detections_file())
             self._write(anonymizer, detections, shows_progress=shows_progress)
-            self._verify()
             if anonymizer is not None:
                 text = to_yaml(self.settings)
                 (self.job.partial / SETTINGS_FILE).write_text(text, encoding='utf-8')
+            self._verify_and_sync()
             self._publish(detections)
         self.report.seconds = time.monotonic() - started
         return self.report
@@ -293,7 +295,7 @@ class Conversion:
 
     def _outcomes(self, anonymizer: Anonymizer | None) -> Any:
         if anonymizer is None:
-            return (Outcome(task.item) for task in self._tasks())
+            return self._copied()
         return anonymize_all(self._tasks(), anonymizer)
 
     def _show(self, bar: Any) -> None:
@@ -301,20 +303,29 @@ class Conversion:
         bar.set_postfix(frames=report.frames, replaced=report.replaced, refresh=False)
         bar.update(self.reader.read_bytes - bar.n)
 
-    def _tasks(self) -> Iterator[Task[_Passing]]:
+    def _copied(self) -> Generator[Outcome[_Passing], None, None]:
+        with contextlib.closing(read_ahead(self._items())) as items:
+            for item in items:
+                yield Outcome(item)
+
+    def _tasks(self) -> Generator[Task[_Passing], None, None]:
+        for item in self._items():
+            if not isinstance(item, Message):
+                size_bytes = len(item.data) if isinstance(item, Attachment) else 0
+                yield Task(item, size_bytes=size_bytes)
+            elif self._decided[item.topic] is Action.ANONYMIZE:
+                yield self._image_task(item)
+            else:
+                yield Task(item, clock_ns=item.log_ns, size_bytes=len(item.data))
+
+    def _items(self) -> Generator[Item, None, None]:
+        """Yield what the bag holds, entered into the ledger, and decide about its topics."""
         scratch = self.job.partial / SCRATCH
         for item in self.reader.items(self.job.start_ns, self.job.end_ns, scratch=scratch):
             self._read.enter(item)
-            if isinstance(item, Message):
-                if self._decided[item.topic] is Action.ANONYMIZE:
-                    yield self._image_task(item)
-                else:
-                    yield Task(item, clock_ns=item.log_ns, size_bytes=len(item.data))
-                continue
             if isinstance(item, Topic):
                 self._decided[item] = self._decide(item)
-            size_bytes = len(item.data) if isinstance(item, Attachment) else 0
-            yield Task(item, size_bytes=size_bytes)
+            yield item
 
     def _decide(self, topic: Topic) -> Action:
         """Return what happens to a topic now that all is known of it."""
@@ -336,8 +347,10 @@ class Conversion:
 
     def _image_task(self, message: Message) -> Task[_Passing]:
         topic = message.topic
+        # Held for the look-ahead, which its chunk is not.
+        payload = bytes(message.data)
+        message = message._replace(data=payload)
         try:
-            payload = message.data
             if self.reader.messages_compressed:
                 payload = decompressed(payload)
             image = cdr.parse(topic.type_name, payload)
@@ -433,6 +446,15 @@ class Conversion:
         except AnonymizerError as second:
             raise BagError(f'{where}; nor can a black frame stand for it: {second}') from second
 
+    def _verify_and_sync(self) -> None:
+        """Read the new bag back while the disk still takes in its files."""
+        files = [path for path in self.job.partial.iterdir() if path.is_file()]
+        with ThreadPoolExecutor(1, thread_name_prefix='sync') as thread:
+            syncs = [thread.submit(_sync, path) for path in files]
+            self._verify()
+            for sync in syncs:
+                sync.result()
+
     def _verify(self) -> None:
         """Read the new bag back."""
         written = self._ledger()
@@ -455,8 +477,7 @@ class Conversion:
     def _publish(self, detections: TextIO | None) -> None:
         job = self.job
         shutil.rmtree(job.partial / SCRATCH)
-        for path in (*job.partial.iterdir(), job.partial):
-            _sync(path)
+        _sync(job.partial)
         if job.target.exists():
             raise BagError(f'{job.target} has come into being meanwhile and is not overwritten')
         job.partial.rename(job.target)

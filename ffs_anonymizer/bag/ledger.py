@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from struct import Struct
 import zlib
 
-from ffs_anonymizer.bag.storage import Item, Message, Topic
+from ffs_anonymizer.bag.storage import Data, Item, Message, Topic
 
 _ENTRY = Struct('<qqIQ')
 _END_BYTES = 256
@@ -31,22 +31,27 @@ class Ledger:
     changed_topics: set[tuple[str, str]] = field(default_factory=set)
     counts: dict[tuple[str, str], int] = field(default_factory=dict)
     digest: int = 0
+    _entered: dict[Topic, tuple[tuple[str, str], bytes, bool]] = field(default_factory=dict)
 
     def enter(self, item: Item) -> None:
-        """Take account of an item."""
-        if isinstance(item, Topic):
-            self.counts.setdefault((item.name, item.type_name), 0)
-        elif isinstance(item, Message):
-            key = (item.topic.name, item.topic.type_name)
+        """Take account of an item; each topic before its messages."""
+        if isinstance(item, Message):
+            key, name, counts_data = self._entered[item.topic]
             self.counts[key] += 1
-            publish_ns, sequence, size, ends = item.publish_ns, item.sequence, 0, b''
+            publish_ns, sequence, size = item.publish_ns, item.sequence, 0
+            ends: tuple[Data, ...] = ()
             if not self.keeps_publish_times:
                 publish_ns, sequence = item.log_ns, 0
-            if self.counts_data and key not in self.changed_topics:
+            if counts_data:
                 size = len(item.data)
-                ends = item.data[:_END_BYTES] + item.data[-_END_BYTES:]
+                ends = (item.data[:_END_BYTES], item.data[-_END_BYTES:])
             entry = _ENTRY.pack(item.log_ns, publish_ns, sequence, size)
-            self.digest = zlib.crc32(b''.join((key[0].encode(), entry, ends)), self.digest)
+            self.digest = zlib.crc32(b''.join((name, entry, *ends)), self.digest)
+        elif isinstance(item, Topic):
+            key = (item.name, item.type_name)
+            self.counts.setdefault(key, 0)
+            counts_data = self.counts_data and key not in self.changed_topics
+            self._entered[item] = (key, item.name.encode(), counts_data)
 
     def differences(self, other: Ledger) -> list[str]:
         """Return what differs, as words; empty where the two are the same."""

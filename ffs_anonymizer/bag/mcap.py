@@ -9,7 +9,7 @@ from pathlib import Path
 import struct
 
 from ffs_anonymizer import __version__
-from ffs_anonymizer.bag.storage import Attachment, Contents, Item, Message, Note, Topic
+from ffs_anonymizer.bag.storage import Attachment, Contents, Data, Item, Message, Note, Topic
 from ffs_anonymizer.errors import BagError
 from mcap.data_stream import ReadDataStream
 from mcap.exceptions import McapError
@@ -166,6 +166,7 @@ class McapReader:
 
     def _chunk_items(self, data: bytes) -> Iterator[Item]:
         start, size = 0, len(data)
+        view = memoryview(data)
         while start < size:
             opcode, length = _RECORD.unpack_from(data, start)
             body = start + _RECORD.size
@@ -181,7 +182,7 @@ class McapReader:
                     log_ns,
                     publish_ns,
                     sequence,
-                    data[body + _MESSAGE.size : start],
+                    view[body + _MESSAGE.size : start],
                 )
             elif opcode == Opcode.SCHEMA:
                 self._new_schema(Schema.read(ReadDataStream(io.BytesIO(data[body:start]))))
@@ -300,12 +301,12 @@ class McapWriter:
             topic.name, topic.serialization_format, schema_id, dict(metadata)
         )
 
-    def add_message(self, message: Message, data: bytes) -> None:
+    def add_message(self, message: Message, data: Data) -> None:
         """Append a message."""
         self._writer.add_message(
             self._channel_ids[message.topic],
             message.log_ns,
-            data,
+            data,  # type: ignore[arg-type]  # a view is copied as well
             message.publish_ns,
             message.sequence,
         )

@@ -10,7 +10,7 @@ from ffs_anonymizer.bag import metadata
 from ffs_anonymizer.bag.mcap import McapReader
 from ffs_anonymizer.bag.metadata import BagMetadata
 from ffs_anonymizer.bag.sqlite import SqliteReader
-from ffs_anonymizer.bag.storage import Item, StorageReader, Topic
+from ffs_anonymizer.bag.storage import Data, Item, StorageReader, Topic
 from ffs_anonymizer.errors import BagError
 import zstandard
 
@@ -200,7 +200,7 @@ class BagReader:
         return SqliteReader(path, self._topics)
 
 
-def decompressed(data: bytes) -> bytes:
+def decompressed(data: Data) -> bytes:
     """
     Return the data of a message of a message-compressed bag.
 

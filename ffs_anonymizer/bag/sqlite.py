@@ -9,10 +9,11 @@ import sqlite3
 from typing import Any
 from urllib.parse import quote
 
-from ffs_anonymizer.bag.storage import Attachment, Contents, Item, Message, Note, Topic
+from ffs_anonymizer.bag.storage import Attachment, Contents, Data, Item, Message, Note, Topic
 from ffs_anonymizer.errors import BagError
 
 SCHEMA_VERSION = 4
+PAGE_BYTES = 1 << 14
 
 # As rosbag2 lays it out since Iron; the index follows when all rows are there.
 _TABLES = """
@@ -173,11 +174,14 @@ class SqliteWriter:
         self._topic_ids: dict[Topic, int] = {}
         self._defined: set[str] = set()
         self._written_bytes = 0
-        self._rows: list[tuple[int, int, bytes]] = []
         with _disk_errors():
             self._database = sqlite3.connect(path, isolation_level=None)
-            # A file that is not finished is thrown away: no journal, one transaction.
-            for pragma in ('journal_mode = OFF', 'synchronous = OFF', 'locking_mode = EXCLUSIVE'):
+            # A file that is not finished is thrown away: no journal, one transaction. With pages
+            # of the usual size, messages of megabytes cost twice the time.
+            for pragma in (
+                *('journal_mode = OFF', 'synchronous = OFF', 'locking_mode = EXCLUSIVE'),
+                f'page_size = {PAGE_BYTES}',
+            ):
                 self._database.execute(f'PRAGMA {pragma}')
             self._database.executescript(_TABLES)
             self._database.execute('BEGIN')
@@ -217,7 +221,7 @@ class SqliteWriter:
                     ),
                 )
 
-    def add_message(self, message: Message, data: bytes) -> None:
+    def add_message(self, message: Message, data: Data) -> None:
         """Append a message."""
         with _disk_errors():
             self._database.execute(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, Union
+from typing import NamedTuple, Protocol, Union
+
+Data = Union[bytes, memoryview]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,22 +52,21 @@ class Topic:
         )
 
 
-@dataclass(frozen=True)
-class Message:
+class Message(NamedTuple):
     """
     Hold one message as it is stored.
 
     :param log_ns: when it was recorded.
     :param publish_ns: when it was published; the same where the storage does not know.
     :param sequence: the publisher's count; 0 where the storage does not know.
-    :param data: compressed where the bag compresses messages.
+    :param data: compressed where the bag compresses messages; may be a view into a chunk.
     """
 
     topic: Topic
     log_ns: int
     publish_ns: int
     sequence: int
-    data: bytes
+    data: Data
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ class StorageWriter(Protocol):
     def add_topic(self, topic: Topic) -> None:
         """Make a topic known, before its messages."""
 
-    def add_message(self, message: Message, data: bytes) -> None:
+    def add_message(self, message: Message, data: Data) -> None:
         """
         Append a message.
 

@@ -11,7 +11,7 @@ from ffs_anonymizer.bag.mcap import McapWriter
 from ffs_anonymizer.bag.metadata import BagMetadata, FileSpan
 from ffs_anonymizer.bag.reader import decompressed
 from ffs_anonymizer.bag.sqlite import SqliteWriter
-from ffs_anonymizer.bag.storage import Attachment, Message, Note, StorageWriter, Topic
+from ffs_anonymizer.bag.storage import Attachment, Data, Message, Note, StorageWriter, Topic
 import zstandard
 
 # As rosbag2 compresses.
@@ -62,7 +62,7 @@ class BagWriter:
         self._counts[topic] = 0
         self._storage.add_topic(topic)
 
-    def add_message(self, message: Message, data: bytes, *, is_compressed: bool) -> None:
+    def add_message(self, message: Message, data: Data, *, is_compressed: bool) -> None:
         """
         Append a message.
 

@@ -184,7 +184,7 @@ class Recipe:
         figures = {}
         for file in self.files:
             kept = set(order[: chosen[file]]) | (set() if file == 'CPU' else joining(model))
-            in_order = [name for name in order if name in kept]
+            in_order = [name for name in order or names if name in kept]
             numbers = self._figures(file, prepared, float_score, scores[file], layers, in_order)
             figures[file] = numbers | ({'curve': curves[file]} if file in curves else {})
         if isinstance(quality, DetectorQuality):
@@ -378,7 +378,7 @@ class Recipe:
             count = len(numbers['kept_in_float'])
             print(f'{file:4s}  {count:8d}  {numbers["score"]:.4f}  {share:7.2%}')
         if self.args.task == 'detector':
-            print(f'\nobjects that score {THRESHOLD:g}:')
+            print(f'\nobjects that score {THRESHOLD:g} or more:')
             for file, numbers in figures.items():
                 found = numbers['found']
                 print(
