@@ -33,7 +33,7 @@ from ffs_anonymizer.detector import CLASSES
 from ffs_anonymizer.errors import AnonymizerError, BagError
 from ffs_anonymizer.image import black_like, decode, is_depth
 from ffs_anonymizer.params import Settings, to_yaml
-from ffs_anonymizer.pipeline import anonymize_all, Outcome, Task
+from ffs_anonymizer.pipeline import anonymize_all, callers, Outcome, Task
 
 if TYPE_CHECKING:
     from ffs_anonymizer.anonymizer import Anonymizer
@@ -242,7 +242,7 @@ class Conversion:
             return None
         from ffs_anonymizer.anonymizer import Anonymizer
 
-        anonymizer = Anonymizer(self.settings)
+        anonymizer = Anonymizer(self.settings, callers=callers(self.settings))
         for name, value in anonymizer.describe().items():
             print(f'  {name}: {value}', flush=True)
         return anonymizer
