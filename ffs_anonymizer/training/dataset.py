@@ -233,7 +233,7 @@ def draw_sample(
         photo = photo[:, ::-1]
         box, inside = mirrored(box, side), mirrored(inside, side)
     photo = np.asarray(cv2.LUT(np.ascontiguousarray(photo), draw_colours(rng)), np.uint8)
-    if rng.random() < 0.04:
+    if rng.random() < 0.01:
         photo = np.asarray(np.repeat(photo[:, :, 1:2], 3, 2), np.uint8)
     if rng.random() < 0.15:
         small_px = max(int(side * rng.uniform(0.3, 0.8)), 8)
