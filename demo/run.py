@@ -40,7 +40,9 @@ Messages = dict[str, list[bytes]]
 
 PREFIX = '/anonymized'
 READY = 'ready: models are loaded'
-# A blurred face is no face any more: the detector must not be sure of one where one was.
+# A blurred face is no face any more, as a generated one is: the detector must not be sure of one
+# where one was.
+BLUR = ('--method', 'blur')
 CHECKED_EVERY = 4
 FACE_SCORE = 0.5
 SAME_PLACE_IOU = 0.3
@@ -149,7 +151,7 @@ def live(output: Path, messages: Messages, findings: Findings) -> None:
 
     config = output / 'anonymizer.param.yaml'
     topics = f'image_topics=[{", ".join(IMAGE_TOPICS)}]'
-    call('ffs_anonymizer', 'params', '--set', topics, output=config)
+    call('ffs_anonymizer', 'params', *BLUR, '--set', topics, output=config)
     outputs = {PREFIX + topic for topic in (*IMAGE_TOPICS, *INFO_TOPICS)}
     start_s = time.monotonic()
     with ros_node('demo') as ros, running_node(config, output / 'node.log', findings) as log:
@@ -261,7 +263,7 @@ def offline(output: Path, before: Messages, findings: Findings) -> None:
     """Run the bag tool on the recording, and check what it wrote."""
     start_s = time.monotonic()
     source, target, lines = (output / name for name in ('recording', BAG, 'detections.jsonl'))
-    words = ('bag', '-i', source, '-o', target, '--write-detections', lines)
+    words = ('bag', '-i', source, '-o', target, *BLUR, '--write-detections', lines)
     code = call('ffs_anonymizer', *words, output=output / 'bag.log')
     seconds = f'{time.monotonic() - start_s:.1f}'
     said = (output / 'bag.log').read_text(encoding='utf-8')
