@@ -565,9 +565,7 @@ def _stage(name: str, timings_ms: Timings | None) -> Iterator[None]:
     except AnonymizerError:
         raise
     except Exception as error:
-        raise AnonymizerError(
-            f'{name}: got {type(error).__name__}: {error}; the frame has no image'
-        ) from error
+        raise AnonymizerError.of(error, stage=name) from error
     if timings_ms is not None:
         timings_ms[name] = (time.perf_counter() - start) * 1e3
 

@@ -1,8 +1,24 @@
 """The exceptions of the package: every one of them means that there is no image to hand out."""
 
+from __future__ import annotations
+
 
 class AnonymizerError(Exception):
     """Base of all errors that the package raises on purpose."""
+
+    @classmethod
+    def of(cls, error: Exception, *, stage: str = '') -> AnonymizerError:
+        """
+        Return what went wrong with a frame as an error of the package, which it may be already.
+
+        :param stage: of the recipe, where it is known.
+        """
+        if isinstance(error, AnonymizerError):
+            return error
+        where = f'{stage}: ' if stage else ''
+        wrapped = cls(f'{where}got {type(error).__name__}: {error}; the frame has no image')
+        wrapped.__cause__ = error
+        return wrapped
 
 
 class SettingsError(AnonymizerError):

@@ -398,16 +398,8 @@ def _carried_by(image: _Image[_Item]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        image.error = image.error or _as_anonymizer_error(error)
+        image.error = image.error or AnonymizerError.of(error)
         image.frame = None
-
-
-def _as_anonymizer_error(error: Exception) -> AnonymizerError:
-    if isinstance(error, AnonymizerError):
-        return error
-    wrapped = AnonymizerError(f'got {type(error).__name__}: {error}; the frame has no image')
-    wrapped.__cause__ = error
-    return wrapped
 
 
 def _outcome(image: _Image[_Item]) -> Outcome[_Item]:
