@@ -91,6 +91,7 @@ class _Plan:
     :param cuts: what each generator is to see, by its word.
     :param painted_by: the word of the generator that does all patches on the device; then there
         are no cuts.
+    :param is_generated: whether the generators have done what they were asked for.
     :param faces: the invented faces and their squares by the region's index.
     :param patches: patch, outer rectangle and rectangle, in the order of pasting, once known.
     """
@@ -102,6 +103,7 @@ class _Plan:
     timings_ms: Timings | None = None
     cuts: dict[str, crops.Crops] = field(default_factory=dict)
     painted_by: str = ''
+    is_generated: bool = False
     faces: dict[int, tuple[NDArray[np.uint8], NDArray[np.int32]]] = field(default_factory=dict)
     patches: list[tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.int32]]] = field(
         default_factory=list
@@ -273,12 +275,11 @@ class Anonymizer:
         """
         plans = [_tried(partial(self._begin, request)) for request in requests]
         begun = [plan for plan in plans if isinstance(plan, _Plan)]
-        joined = False
         if len(begun) > 1:
             # If this fails, each frame alone shows whose fault it is.
-            joined = _tried(partial(self._generate, begun)) is None
+            _tried(partial(self._generate, begun))
         return [
-            _tried(partial(self._finish, plan, joined)) if isinstance(plan, _Plan) else plan
+            _tried(partial(self._finish, plan)) if isinstance(plan, _Plan) else plan
             for plan in plans
         ]
 
@@ -290,10 +291,9 @@ class Anonymizer:
         On a CPU they should not: the first would wait for the others to be looked at, which takes
         far longer than one larger call of the generator saves.
         """
-        return any(
-            generator.painter is None and not generator.model.device.startswith('cpu')
-            for generator in self._generators.values()
-        )
+        generators = self._generators.values()
+        on_cpu = all(generator.model.device.startswith('cpu') for generator in generators)
+        return not on_cpu and all(generator.painter is None for generator in generators)
 
     def forget(self, stream: str) -> None:
         """Drop a stream's past."""
@@ -388,8 +388,8 @@ class Anonymizer:
         )
         return self._plan(request.frame, regions, request.stream, timings_ms)
 
-    def _finish(self, plan: _Plan, generated: bool) -> Anonymized:
-        if not generated:
+    def _finish(self, plan: _Plan) -> Anonymized:
+        if not plan.is_generated:
             self._generate([plan])
         replaced = self._paste(plan)
         with _stage('encode', plan.timings_ms):
@@ -429,17 +429,18 @@ class Anonymizer:
     def _generate(self, plans: Sequence[_Plan]) -> None:
         """Have what the generators are asked for made; what they do together counts for each."""
         asking = [plan for plan in plans if plan.painted_by or plan.cuts]
-        if not asking:
-            return
         timings_ms: Timings = {}
-        with _stage('generate', timings_ms):
-            for plan in asking:
-                if plan.painted_by:
-                    self._paint(plan)
-            self._invent(asking)
+        if asking:
+            with _stage('generate', timings_ms):
+                for plan in asking:
+                    if plan.painted_by:
+                        self._paint(plan)
+                self._invent(asking)
         for plan in asking:
             if plan.timings_ms is not None:
                 plan.timings_ms.update(timings_ms)
+        for plan in plans:
+            plan.is_generated = True
 
     def _invent(self, plans: Sequence[_Plan]) -> None:
         """Have the faces of several frames invented, in one call of each generator."""
@@ -450,8 +451,9 @@ class Anonymizer:
             try:
                 faces = generator.generate(crops.joined([plan.cuts[word] for plan in asking]))
             except ModelError as error:
-                for plan in asking:
-                    self._give_up(plan, word, error)
+                if len(plans) > 1:
+                    raise
+                self._give_up(asking[0], word, error)
                 continue
             for plan in asking:
                 squares = plan.cuts[word].squares_xys_px
@@ -493,6 +495,8 @@ class Anonymizer:
         failed = plan.methods == word
         plan.warnings.append(f'{np.count_nonzero(failed)} faces use the fallback: {error}')
         plan.methods[failed] = self._fallbacks()[plan.regions.classes[failed]]
+        plan.cuts.pop(word, None)
+        plan.painted_by = ''
 
     def _paste(self, plan: _Plan) -> Replaced:
         """Write a frame's patches into it."""
@@ -573,8 +577,8 @@ def _stage(name: str, timings_ms: Timings | None) -> Iterator[None]:
 def _tried(work: Callable[[], _Result]) -> _Result | AnonymizerError:
     try:
         return work()
-    except AnonymizerError as error:
-        return error
+    except Exception as error:
+        return AnonymizerError.of(error)
 
 
 def _load_generators(settings: Settings, callers: int) -> dict[str, Generator]:

@@ -54,13 +54,14 @@ class Generator:
 
         :param image_bgr: (H, W, 3) uint8, only read.
         :param job: crops of the model's size, and patches.
-        :returns: (h, w, 3) uint8, the new content of each patch's outer rectangle.
+        :returns: (h, w, 3) uint8, the new content of each patch's outer rectangle, to keep.
         :raises ModelError: the device fails, or the network returns what is no picture.
         """
         assert self.painter is not None
         start_s = time.perf_counter()
         with self._turn:
-            windows = self.painter.paint(image_bgr, job)
+            # The painter's next call, perhaps of another thread, writes where these lie.
+            windows = [window.copy() for window in self.painter.paint(image_bgr, job)]
         self._correct_cost(len(job.squares_xys_px), start_s)
         return windows
 

@@ -417,9 +417,8 @@ class _Work:
                     if not isinstance(shot, Shot):
                         target.write_sound(shot)
                         continue
-                    if outcome.error is None:
-                        data = outcome.data
-                        samples = shot.samples if data is None else shot.samples.with_data(data)
+                    if outcome.data is not None:
+                        samples = shot.samples.with_data(outcome.data)
                     elif self.args.on_error == 'black':
                         samples = source.black()
                         black += 1
@@ -477,8 +476,8 @@ def _write_image(outcome: Outcome[_Loaded], *, preview: bool) -> None:
     if outcome.error is not None:
         raise outcome.error
     assert source is not None
-    encoded = source.data if outcome.data is None else bytes(outcome.data)
-    data = picture.assemble(encoded, source)
+    assert outcome.data is not None
+    data = picture.assemble(bytes(outcome.data), source)
     with _as_media_error(job.target):
         job.target.parent.mkdir(parents=True, exist_ok=True)
         job.partial.write_bytes(data)

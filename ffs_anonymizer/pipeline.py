@@ -45,7 +45,7 @@ class Task(Generic[_Item]):
     Hold one thing to pass through in its place, an image or not.
 
     :param item: handed through.
-    :param decode: makes the frame, in a thread of its own; None: no image, passes as it is.
+    :param decode: makes the frame, in some thread; None: no image, passes as it is.
     :param stream: the camera.
     :param stamp_ns: the frame's time, for tracking; None: a still picture, which has no past.
     :param clock_ns: the time at which the item came, on a clock that all streams share; 0: not
@@ -69,7 +69,7 @@ class Outcome(Generic[_Item]):
     Hold what became of a task.
 
     :param data: the image in its source's encoding, its very bytes where nothing was replaced;
-        None for an error, and for what is no image.
+        None for an error, and for what is no image, alone.
     :param regions: what was replaced.
     :param size_wh: of the frame.
     :param replaced: by which methods, and what did not go as configured.
@@ -169,8 +169,8 @@ class _Run(Generic[_Item]):
             thread = threading.Thread(
                 target=self._guarded, args=(work, target), name=name, daemon=True
             )
-            self._threads.append(thread)
             thread.start()
+            self._threads.append(thread)
 
     def outcomes(self) -> Iterator[Outcome[_Item]]:
         while True:
@@ -408,7 +408,7 @@ def _outcome(image: _Image[_Item]) -> Outcome[_Item]:
         if image.replaced is not None:
             replaced, encoded = image.replaced.result()
             data = encoded.result()
-        elif image.error is None:
+        if data is None and image.error is None:
             raise AnonymizerError('the frame did not pass all stages')
     if image.error is not None:
         return Outcome(image.task.item, error=image.error)

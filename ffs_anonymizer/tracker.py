@@ -240,11 +240,11 @@ def regions(
     boxes = np.concatenate(
         [np.minimum(stays, moves)[:, :2], np.maximum(stays, moves)[:, 2:]], axis=1
     )
-    boxes = np.clip(boxes, 0, np.array([*size_wh, *size_wh], np.float64))
+    boxes = np.clip(boxes, 0, np.array([*size_wh, *size_wh], np.float64)).astype(np.float32)
     covered = elapsed_s[:, 0] * 1e3 <= settings.max_gap_ms
     visible = np.all(boxes[:, 2:] > boxes[:, :2], axis=1) & covered
     return Regions(
-        boxes.astype(np.float32),
+        boxes,
         tracks.classes,
         tracks.scores,
         tracks.ids,

@@ -93,7 +93,7 @@ class Worker:
         return self._dead_reason
 
     def close(self) -> None:
-        """Finish the frame in work, drop those that wait, and release the models."""
+        """Finish what is in work, drop those that wait, and release the models."""
         with self._wake:
             self._stop = True
             self._wake.notify()

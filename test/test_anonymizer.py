@@ -394,9 +394,16 @@ def test_frames_of_several_streams_take_one_call_of_the_generator(tmp_path):
     assert not anonymizer.gains_by_joining
 
 
-def test_a_frame_that_fails_takes_no_other_with_it(tmp_path):
+@pytest.mark.parametrize('on_error', ['stop', 'fallback'])
+def test_a_frame_that_fails_takes_no_other_with_it(tmp_path, on_error):
     path = save_generator(tmp_path / 'generator.onnx')
-    anonymizer = Anonymizer(settings(face__method='generate', generator__model_path=str(path)))
+    anonymizer = Anonymizer(
+        settings(
+            face__method='generate',
+            generator__model_path=str(path),
+            generator__on_error=on_error,
+        )
+    )
     model = anonymizer._generators['generate'].model
     infer = model.infer
 
@@ -419,11 +426,12 @@ def test_a_frame_that_fails_takes_no_other_with_it(tmp_path):
             Request(decode_image(dark), '/d', None, box),
         ]
     )
-    assert [type(result) for result in results] == [
-        Anonymized,
-        ModelError,
-        AnonymizerError,
-        Anonymized,
-    ]
-    assert str(results[1]) == 'too bright'
+    assert [type(result) for result in results[2:]] == [AnonymizerError, Anonymized]
+    assert results[0].replaced.counts == results[3].replaced.counts == {'generate': 1}
+    if on_error == 'stop':
+        assert type(results[1]) is ModelError
+        assert str(results[1]) == 'too bright'
+    else:
+        assert results[1].replaced.counts == {'blur': 1}
+        assert '1 faces use the fallback: too bright' in results[1].replaced.warnings[0]
     assert anonymizer.anonymize_together([]) == []

@@ -1,6 +1,6 @@
 """The recipe through a painter: the kernels on this machine's CPU, and the generator between."""
 
-from ffs_anonymizer.anonymizer import Anonymizer
+from ffs_anonymizer.anonymizer import Anonymizer, Request
 from ffs_anonymizer.backend import open_model
 from ffs_anonymizer.budget import Cost
 from ffs_anonymizer.detector import Detections, FACE, PLATE
@@ -148,3 +148,22 @@ def test_faces_of_two_generators_go_by_the_stages(both, tmp_path):
     _, result = run(painted, picture(), Detections.of([(5, 5, 60, 70)], [0.9], FACE))
     assert result.replaced.counts == {'generate': 1}
     assert len(large.painter.jobs) == 1
+
+
+def test_frames_that_go_together_keep_their_own_patches(both):
+    """The painter's memory is written anew by each call."""
+    plain, painted = both()
+    pictures = [np.roll(picture(), 31 * i, axis=1) for i in range(3)]
+    found = [detections(boxes) for boxes in BOXES]
+
+    def requests():
+        return [
+            Request(decode(Message(image)), f'/{i}', None, boxes)
+            for i, (image, boxes) in enumerate(zip(pictures, found, strict=True))
+        ]
+
+    want, got = plain.anonymize_together(requests()), painted.anonymize_together(requests())
+    for one, other in zip(want, got, strict=True):
+        first, second = (np.frombuffer(bytes(frame.data), np.uint8) for frame in (one, other))
+        assert np.abs(first.astype(int) - second).max() <= 3
+    assert len(painted._generators['generate'].painter.jobs) == 3

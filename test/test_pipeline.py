@@ -77,7 +77,7 @@ def covered(outcomes):
 def threads():
     """Return the names of the pipeline's threads that are alive."""
     names = [thread.name for thread in threading.enumerate()]
-    return [name for name in names if name.startswith(('feed', 'infer', 'codec'))]
+    return [name for name in names if name.startswith(('feed', 'track', 'network', 'codec'))]
 
 
 def test_nothing(anonymizer):

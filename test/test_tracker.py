@@ -130,3 +130,19 @@ def test_backfill_leaves_known_faces_and_zero_look_ahead_alone():
         size_wh=SIZE_WH,
     )
     assert len(filled) == 0
+
+
+def test_a_region_all_but_out_of_the_frame_is_none():
+    """In float32 its left edge would be the frame's right one."""
+    tracks = Tracks(
+        np.array([[1939.99997, 500.0]]),
+        np.array([[40.0, 60.0]]),
+        np.zeros((1, 2)),
+        np.array([0]),
+        np.array([FACE], np.int8),
+        np.array([0.9], np.float32),
+        np.array([0]),
+        1,
+    )
+    assert len(regions(tracks, 0, SETTINGS, scales=ONES, size_wh=(1920, 1080))) == 0
+    assert len(regions(tracks, 0, SETTINGS, scales=ONES, size_wh=(1921, 1080))) == 1

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import contextlib
 from dataclasses import dataclass
 import importlib
-import importlib.util
 from pathlib import Path
 import threading
 from typing import TYPE_CHECKING
@@ -134,7 +133,7 @@ def open_model(path: Path, *, device: str = 'auto', threads: int = 0, callers: i
     :param device: `auto` takes TensorRT where an engine for this file lies ready, then CUDA, then
         the CPU, and says so; any other word takes that or raises.
     :param threads: CPU threads; 0 means one a core.
-    :param callers: threads that will run it at once, between which the CPU threads are divided.
+    :param callers: threads that will run it at once; they count among the CPU threads.
     :raises ModelError: the file, the library or the device is missing, or the file is damaged.
     """
     if not path.is_file():

@@ -69,7 +69,7 @@ class OpenVinoBackend(Backend):
         """Run the request."""
         contiguous = {name: np.ascontiguousarray(feed) for name, feed in feeds.items()}
         try:
-            results = self._request.infer(contiguous, share_inputs=True)
+            results = self._request.infer(contiguous, share_inputs=True, share_outputs=False)
         except RuntimeError as error:
             raise ModelError(f'{self.path}: OpenVINO failed: {error}') from error
         return {spec.name: results[i] for i, spec in enumerate(self.outputs)}

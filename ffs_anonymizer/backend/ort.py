@@ -32,7 +32,8 @@ class OrtBackend(Backend):
         provider, self.device = _choose_provider(device)
         options = onnxruntime.SessionOptions()
         cores = threads or len(os.sched_getaffinity(0))
-        options.intra_op_num_threads = max(1, cores // callers)
+        # Each caller works itself; the session's own threads help all of them.
+        options.intra_op_num_threads = max(1, cores - callers + 1)
         options.log_severity_level = _ERRORS_ONLY
         # Threads that spin while they wait take the cores from decoding and encoding.
         options.add_session_config_entry('session.intra_op.allow_spinning', '0')

@@ -316,6 +316,8 @@ class Conversion:
             elif self._decided[item.topic] is Action.ANONYMIZE:
                 yield self._image_task(item)
             else:
+                # Held for the look-ahead, which the chunk that it lies in is not.
+                item = item._replace(data=bytes(item.data))
                 yield Task(item, clock_ns=item.log_ns, size_bytes=len(item.data))
 
     def _items(self) -> Generator[Item, None, None]:
@@ -347,7 +349,6 @@ class Conversion:
 
     def _image_task(self, message: Message) -> Task[_Passing]:
         topic = message.topic
-        # Held for the look-ahead, which its chunk is not.
         payload = bytes(message.data)
         message = message._replace(data=payload)
         try:
@@ -449,11 +450,14 @@ class Conversion:
     def _verify_and_sync(self) -> None:
         """Read the new bag back while the disk still takes in its files."""
         files = [path for path in self.job.partial.iterdir() if path.is_file()]
-        with ThreadPoolExecutor(1, thread_name_prefix='sync') as thread:
+        thread = ThreadPoolExecutor(1, thread_name_prefix='sync')
+        try:
             syncs = [thread.submit(_sync, path) for path in files]
             self._verify()
             for sync in syncs:
                 sync.result()
+        finally:
+            thread.shutdown(cancel_futures=True)
 
     def _verify(self) -> None:
         """Read the new bag back."""
@@ -478,6 +482,9 @@ class Conversion:
         job = self.job
         shutil.rmtree(job.partial / SCRATCH)
         _sync(job.partial)
+        if detections is not None:
+            detections.flush()
+            os.fsync(detections.fileno())
         if job.target.exists():
             raise BagError(f'{job.target} has come into being meanwhile and is not overwritten')
         job.partial.rename(job.target)
