@@ -304,8 +304,11 @@ class Anonymizer:
         """Return what runs where, for logs and diagnostics."""
         assert self._detector is not None
         models = {f'{CLASSES[n.class_index]} detector': n.model for n in self._detector.networks}
+        licences = {}
         for word, generator in self._generators.items():
             models[word.replace('generate', 'generator')] = generator.model
+            if generator.licence:
+                licences[f"{word.replace('generate', 'generator')}'s licence"] = generator.licence
         return {
             'package': 'ffs_anonymizer',
             **{
@@ -313,6 +316,7 @@ class Anonymizer:
                 f'in {model.name} on {model.device}'
                 for name, model in models.items()
             },
+            **licences,
         }
 
     def close(self) -> None:

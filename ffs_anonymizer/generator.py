@@ -30,6 +30,7 @@ class Generator:
     :param size_px: S.
     :param crop_scale: side of a crop over the longer side of its region, as the model was trained.
     :param callers: how many threads will call it at once.
+    :param licence: of the weights, by their manifest; empty where there is none.
     :param painter: what crops, generates and pastes in one go, where the device can.
     :param cost: what a call takes on this device, kept up to date once it was measured.
     :raises ModelError: there is no model, or it does not keep the contract.
@@ -40,6 +41,7 @@ class Generator:
         manifest = load_manifest(self.model.path)
         self._turn = self.model.turn()
         self.size_px = _check_contract(self.model)
+        self.licence = manifest.licence if manifest is not None else ''
         from_manifest = manifest.crop_scale if manifest is not None else CROP_SCALE
         self.crop_scale = settings.generator.crop_scale or from_manifest
         if self.crop_scale < 1:

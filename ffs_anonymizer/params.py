@@ -258,7 +258,11 @@ class Settings:
         True, 'Node: publish `~/detections` where vision_msgs is installed.'
     )
     device: str = _setting('auto', 'Where the networks run.', choices=DEVICES)
-    threads: int = _setting(0, 'CPU threads of a network; 0: one a core.', bounds=(0, 256))
+    threads: int = _setting(
+        0,
+        'CPU threads of the networks; 0: one a core. Files: of up to 4 frames side by side.',
+        bounds=(0, 256),
+    )
     feather: float = _setting(
         0.1,
         "Width of the soft edge around generated and blurred regions over a region's longer side.",
@@ -385,7 +389,14 @@ def load(path: Path) -> Settings:
         content = {}
     if not isinstance(content, Mapping):
         raise SettingsError(f'{path}: got a {type(content).__name__}, expected names with values')
-    sections = list(_ros_sections(content, ''))
+    named = list(_ros_sections(content, ''))
+    one_node = {name for name, _ in named if '*' not in name}
+    if len(one_node) > 1:
+        raise SettingsError(
+            f'{path}: got sections for {", ".join(sorted(one_node))}, expected those of one node; '
+            'give each node a file of its own'
+        )
+    sections = [section for _, section in named]
     if not sections and 'ros__parameters' in str(content):
         raise SettingsError(f'{path}: got no section for the node, expected /** or {NODE_NAME}')
     values = {
@@ -400,13 +411,15 @@ def load(path: Path) -> Settings:
         raise SettingsError(f'{path}: {error}') from error
 
 
-def _ros_sections(content: Mapping[str, Any], name: str) -> Iterator[Mapping[str, Any]]:
+def _ros_sections(
+    content: Mapping[str, Any], name: str
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for key, value in content.items():
         if key == 'ros__parameters':
             if fnmatch.fnmatchcase(NODE_NAME, name.rpartition('/')[2]):
-                yield value or {}
+                yield name, value or {}
         elif isinstance(value, Mapping):
-            yield from _ros_sections(value, str(key))
+            yield from _ros_sections(value, f'{name}/{str(key).lstrip("/")}')
 
 
 def to_yaml(settings: Settings) -> str:

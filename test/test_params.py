@@ -100,6 +100,11 @@ def test_load_takes_ros_and_plain_files(tmp_path, text, name, value):
             r'settings.yaml: unknown setting .treads.: did you',
         ),
         ('camera: {ros__parameters: {rate: 3}}', r'no section for the node'),
+        (
+            '/front/anonymizer: {ros__parameters: {threads: 1}}\n'
+            'rear: {anonymizer: {ros__parameters: {threads: 2}}}',
+            r'got sections for /front/anonymizer, /rear/anonymizer, expected those of one node',
+        ),
     ],
 )
 def test_load_refuses(tmp_path, text, message):
