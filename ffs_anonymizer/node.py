@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 from collections.abc import Iterator, Sequence
+import fnmatch
 from functools import partial
 import signal
 import threading
@@ -135,6 +136,17 @@ class AnonymizerNode(Node):  # type: ignore[misc]
         for name in self._overrides:
             if name.startswith('qos_overrides./') and name.split('.')[1] not in known:
                 logger.warning(f'{name} names no camera topic of this node')
+        self._warn_of_zones(self._settings)
+
+    def _warn_of_zones(self, settings: Settings) -> None:
+        """Tell of zones that fit no camera; a file may serve several nodes, so it is no error."""
+        for name in ('mask_zones', 'ignore_zones'):
+            for text in getattr(settings, name):
+                pattern = text.split()[0]
+                if not any(fnmatch.fnmatchcase(c.topic, pattern) for c in self._cameras):
+                    self.get_logger().warning(
+                        f'{name}: {text!r} fits no camera topic of this node, so it has no effect'
+                    )
 
     # -- parameters
 
@@ -174,6 +186,8 @@ class AnonymizerNode(Node):  # type: ignore[misc]
         except AnonymizerError as error:
             return SetParametersResult(successful=False, reason=str(error))
         self._settings = settings
+        if changes.keys() & {'mask_zones', 'ignore_zones'}:
+            self._warn_of_zones(settings)
         return SetParametersResult(successful=True)
 
     # -- topics

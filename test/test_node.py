@@ -253,6 +253,17 @@ def test_frame_without_regions_is_passed_on_as_the_same_bytes(live: Live) -> Non
     assert live.pass_one(publisher, source, outputs) == source
 
 
+def test_zones_that_fit_no_camera_are_told_of(
+    live: Live, capfd: pytest.CaptureFixture[str]
+) -> None:
+    live.blind('/cam/compressed', mask_zones=['/cam/* 0 0 8 8', '/kamera/* 1 0 8 8'])
+    said = capfd.readouterr().err
+    assert "mask_zones: '/kamera/* 1 0 8 8' fits no camera topic of this node" in said
+    assert "'/cam/* 0 0 8 8'" not in said
+    assert live.set_parameter('ignore_zones', ['/nothing 0 0 8 8']) == (True, '')
+    assert "ignore_zones: '/nothing 0 0 8 8' fits no camera topic" in capfd.readouterr().err
+
+
 def test_face_is_replaced_and_nothing_else(live: Live) -> None:
     data = pytest.importorskip('skimage.data')
     photo = np.ascontiguousarray(data.astronaut()[:320, 60:380, ::-1])
