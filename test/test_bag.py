@@ -712,8 +712,11 @@ def test_topics_that_are_not_chosen_are_copied(tmp_path, face_bgr, capsys, words
     name = '/cam/image/compressed'
     assert images(result, name) == images(records, name)
     assert images(result) != images(records)
-    shouted = 'THESE IMAGES ARE COPIED AS THEY ARE' in capsys.readouterr().err
-    assert shouted == (words[0] in ('--topics', '-e'))
+    error = capsys.readouterr().err
+    why = 'FACES' if words[0] in ('--topics', '-e') else 'PERSONS'
+    (line,) = (line for line in error.splitlines() if 'COPIED AS THEY ARE' in line)
+    assert f'THESE IMAGES ARE COPIED AS THEY ARE, {why} INCLUDED' in line
+    assert line.endswith(f': {name}')
 
 
 def test_a_topic_that_does_not_exist(tmp_path, face_bgr, capsys):
@@ -728,6 +731,101 @@ def test_a_topic_both_chosen_and_excluded(tmp_path, capsys):
     words = ['--topics', '/a', '/b', '--exclude-topics', '/b']
     assert run(tmp_path / 'in', tmp_path / 'out', *words) == 2
     assert 'got /b in --topics and in --exclude-topics' in capsys.readouterr().err
+    words = ['--drop-topics', '/a', '/b', '--exclude-topics', '/b']
+    assert run(tmp_path / 'in', tmp_path / 'out', *words) == 2
+    assert 'got /b in --exclude-topics and in --drop-topics' in capsys.readouterr().err
+
+
+ALL_NAMES = '/cam/image, /cam/image/compressed, /empty, /map, /odd'
+
+
+@pytest.mark.parametrize(
+    ('words', 'text'),
+    [
+        (
+            ['-e', 'compressed'],
+            "--regex: got 'compressed', expected what fits the whole name of one image topic of "
+            'the bag or more, as `.*compressed` fits all names that end so: /cam/image, /cam/im',
+        ),
+        (['--topics', '/cam/image', '-e', '/odd'], "--regex: got '/odd', expected what"),
+        (
+            ['-x', 'depth'],
+            "--exclude-regex: got 'depth', expected what fits the whole name of one topic of the "
+            f'bag or more, as `.*compressed` fits all names that end so: {ALL_NAMES}\n',
+        ),
+        (
+            ['--exclude-topics', '/odd', '/cam'],
+            f'--exclude-topics: got /cam, expected topics of the bag: {ALL_NAMES}\n',
+        ),
+        (
+            ['--drop-topics', '/cam/.*', '/map'],
+            f'--drop-topics: got /cam/.*, expected topics of the bag: {ALL_NAMES}\n',
+        ),
+    ],
+)
+def test_names_and_expressions_that_fit_nothing(tmp_path, face_bgr, capsys, words, text):
+    source = write_bag(tmp_path / 'in', drive(face_bgr, 1))
+    assert run(source, tmp_path / 'out', *words) == 1
+    assert text in capsys.readouterr().err
+    assert leftovers(tmp_path) == []
+
+
+def test_copying_pictures_on_request_is_said_out_loud(tmp_path, face_bgr, capsys):
+    depth = Spec('/front/compressedDepth', COMPRESSED)
+    specs = [*SPECS, VIDEO, NESTED, MARKERS, depth]
+    source = write_bag(tmp_path / 'in', drive(face_bgr, 1), specs=specs)
+
+    words = ['-x', '/[^c].*', '--set', 'copy_topics=["*/nothing"]']
+    assert run(source, tmp_path / 'out', '--dry-run', *words) == 0
+
+    assert 'PERSONS INCLUDED, as you asked for: /front/ffmpeg, /seen\n' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
+@pytest.mark.parametrize('mode', ['', 'MESSAGE', 'FILE'])
+def test_dropped_topics_leave_no_trace(tmp_path, face_bgr, capsys, storage, mode):
+    specs = [*SPECS, VIDEO, Spec('/front/compressedDepth', COMPRESSED)]
+    records = drive(face_bgr, 1)
+    kept = [record for record in records if record.topic in ('/cam/image', '/map')]
+    video = Record('/front/ffmpeg', T0 + 9, T0 + 9, 1, b'private')
+    source = write_bag(tmp_path / 'in', [*records, video], specs=specs, storage=storage, mode=mode)
+    dropped = [spec.name for spec in specs if spec.name not in ('/cam/image', '/map')]
+
+    assert run(source, tmp_path / 'out', '--drop-topics', *dropped) == 0
+
+    printed = capsys.readouterr()
+    lines = [line.split() for line in printed.out.splitlines()]
+    assert ['/front/ffmpeg', VIDEO.type_name, '1', 'drop'] in lines
+    assert ['/front/ffmpeg', 'drop', *'----'] in lines
+    assert '/odd' not in printed.err
+    result = read_bag(tmp_path / 'out')
+    assert [r[:2] for r in result.records] == [r[:2] for r in kept]
+    assert others(result.records)[0].data == records[0].data
+    assert {*result.topics} == {'/cam/image', '/map'}
+    info = yaml.safe_load((tmp_path / 'out' / 'metadata.yaml').read_text())
+    topics = info['rosbag2_bagfile_information']['topics_with_message_count']
+    assert {t['topic_metadata']['name'] for t in topics} == {'/cam/image', '/map'}
+    for path in (tmp_path / 'out').iterdir():
+        data = path.read_bytes()
+        plain = zstandard.ZstdDecompressor().decompress(data) if path.suffix == '.zstd' else data
+        assert b'ffmpeg' not in plain
+        assert b'Unheard' not in plain
+
+
+def test_a_bag_of_which_all_is_dropped(tmp_path, face_bgr, capsys):
+    source = write_bag(tmp_path / 'in', drive(face_bgr, 1))
+    assert run(source, tmp_path / 'out', '--drop-topics', *ALL_NAMES.split(', ')) == 1
+    text = 'has no messages in the given time but those of dropped topics'
+    assert text in capsys.readouterr().err
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize('value', ['0.5', '-1', 'ten'])
+def test_sizes_and_durations_that_are_none(tmp_path, capsys, value):
+    with pytest.raises(SystemExit, match='2'):
+        run(tmp_path / 'in', tmp_path / 'out', f'--max-bag-duration={value}')
+    text = f"--max-bag-duration: got '{value}', expected a whole number, 0 or more"
+    assert text in capsys.readouterr().err
 
 
 def test_a_regular_expression_that_is_none(tmp_path, capsys):
@@ -766,7 +864,7 @@ def test_pictures_in_other_types_are_refused(tmp_path, face_bgr, capsys, mode):
     error = capsys.readouterr().err
     assert '/front/ffmpeg (ffmpeg_image_transport_msgs/msg/FFMPEGPacket)' in error
     assert ('/seen (my_msgs/msg/Seen)' in error) == (not mode)
-    assert '--exclude-topics to copy' in error
+    assert '; leave them out with --drop-topics, or, if they show no persons, copy them' in error
     assert '/markers' not in error
     assert leftovers(tmp_path) == []
     # The definition in a compressed file is seen only when it is opened.
@@ -793,7 +891,7 @@ def test_depth_is_no_picture(tmp_path, face_bgr, capsys, name, type_name, data, 
     assert run(source, tmp_path / 'out', '--on-error', on_error) == 1
 
     error = capsys.readouterr().err
-    assert f'got depth images in {name}, expected pictures; name them in --exclude-topics' in error
+    assert f'got depth images in {name}, expected pictures; leave them out with --drop' in error
     assert leftovers(tmp_path) == []
     assert run(source, tmp_path / 'out', '--exclude-topics', name) == 0
     assert read_bag(tmp_path / 'out').records[-1] == records[-1]
@@ -1328,7 +1426,7 @@ def test_pictures_are_found_in_definitions(type_name, definition, expected):
 def test_images_of_another_serialization_are_refused():
     topic = Topic('/a', IMAGE, serialization_format='protobuf')
     assert Selection().action(topic) is Action.REFUSE
-    with pytest.raises(BagError, match=r'/a \(sensor_msgs/msg/Image\); name them in'):
+    with pytest.raises(BagError, match=r'/a \(sensor_msgs/msg/Image\); leave them out'):
         Selection().check([SimpleNamespace(name='/a', type_name=IMAGE, topic=topic)])
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+from itertools import combinations
 import re
 import sys
 from typing import TYPE_CHECKING
@@ -30,6 +32,7 @@ examples:
   ffs_anonymizer bag -i drive_01 -o drive_01_anonymized
   ffs_anonymizer bag -i drive_01 -o out --dry-run
   ffs_anonymizer bag -i drive_01 -o out --exclude-topics /depth/image --method face=solid
+  ffs_anonymizer bag -i drive_01 -o out --drop-topics /front/image_raw/ffmpeg /microphone
   ffs_anonymizer bag -i old.db3 -o new --storage mcap --compression-mode chunk
 """
 
@@ -117,6 +120,13 @@ def _add_topic_options(parser: argparse.ArgumentParser) -> None:
         help='the same, by a regular expression that fits the whole name',
     )
     group.add_argument(
+        '--drop-topics',
+        nargs='+',
+        default=[],
+        metavar='TOPIC',
+        help='topics to leave out of the new bag altogether',
+    )
+    group.add_argument(
         '--start-time-ns', type=int, metavar='NS', help='leave out what was recorded before'
     )
     group.add_argument(
@@ -153,10 +163,11 @@ def _add_format_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _not_negative(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f'got {value}, expected 0 or more')
-    return value
+    with contextlib.suppress(ValueError):
+        value = int(text)
+        if value >= 0:
+            return value
+    raise argparse.ArgumentTypeError(f'got {text!r}, expected a whole number, 0 or more')
 
 
 def _job(args: argparse.Namespace, settings: Settings) -> Job:
@@ -182,15 +193,22 @@ def _selection(args: argparse.Namespace, settings: Settings) -> Selection:
 
     _check_regex('--regex', args.regex)
     _check_regex('--exclude-regex', args.exclude_regex)
-    both = sorted({*args.topics} & {*args.exclude_topics})
-    if both:
-        raise SettingsError(f'got {", ".join(both)} in --topics and in --exclude-topics')
+    named = {
+        '--topics': args.topics,
+        '--exclude-topics': args.exclude_topics,
+        '--drop-topics': args.drop_topics,
+    }
+    for one, other in combinations(named, 2):
+        both = sorted({*named[one]} & {*named[other]})
+        if both:
+            raise SettingsError(f'got {", ".join(both)} in {one} and in {other}')
     return Selection(
         topics=tuple(args.topics),
         regex=args.regex,
         exclude_topics=tuple(args.exclude_topics),
         exclude_regex=args.exclude_regex,
         copy_topics=settings.copy_topics,
+        drop_topics=tuple(args.drop_topics),
     )
 
 

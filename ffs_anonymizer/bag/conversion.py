@@ -22,9 +22,12 @@ from ffs_anonymizer.bag.ledger import Ledger
 from ffs_anonymizer.bag.reader import BagReader, decompressed
 from ffs_anonymizer.bag.selection import (
     Action,
+    can_carry_pictures,
     depth_error,
+    DEPTH_SUFFIX,
     is_picture,
     is_suspect,
+    picture_error,
     Selection,
 )
 from ffs_anonymizer.bag.storage import Attachment, Item, Message, Note, Topic
@@ -141,7 +144,8 @@ class Conversion:
         self.reader = BagReader(job.source)
         self.actions = job.selection.check(self.reader.topics())
         self.layout = _layout(job, self.reader)
-        self.report = Report()
+        dropped = [key for key, action in self.actions.items() if action is Action.DROP]
+        self.report = Report({key: TopicReport(Action.DROP) for key in dropped})
         self._decided: dict[Topic, Action] = {}
         self._read = self._ledger()
         self._sizes_wh: dict[str, tuple[int, int]] = {}
@@ -169,6 +173,13 @@ class Conversion:
         """Return what the user should know before it is too late."""
         actions = self.actions.items()
         left = [name for (name, _), action in actions if action is Action.COPY_LEFT]
+        asked = [
+            t.name
+            for t in self.reader.topics()
+            if self.actions[t.name, t.type_name] is Action.COPY_ASKED
+            and can_carry_pictures(t)
+            and not t.name.endswith(DEPTH_SUFFIX)
+        ]
         copied = [
             f'{name} ({type_name})'
             for (name, type_name), action in actions
@@ -180,17 +191,26 @@ class Conversion:
                 'THESE IMAGES ARE COPIED AS THEY ARE, FACES INCLUDED, since they are not among '
                 f'the chosen topics: {", ".join(left)}'
             )
+        if asked:
+            lines.append(
+                'THESE IMAGES ARE COPIED AS THEY ARE, PERSONS INCLUDED, as you asked for: '
+                f'{", ".join(sorted({*asked}))}'
+            )
         if copied:
             lines.append(f'copied unseen; do they carry pictures? {", ".join(copied)}')
         if not any(action is Action.ANONYMIZE for action in self.actions.values()):
-            lines.append('no topic of this bag is anonymized: all of it is copied')
+            lines.append('no topic of this bag is anonymized: all that is kept is copied')
         if (self.reader.metadata.storage, self.layout.storage) == ('mcap', 'sqlite3'):
             lines.append(
                 'sqlite3 has no place for publish times, sequence numbers, attachments and '
                 'metadata records: they are left out'
             )
         undefined = [
-            t.type_name for t in self.reader.topics() if t.topic and not t.topic.definition
+            t.type_name
+            for t in self.reader.topics()
+            if t.topic
+            and not t.topic.definition
+            and self.actions[t.name, t.type_name] is not Action.DROP
         ]
         if self.layout.storage == 'mcap' and undefined:
             lines.append(
@@ -286,7 +306,8 @@ class Conversion:
                         self._show(bar)
                 self._show(bar)
             if not sum(self._read.counts.values()):
-                raise BagError(f'{job.source} has no messages in the given time')
+                dropped = ' but those of dropped topics' * bool(job.selection.drop_topics)
+                raise BagError(f'{job.source} has no messages in the given time{dropped}')
             writer.finish()
         except BaseException:
             with contextlib.suppress(OSError):
@@ -321,12 +342,15 @@ class Conversion:
                 yield Task(item, clock_ns=item.log_ns, size_bytes=len(item.data))
 
     def _items(self) -> Generator[Item, None, None]:
-        """Yield what the bag holds, entered into the ledger, and decide about its topics."""
+        """Yield what is kept, entered into the ledger, and decide about topics."""
         scratch = self.job.partial / SCRATCH
         for item in self.reader.items(self.job.start_ns, self.job.end_ns, scratch=scratch):
-            self._read.enter(item)
             if isinstance(item, Topic):
                 self._decided[item] = self._decide(item)
+            topic = item.topic if isinstance(item, Message) else item
+            if isinstance(topic, Topic) and self._decided[topic] is Action.DROP:
+                continue
+            self._read.enter(item)
             yield item
 
     def _decide(self, topic: Topic) -> Action:
@@ -340,11 +364,7 @@ class Conversion:
             )
         if self.actions[key] is not action:
             # Only a file that was compressed as a whole can still tell something new.
-            raise BagError(
-                f'{topic.name} ({topic.type_name}) can carry pictures that cannot be anonymized, '
-                'by its message definition; name it in --exclude-topics to copy it as it is, if '
-                'it shows no persons'
-            )
+            raise picture_error([key])
         return action
 
     def _image_task(self, message: Message) -> Task[_Passing]:
@@ -504,7 +524,7 @@ def summary(report: Report) -> str:
             (
                 name,
                 topic.action.value,
-                str(topic.messages),
+                '-' if topic.action is Action.DROP else str(topic.messages),
                 (kinds or '0') if is_image else '-',
                 (_counted(topic.methods) or '-') if is_image else '-',
                 str(topic.failed) if is_image else '-',

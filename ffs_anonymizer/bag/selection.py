@@ -41,6 +41,11 @@ PICTURE_TYPES = frozenset(
         'wfov_camera_msgs/msg/WFOVImage',
     )
 )
+DEPTH_SUFFIX = '/compressedDepth'
+WAY_OUT = (
+    'leave them out with --drop-topics, or, if they show no persons, copy them as they are with '
+    '--exclude-topics'
+)
 # Their textures are drawn by programs, not taken by cameras.
 _MARKER_PACKAGE = 'visualization_msgs'
 _SUSPECT = re.compile(r'image|picture|photo|video|jpe?g|h\.?26[45]|packet|frame(s|data)?$', re.I)
@@ -59,6 +64,7 @@ class Action(enum.Enum):
     COPY = 'copy'
     COPY_ASKED = 'copy, as asked'
     COPY_LEFT = 'COPY WITH FACES: not among the chosen topics'
+    DROP = 'drop'
     REFUSE = 'refuse: pictures that cannot be anonymized'
     REFUSE_DEPTH = 'refuse: depth is no picture'
 
@@ -71,6 +77,7 @@ class Selection:
     :param topics: names; with `regex`, the images to anonymize. Without both: all images.
     :param exclude_topics: names of topics that are copied whatever they carry.
     :param copy_topics: names or globs of the same, from the settings.
+    :param drop_topics: names of topics that the new bag does not have.
     """
 
     topics: tuple[str, ...] = ()
@@ -78,50 +85,66 @@ class Selection:
     exclude_topics: tuple[str, ...] = ()
     exclude_regex: str = ''
     copy_topics: tuple[str, ...] = ()
+    drop_topics: tuple[str, ...] = ()
 
     def action(self, topic: Topic | TopicSummary) -> Action:
         """Return what happens to a topic."""
         detail = topic if isinstance(topic, Topic) else topic.topic
+        if topic.name in self.drop_topics:
+            return Action.DROP
         if self._is_excluded(topic.name):
             return Action.COPY_ASKED
         if topic.type_name in IMAGE_TYPES:
             if not self._is_chosen(topic.name):
                 return Action.COPY_LEFT
-            if topic.name.endswith('/compressedDepth'):
+            if topic.name.endswith(DEPTH_SUFFIX):
                 return Action.REFUSE_DEPTH
             if detail is not None and detail.serialization_format != 'cdr':
                 return Action.REFUSE
             return Action.ANONYMIZE
-        if topic.type_name in PICTURE_TYPES or (detail is not None and contains_picture(detail)):
-            return Action.REFUSE
-        return Action.COPY
+        return Action.REFUSE if can_carry_pictures(topic) else Action.COPY
 
     def check(self, topics: Sequence[TopicSummary]) -> dict[tuple[str, str], Action]:
         """
         Return what happens to each topic, by name and type.
 
-        :raises BagError: a topic that was named is no image of the bag, or a topic would leak.
+        :raises BagError: a name or an expression fits no topic of the bag, or a topic would leak.
         """
-        images = sorted({t.name for t in topics if t.type_name in IMAGE_TYPES})
-        wrong = [name for name in self.topics if name not in images]
-        if wrong:
-            raise BagError(
-                f'--topics: got {", ".join(wrong)}, expected image topics of the bag: '
-                f'{", ".join(images) or "it has none"}'
-            )
+        self._check_names(topics)
         actions = {(topic.name, topic.type_name): self.action(topic) for topic in topics}
         refused = [key for key, action in actions.items() if action is Action.REFUSE]
         depth = [name for (name, _), action in actions.items() if action is Action.REFUSE_DEPTH]
         if refused:
-            raise BagError(
-                'these topics can carry pictures that cannot be anonymized: '
-                + ', '.join(f'{name} ({type_name})' for name, type_name in refused)
-                + '; name them in --exclude-topics to copy them as they are, if they show no '
-                'persons'
-            )
+            raise picture_error(refused)
         if depth:
             raise depth_error(depth)
         return actions
+
+    def _check_names(self, topics: Sequence[TopicSummary]) -> None:
+        """Refuse what fits no topic: whoever wrote it expects something else to happen."""
+        every = ('topic', sorted({t.name for t in topics}))
+        images = ('image topic', sorted({t.name for t in topics if t.type_name in IMAGE_TYPES}))
+        for option, names, (kind, known) in (
+            ('--topics', self.topics, images),
+            ('--exclude-topics', self.exclude_topics, every),
+            ('--drop-topics', self.drop_topics, every),
+        ):
+            wrong = [name for name in names if name not in known]
+            if wrong:
+                raise BagError(
+                    f'{option}: got {", ".join(wrong)}, expected {kind}s of the bag: '
+                    f'{", ".join(known) or "it has none"}'
+                )
+        for option, pattern, (kind, known) in (
+            ('--regex', self.regex, images),
+            ('--exclude-regex', self.exclude_regex, every),
+        ):
+            if pattern and not any(_matches(pattern, name) for name in known):
+                raise BagError(
+                    f'{option}: got {pattern!r}, expected what fits the whole name of one {kind} '
+                    'of the bag or more, as `.*compressed` fits all names that end so: '
+                    f'{", ".join(known) or "it has none"}'
+                )
 
     def _is_chosen(self, name: str) -> bool:
         if not self.topics and not self.regex:
@@ -136,11 +159,27 @@ class Selection:
         )
 
 
+def picture_error(keys: Sequence[tuple[str, str]]) -> BagError:
+    """Return the error for topics, by name and type, that nothing here can anonymize."""
+    names = ', '.join(f'{name} ({type_name})' for name, type_name in keys)
+    return BagError(
+        f'these topics can carry pictures that cannot be anonymized: {names}; {WAY_OUT}'
+    )
+
+
 def depth_error(names: Sequence[str]) -> BagError:
     """Return the error for topics with depth images."""
     return BagError(
-        f'got depth images in {", ".join(names)}, expected pictures; name them in '
-        '--exclude-topics, or in the setting copy_topics, to copy them as they are'
+        f'got depth images in {", ".join(names)}, expected pictures; leave them out with '
+        '--drop-topics, or copy them as they are with --exclude-topics or the setting copy_topics'
+    )
+
+
+def can_carry_pictures(topic: Topic | TopicSummary) -> bool:
+    """Return whether messages of the topic can hold pictures, as far as is known by now."""
+    detail = topic if isinstance(topic, Topic) else topic.topic
+    return topic.type_name in (*IMAGE_TYPES, *PICTURE_TYPES) or (
+        detail is not None and contains_picture(detail)
     )
 
 
