@@ -80,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
         print(f'warning: {warning}', file=sys.stderr)
     print(_settings_words(settings), flush=True)
     if args.dry_run:
+        conversion.check_first_images()
         return 0
     report = conversion.run(shows_progress=not args.disable_progress_output)
     print(summary(report))

@@ -8,6 +8,7 @@ import contextlib
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 import errno
+import fnmatch
 import json
 import os
 from pathlib import Path
@@ -31,9 +32,10 @@ from ffs_anonymizer.bag.selection import (
     Selection,
 )
 from ffs_anonymizer.bag.storage import Attachment, Item, Message, Note, Topic
+from ffs_anonymizer.bag.trial import check_first_images
 from ffs_anonymizer.bag.writer import BagWriter, Format
 from ffs_anonymizer.detector import CLASSES
-from ffs_anonymizer.errors import AnonymizerError, BagError
+from ffs_anonymizer.errors import AnonymizerError, BagError, SettingsError
 from ffs_anonymizer.image import black_like, decode, is_depth
 from ffs_anonymizer.params import Settings, to_yaml
 from ffs_anonymizer.pipeline import anonymize_all, callers, Outcome, Task
@@ -136,6 +138,7 @@ class Conversion:
     :param job: what is to be made of which bag.
     :param settings: of the recipe.
     :raises BagError: the bag cannot be read, or has topics that would leak.
+    :raises SettingsError: an area that is to be covered lies in no image of the bag.
     """
 
     def __init__(self, job: Job, settings: Settings) -> None:
@@ -149,6 +152,14 @@ class Conversion:
         self._decided: dict[Topic, Action] = {}
         self._read = self._ledger()
         self._sizes_wh: dict[str, tuple[int, int]] = {}
+        idle = self._idle_zones(settings.mask_zones, Action.ANONYMIZE, Action.DROP)
+        if idle:
+            names = self._names(Action.ANONYMIZE)
+            raise SettingsError(
+                f'mask_zones: got {idle}, which fits no topic that is anonymized, so that the '
+                'area would stay visible; expected the name or a glob of: '
+                f'{", ".join(names) or "there is none"}'
+            )
 
     def plan(self) -> str:
         """Return what would be done, topic by topic."""
@@ -169,10 +180,22 @@ class Conversion:
         ]
         return '\n'.join([*lines, *_table(('topic', 'type', 'messages', 'action'), rows)])
 
+    def check_first_images(self) -> None:
+        """
+        Tell now of topics that the run would stop at.
+
+        :raises BagError: an image is none that can be anonymized, or the bag is damaged.
+        """
+        job = self.job
+        if job.on_error == 'stop':
+            keys = {(t.name, t.type_name) for t in self.reader.topics() if t.message_count != 0}
+            keys = {key for key in keys if self.actions[key] is Action.ANONYMIZE}
+            check_first_images(self.reader, keys, start_ns=job.start_ns, end_ns=job.end_ns)
+
     def warnings(self) -> list[str]:
         """Return what the user should know before it is too late."""
         actions = self.actions.items()
-        left = [name for (name, _), action in actions if action is Action.COPY_LEFT]
+        left = self._names(Action.COPY_LEFT)
         asked = [
             t.name
             for t in self.reader.topics()
@@ -200,6 +223,11 @@ class Conversion:
             lines.append(f'copied unseen; do they carry pictures? {", ".join(copied)}')
         if not any(action is Action.ANONYMIZE for action in self.actions.values()):
             lines.append('no topic of this bag is anonymized: all that is kept is copied')
+        idle = self._idle_zones(self.settings.ignore_zones, Action.ANONYMIZE)
+        if idle:
+            lines.append(
+                f'ignore_zones: {idle} fits no topic that is anonymized, so it has no effect'
+            )
         if (self.reader.metadata.storage, self.layout.storage) == ('mcap', 'sqlite3'):
             lines.append(
                 'sqlite3 has no place for publish times, sequence numbers, attachments and '
@@ -228,6 +256,7 @@ class Conversion:
         """
         started = time.monotonic()
         self._check_target()
+        self.check_first_images()
         with contextlib.ExitStack() as stack:
             anonymizer = self._anonymizer()
             if anonymizer is not None:
@@ -242,6 +271,21 @@ class Conversion:
             self._publish(detections)
         self.report.seconds = time.monotonic() - started
         return self.report
+
+    def _names(self, *actions: Action) -> list[str]:
+        return [name for (name, _), action in self.actions.items() if action in actions]
+
+    def _idle_zones(self, zones: Sequence[str], *actions: Action) -> str:
+        """Return the zones that fit no topic of these actions, as words."""
+        from ffs_anonymizer.anonymizer import Zone
+
+        names = self._names(*actions)
+        patterns = {text: Zone.parse(text).streams for text in zones}
+        return ', '.join(
+            repr(text)
+            for text, pattern in patterns.items()
+            if not any(fnmatch.fnmatchcase(name, pattern) for name in names)
+        )
 
     def _check_target(self) -> None:
         job = self.job

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -105,7 +105,7 @@ class BagReader:
         end_ns: int | None = None,
         *,
         scratch: Path | None = None,
-    ) -> Iterator[Item]:
+    ) -> Generator[Item, None, None]:
         """
         Yield everything in the order of the files; topics of several files are merged.
 
