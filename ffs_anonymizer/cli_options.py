@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, TYPE_CHECKING
 
 from ffs_anonymizer.errors import SettingsError
-from ffs_anonymizer.params import DEVICES, find_parameter, load, METHODS, Settings
+from ffs_anonymizer.params import DEVICES, FALLBACKS, find_parameter, load, METHODS, Settings
 import yaml
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ def add_file_options(
     :param whole: what is spoilt by one frame that cannot be anonymized.
     """
     parser.add_argument('-i', '--input', type=Path, required=True, metavar='PATH', help=source)
-    parser.add_argument('-o', '--output', type=Path, required=True, metavar='PATH', help=target)
+    parser.add_argument(
+        '-o', '--output', action=_Output, required=True, metavar='PATH', help=target
+    )
     parser.add_argument(
         '--on-error',
         choices=('stop', 'black'),
@@ -50,6 +53,21 @@ def add_file_options(
     parser.add_argument(
         '--disable-progress-output', action='store_true', help='show no progress bar'
     )
+
+
+class _Output(argparse.Action):
+    """Keep a path, and the slash at its end, which a Path forgets and which means a folder."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Store both."""
+        namespace.output = Path(str(values))
+        namespace.output_is_folder = str(values).endswith(os.sep)
 
 
 def add_settings_options(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +99,7 @@ def add_settings_options(parser: argparse.ArgumentParser) -> None:
         '--method',
         metavar='CLASS=METHOD,...',
         help=f'how regions are replaced, for example face=generate,plate=blur; '
-        f'one word stands for all classes; methods: {", ".join(METHODS)}',
+        f'one word stands for all classes (generate: for faces); methods: {", ".join(METHODS)}',
     )
     group.add_argument(
         '--face-threshold', type=float, metavar='SCORE', help='lowest score of a face (0.01 to 1)'
@@ -122,7 +140,19 @@ def settings_from(args: argparse.Namespace) -> Settings:
     :raises SettingsError: the file cannot be read, a name is unknown, or a value is wrong.
     """
     settings = load(args.config) if args.config is not None else Settings()
-    return settings.updated(dict(_chosen(args)))
+    settings = settings.updated(dict(_chosen(args)))
+    given = {
+        '--method plate=...': 'plate' in (args.method or ''),
+        '--plate-threshold': args.plate_threshold is not None,
+    }
+    for option, is_given in given.items():
+        if is_given and not settings.detector.plate_model_path:
+            raise SettingsError(
+                f'{option}: got no model that finds plates, expected one as '
+                'detector.plate_model_path; name it, for example with '
+                f'--set detector.plate_model_path=FILE, or leave out {option}'
+            )
+    return settings
 
 
 def _chosen(args: argparse.Namespace) -> Iterator[tuple[str, object]]:
@@ -144,17 +174,30 @@ def _chosen(args: argparse.Namespace) -> Iterator[tuple[str, object]]:
 
 
 def _methods(text: str) -> Iterator[tuple[str, str]]:
+    seen = set()
     for item in text.split(','):
-        name, equals, method = item.strip().partition('=')
+        name, equals, method = (word.strip() for word in item.partition('='))
         if not equals:
-            yield from ((f'{each}.method', name) for each in _CLASSES)
-        elif name in _CLASSES:
-            yield f'{name}.method', method
-        else:
+            name, method = '', name
+        elif name not in _CLASSES:
             raise SettingsError(
                 f'--method: got class {name!r}, expected one of: {", ".join(_CLASSES)}; '
                 'write face=generate,plate=blur'
             )
+        if (name, method) == ('plate', 'generate'):
+            raise SettingsError(
+                '--method: got plate=generate, but the generator draws faces; expected plate= one '
+                f'of: {", ".join(FALLBACKS)}'
+            )
+        # A generator of faces is nothing for plates.
+        one_word = _CLASSES[:1] if method == 'generate' else _CLASSES
+        for each in (name,) if name else one_word:
+            if each in seen:
+                raise SettingsError(
+                    f'--method: got {text!r}, which names {each} twice, expected each class once'
+                )
+            seen.add(each)
+            yield f'{each}.method', method
 
 
 def _assignment(text: str) -> tuple[str, object]:

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import contextlib
 from dataclasses import dataclass, field
+import fnmatch
 import json
 from pathlib import Path
+import re
 import sys
 from typing import Any, TextIO, TYPE_CHECKING
 
 import cv2
 from ffs_anonymizer import picture
 from ffs_anonymizer.cli_options import add_file_options, add_settings_options, settings_from
-from ffs_anonymizer.detector import CLASSES, read_boxes
-from ffs_anonymizer.errors import AnonymizerError, ImageError, MediaError
+from ffs_anonymizer.detector import CLASSES, default_model, read_boxes
+from ffs_anonymizer.errors import (
+    AnonymizerError,
+    ImageError,
+    MediaError,
+    ModelError,
+    SettingsError,
+)
+from ffs_anonymizer.models.manifest import DEFAULT_GENERATOR, default_generator
 from ffs_anonymizer.params import to_yaml
 from ffs_anonymizer.pipeline import anonymize_all, callers, Outcome, Task
 import numpy as np
@@ -25,10 +34,19 @@ if TYPE_CHECKING:
     from ffs_anonymizer.anonymizer import Anonymizer
     from ffs_anonymizer.cli_options import Subparsers
     from ffs_anonymizer.image import Frame
+    from ffs_anonymizer.params import Settings
     from ffs_anonymizer.video import VideoSource
 
 VIDEO_SUFFIXES = ('.mp4', '.m4v', '.mov', '.mkv', '.avi', '.webm')
 SUFFIXES = (*picture.SUFFIXES, *VIDEO_SUFFIXES)
+# Whoever has such files in a folder takes them for done, unless told otherwise.
+_UNSUPPORTED = re.compile(
+    r'\.(apng|avif|gif|hei[cf]s?|j2k|jp2|jxl|p[bgnp]m|tga|tiff?'
+    r'|arw|cr[23]|dng|nef|orf|raf|raw|rw2'
+    r'|3g[2p]|26[45]|asf|f4v|flv|h26[45]|hevc|m2ts|m2v|mjpe?g|mp(e|e?g)|mts|mxf|og[mv]|ts|vob|wmv'
+    r'|y4m|yuv)',
+    re.IGNORECASE,
+)
 
 # Pictures of a folder are a stream whose frames lie further apart than any track lives.
 _PICTURE_DISTANCE_NS = 3_600_000_000_000
@@ -98,10 +116,9 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def _crf(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= 51:
-        raise argparse.ArgumentTypeError(f'got {value}, expected 0 to 51')
-    return value
+    if not text.isdecimal() or int(text) > 51:
+        raise argparse.ArgumentTypeError(f'got {text!r}, expected a whole number, 0 to 51')
+    return int(text)
 
 
 @dataclass(frozen=True)
@@ -122,14 +139,32 @@ class Job:
         return self.source.suffix.lower() in VIDEO_SUFFIXES
 
     @property
+    def zone_names(self) -> tuple[str, ...]:
+        """Return what zones may call it: an image goes by its folder, too."""
+        if self.is_video:
+            return (self.name,)
+        return (Path(self.name).parent.as_posix(), self.name)
+
+    @property
     def partial(self) -> Path:
         """Return where the output lies until it is finished."""
-        return self.target.with_name(self.target.name + '.partial')
+        return _partial(self.target)
 
     @property
     def preview(self) -> Path:
         """Return where the picture of before and after goes."""
         return self.target.with_name(self.target.name + '.preview.jpg')
+
+    def forget_partial(self) -> None:
+        """Delete what is unfinished, be it of an earlier run."""
+        for path in (self.partial, _partial(self.preview)):
+            # A file where the output's folder should be is told when that is made.
+            with contextlib.suppress(NotADirectoryError):
+                path.unlink(missing_ok=True)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + '.partial')
 
 
 @dataclass(frozen=True)
@@ -138,7 +173,7 @@ class Plan:
     Say what is to be done with all files.
 
     :param left_out: names of files that are neither images nor videos.
-    :param broken: name and reason of what cannot be read at all.
+    :param broken: name and reason of what cannot be read at all, or is of a kind not supported.
     """
 
     jobs: tuple[Job, ...]
@@ -146,16 +181,17 @@ class Plan:
     broken: tuple[tuple[str, str], ...] = ()
 
 
-def plan(source: Path, output: Path) -> Plan:
+def plan(source: Path, output: Path, *, into_folder: bool = False) -> Plan:
     """
     Return the files to work on and where their outputs go.
 
+    :param into_folder: whether the output is a folder even if there is none yet.
     :raises MediaError: there is nothing to work on, or the output has no place.
     """
     if source.is_file():
         if source.suffix.lower() not in SUFFIXES:
             raise MediaError(f'{source}: got {_kind(source)}, expected one of {_known()}')
-        target = output / source.name if output.is_dir() else output
+        target = output / source.name if into_folder or output.is_dir() else output
         if _same_kind(target) != _same_kind(source):
             raise MediaError(
                 f'{target}: got {_kind(target)}, expected {source.suffix} as the input has; '
@@ -179,6 +215,8 @@ def plan(source: Path, output: Path) -> Plan:
             broken.append((name, reason))
         elif path.suffix.lower() in SUFFIXES:
             jobs.append(Job(path, output / name, name))
+        elif _UNSUPPORTED.fullmatch(path.suffix):
+            broken.append((name, f'got {path.suffix}, expected one of {_known()}; convert it'))
         else:
             left_out.append(name)
     if not jobs and not broken:
@@ -211,7 +249,7 @@ def _kind(path: Path) -> str:
 
 def _same_kind(path: Path) -> str:
     suffix = path.suffix.lower()
-    return '.jpg' if suffix == '.jpeg' else suffix
+    return '.jpg' if suffix in picture.JPEG_SUFFIXES else suffix
 
 
 def _known() -> str:
@@ -252,21 +290,23 @@ def run(args: argparse.Namespace) -> int:
     :returns: 0 all done, 1 something could not be done.
     """
     settings = settings_from(args)
-    todo = plan(args.input, args.output)
+    todo = plan(args.input, args.output, into_folder=args.output_is_folder)
+    zoned, streams = _zoned(settings, todo.jobs)
     jobs = _without_existing(todo.jobs, args)
     if args.boxes is not None and not args.boxes.is_dir():
         raise MediaError(f'{args.boxes}: no such folder')
+    report = _Report(problems=[f'{name}: {reason}' for name, reason in todo.broken])
     if args.dry_run:
+        _check_models(settings)
         print(to_yaml(settings), end='')
         for job in jobs:
             print(f'# {job.source} -> {job.target}')
-        return 1 if todo.broken else 0
+        return _tell_problems(report)
 
     from ffs_anonymizer.anonymizer import Anonymizer
     from tqdm import tqdm
 
-    report = _Report(problems=[f'{name}: {reason}' for name, reason in todo.broken])
-    anonymizer = Anonymizer(settings, callers=callers(settings))
+    anonymizer = Anonymizer(zoned, callers=callers(zoned))
     with (
         contextlib.closing(anonymizer),
         _detections_file(args.write_detections) as report.detections,
@@ -278,7 +318,7 @@ def run(args: argparse.Namespace) -> int:
             disable=True if args.disable_progress_output else None,
         ) as bar,
     ):
-        work = _Work(anonymizer, args, report, bar.update)
+        work = _Work(anonymizer, args, report, streams, bar.update)
         work.anonymize_images([job for job in jobs if not job.is_video])
         for job in jobs:
             if job.is_video:
@@ -286,20 +326,93 @@ def run(args: argparse.Namespace) -> int:
     return _conclude(todo, len(jobs), report)
 
 
+def _zoned(settings: Settings, jobs: Iterable[Job]) -> tuple[Settings, dict[str, str]]:
+    """
+    Return settings whose zones go by new names of streams, and that name for each job's name.
+
+    An image has two names that a zone may call it by, a stream has one.
+
+    :raises SettingsError: a zone cannot be read, or covers nothing of what is to be covered.
+    """
+    from ffs_anonymizer.anonymizer import Zone
+
+    names = {job.name: job.zone_names for job in jobs}
+    # No file has a NUL in its name.
+    streams = {name: f'{zone_names[0]}\0,' for name, zone_names in names.items()}
+    changes = {}
+    zones = {'mask_zones': settings.mask_zones, 'ignore_zones': settings.ignore_zones}
+    for setting, given in zones.items():
+        texts = []
+        for i, text in enumerate(given):
+            glob = Zone.parse(text).streams
+            fitting = [n for n in names if any(fnmatch.fnmatchcase(z, glob) for z in names[n])]
+            if not fitting:
+                _tell_unused_zone(setting, text, sorted({z for zs in names.values() for z in zs}))
+            for name in fitting:
+                streams[name] += f'{setting}{i},'
+            texts.append(' '.join([f'*\0*,{setting}{i},*', *text.split()[1:]]))
+        changes[setting] = texts
+    return settings.updated(changes), streams
+
+
+def _tell_unused_zone(setting: str, text: str, names: list[str]) -> None:
+    told = (
+        f'{setting}: got {text!r}, which fits no image or video of this run; expected a name or '
+        f'glob of: {", ".join(names[:_LISTED_NAMES])}{", ..." * (len(names) > _LISTED_NAMES)}'
+    )
+    if setting == 'mask_zones':
+        raise SettingsError(f'{told}; what it is to cover would stay visible')
+    print(f'warning: {told}', file=sys.stderr)
+
+
+def _check_models(settings: Settings) -> None:
+    """
+    Look whether the files of the models are there that would be loaded.
+
+    :raises ModelError: one is not.
+    """
+    paths = [settings.detector.model_path or default_model(), settings.detector.plate_model_path]
+    if 'generate' in (settings.face.method, settings.plate.method):
+        paths.append(settings.generator.model_path or default_generator() or DEFAULT_GENERATOR)
+        paths.append(settings.generator.small_model_path)
+    for path in paths:
+        if path and not Path(path).is_file():
+            raise ModelError(f'model file {path}: got nothing there, expected an ONNX file')
+
+
 def _without_existing(jobs: tuple[Job, ...], args: argparse.Namespace) -> list[Job]:
-    if args.skip_existing:
-        return [job for job in jobs if not job.target.exists()]
-    outputs = [job.target for job in jobs]
-    outputs += [job.preview for job in jobs if args.preview]
+    """
+    Return the jobs whose output does not exist.
+
+    :raises MediaError: something would be overwritten, or two things go to the same place.
+    """
+    todo = [job for job in jobs if not (args.skip_existing and job.target.exists())]
+    outputs = [job.target for job in todo]
+    outputs += [job.preview for job in todo if args.preview]
+    if args.write_detections is not None:
+        outputs.append(args.write_detections)
+        if not args.write_detections.parent.is_dir():
+            raise MediaError(
+                f'{args.write_detections}: got no folder {args.write_detections.parent}, expected '
+                'one for the detections; create it, or choose another'
+            )
     existing = [path for path in outputs if path.exists()]
     if existing:
         raise MediaError(
             f'{existing[0]}: exists already'
             + (f', as do {len(existing) - 1} other outputs' if len(existing) > 1 else '')
-            + '; nothing is overwritten: choose another output, or leave out what exists with '
-            '--skip-existing'
+            + '; nothing is overwritten: choose another output, or leave out inputs that have one '
+            'with --skip-existing'
         )
-    return list(jobs)
+    taken = set()
+    for path in outputs:
+        if (real := path.resolve()) in taken:
+            raise MediaError(
+                f'{path}: got two outputs of this name, expected one; rename the input, or choose '
+                'another file for the detections'
+            )
+        taken.add(real)
+    return todo
 
 
 @contextlib.contextmanager
@@ -307,9 +420,7 @@ def _detections_file(path: Path | None) -> Iterator[TextIO | None]:
     if path is None:
         yield None
         return
-    if path.exists():
-        raise MediaError(f'{path}: exists already; nothing is overwritten')
-    partial = path.with_name(path.name + '.partial')
+    partial = _partial(path)
     with _as_media_error(path):
         file = partial.open('w', encoding='utf-8')
     try:
@@ -348,7 +459,8 @@ def _as_media_error(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _listed(job: Job, report: _Report) -> Iterator[None]:
-    """List what goes wrong with one file, leave nothing of it behind, and go on."""
+    """List what goes wrong with one file, leave nothing half done of it behind, and go on."""
+    job.forget_partial()
     try:
         yield
     except AnonymizerError as error:
@@ -356,7 +468,7 @@ def _listed(job: Job, report: _Report) -> Iterator[None]:
         named = text.startswith((str(job.source), str(job.target), str(job.partial)))
         report.problems.append(text if named else f'{job.name}: {text}')
     finally:
-        job.partial.unlink(missing_ok=True)
+        job.forget_partial()
 
 
 @dataclass
@@ -376,10 +488,12 @@ class _Work:
     anonymizer: Anonymizer
     args: argparse.Namespace
     report: _Report
+    streams: Mapping[str, str]
     progress: Callable[[], object]
 
     def anonymize_images(self, jobs: list[Job]) -> None:
-        outcomes = anonymize_all(_image_tasks(jobs, self.args.boxes), self.anonymizer)
+        tasks = _image_tasks(jobs, self.args.boxes, self.streams)
+        outcomes = anonymize_all(tasks, self.anonymizer)
         with contextlib.closing(outcomes):
             for outcome in outcomes:
                 job = outcome.item.job
@@ -407,10 +521,11 @@ class _Work:
         black = 0
         shown = not self.args.preview
         keep_audio, crf = self.args.keep_audio, self.args.crf
+        stream = self.streams[job.name]
         suffix = job.target.suffix.lower()
         with contextlib.closing(VideoSource(job.source, keep_audio=keep_audio)) as source:
             target = VideoTarget(job.partial, source, suffix=suffix, crf=crf)
-            outcomes = anonymize_all(_video_tasks(source, job.name), self.anonymizer)
+            outcomes = anonymize_all(_video_tasks(source, stream), self.anonymizer)
             with contextlib.closing(target), contextlib.closing(outcomes):
                 for outcome in outcomes:
                     shot = outcome.item
@@ -433,17 +548,16 @@ class _Work:
                     self.report.add(job.name, shot.stamp_ns, outcome)
                     self.progress()
                 target.finish()
-            self.anonymizer.forget(job.name)
-            missing = source.missing_packets()
-        notes = []
+            self.anonymizer.forget(stream)
+            notes = [source.shortfall()]
         if black:
             notes.append(f'{black} frames could not be anonymized and are black')
-        if missing:
-            notes.append(f'ends early: its header counts {missing} pictures more than it holds')
-        return notes
+        return [note for note in notes if note]
 
 
-def _image_tasks(jobs: Iterable[Job], boxes: Path | None) -> Iterator[Task[_Loaded]]:
+def _image_tasks(
+    jobs: Iterable[Job], boxes: Path | None, streams: Mapping[str, str]
+) -> Iterator[Task[_Loaded]]:
     for i, job in enumerate(jobs):
         loaded = _Loaded(job)
         decode = loaded.decode
@@ -456,7 +570,7 @@ def _image_tasks(jobs: Iterable[Job], boxes: Path | None) -> Iterator[Task[_Load
         yield Task(
             loaded,
             decode,
-            stream=Path(job.name).parent.as_posix(),
+            stream=streams[job.name],
             stamp_ns=i * _PICTURE_DISTANCE_NS,
             clock_ns=i * _PICTURE_DISTANCE_NS,
             size_bytes=job.source.stat().st_size * _DECODED_PER_FILE_BYTE,
@@ -488,10 +602,13 @@ def _write_image(outcome: Outcome[_Loaded], *, preview: bool) -> None:
 
 
 def _finish(job: Job) -> None:
-    """Give the finished output its name, unless something of that name has come up meanwhile."""
-    if job.target.exists():
-        raise MediaError(f'{job.target}: exists already; nothing is overwritten')
-    job.partial.rename(job.target)
+    """Give what is finished its name, unless something of that name has come up meanwhile."""
+    finished = [path for path in (job.target, job.preview) if _partial(path).exists()]
+    for path in finished:
+        if path.exists():
+            raise MediaError(f'{path}: exists already; nothing is overwritten')
+    for path in finished:
+        _partial(path).rename(path)
 
 
 def _write_preview(job: Job, before: NDArray[np.uint8], after: NDArray[np.uint8]) -> None:
@@ -503,7 +620,7 @@ def _write_preview(job: Job, before: NDArray[np.uint8], after: NDArray[np.uint8]
     done, encoded = cv2.imencode('.jpg', np.hstack(sides))
     if not done:
         raise ImageError(f'{job.preview}: OpenCV cannot encode the preview')
-    job.preview.write_bytes(encoded.tobytes())
+    _partial(job.preview).write_bytes(encoded.tobytes())
 
 
 def _video_tasks(source: VideoSource, stream: str) -> Iterator[Task[Any]]:
@@ -539,6 +656,11 @@ def _conclude(todo: Plan, jobs: int, report: _Report) -> int:
             + ', '.join(todo.left_out[:_LISTED_NAMES])
             + (', ...' if len(todo.left_out) > _LISTED_NAMES else '')
         )
+    return _tell_problems(report)
+
+
+def _tell_problems(report: _Report) -> int:
+    """Print what could not be done; return the exit code."""
     if not report.problems:
         return 0
     print('error: not everything could be done:', file=sys.stderr)

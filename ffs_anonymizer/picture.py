@@ -14,7 +14,8 @@ from ffs_anonymizer.image import decode_compressed, decode_image, Frame
 import numpy as np
 from numpy.typing import NDArray
 
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp')
+JPEG_SUFFIXES = ('.jpg', '.jpeg', '.jpe', '.jfif')
+SUFFIXES = (*JPEG_SUFFIXES, '.png', '.webp', '.bmp')
 
 _EXIF = b'Exif\0\0'
 _ICC = b'ICC_PROFILE\0'

@@ -31,7 +31,8 @@ _ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
 _H264 = ('libx264', {'preset': 'veryfast'})
 # Metadata in another alphabet is no reason to refuse a file; PyAV 19 never did.
 _LENIENT = {'metadata_errors': 'ignore'} if int(av.__version__.split('.')[0]) < 19 else {}
-_COUNTING = ('.mp4', '.m4v', '.mov')
+# More than rounding takes from a time, and less than two frames.
+_SPARE_STEPS = 1.5
 _COLOURS = ('color_range', 'color_primaries', 'color_trc', 'colorspace')
 
 
@@ -126,13 +127,7 @@ class VideoSource:
         self.audio = list(self._container.streams.audio) if keep_audio else []
         # A damaged picture must not pass as a whole one.
         self.stream.codec_context.options = {'err_detect': 'explode'}
-        with (
-            _as_media_error(self.path),
-            av.open(str(self.path), **_LENIENT) as probe,
-        ):
-            first = next(probe.decode(probe.streams[self.stream.index]), None)
-        if first is None:
-            raise MediaError(f'{self.path}: got no picture that can be decoded')
+        first = self._first_picture()
         if first.rotation % 90:
             raise MediaError(
                 f'{self.path}: got a video turned by {first.rotation} degrees, '
@@ -143,7 +138,18 @@ class VideoSource:
         self.width, self.height, self.encoding = blank.width, blank.height, blank.encoding
         self.rate = self.stream.average_rate or Fraction(30)
         self.time_base: Fraction = self.stream.time_base
-        self.packets_read = 0
+        self._packets_read = 0
+        self._last_dts = -1
+        self._end_s = 0.0
+
+    def _first_picture(self) -> Any:
+        with _as_media_error(self.path), av.open(str(self.path), **_LENIENT) as probe:
+            # The last packet is an empty one, which has the decoder hand out what it holds.
+            for packet in probe.demux(probe.streams[self.stream.index]):
+                with contextlib.suppress(FFmpegError):
+                    for picture in packet.decode():
+                        return picture
+        raise MediaError(f'{self.path}: got no picture that can be decoded')
 
     def __iter__(self) -> Iterator[Union[Shot, Any]]:
         """
@@ -154,19 +160,20 @@ class VideoSource:
         :raises MediaError: the file cannot be read on.
         """
         times = _Times(self)
-        wanted = [self.stream, *self.audio]
-        packets = self._container.demux(wanted)
+        sound = {stream.index for stream in self.audio}
+        # All streams, for the longest of them is as long as the header says.
+        packets = self._container.demux()
         while True:
             with _as_media_error(self.path):
                 packet = next(packets, None)
             if packet is None:
                 yield from times.rest()
                 return
-            if packet.stream.type != 'video':
-                if packet.dts is not None:
+            self._note_end(packet)
+            if packet.stream.index != self.stream.index:
+                if packet.stream.index in sound and packet.dts is not None:
                     yield packet
                 continue
-            self.packets_read += packet.size > 0
             try:
                 frames = packet.decode()
             except FFmpegError:
@@ -184,11 +191,33 @@ class VideoSource:
         size_wh = (self.width, self.height)
         return size_wh[::-1] if self.quarter_turns % 2 else size_wh
 
-    def missing_packets(self) -> int:
-        """Return how many packets fewer were read than the file's header counts."""
-        if self.path.suffix.lower() not in _COUNTING:
-            return 0
-        return max(0, int(self.stream.frames) - self.packets_read)
+    def _note_end(self, packet: Any) -> None:
+        if packet.stream.index == self.stream.index and packet.size:
+            self._packets_read += 1
+            self._last_dts = max(self._last_dts, -1 if packet.dts is None else packet.dts)
+        if packet.pts is not None:
+            end_s = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+            self._end_s = max(self._end_s, end_s)
+
+    def shortfall(self) -> str:
+        """Return how much less was read than the file's header announces; nothing: all of it."""
+        kind = self._container.format.name
+        missing = 0.0
+        if 'mp4' in kind:
+            missing = self.stream.frames - self._packets_read
+        elif kind == 'avi':
+            # Pictures that were dropped on purpose are counted in it, and have a time.
+            missing = self.stream.frames - (self._last_dts + 1)
+            missing = missing if missing > _SPARE_STEPS else 0
+        if missing > 0:
+            return f'ends early: its header counts {missing} pictures more than it holds'
+        length_s = (self._container.duration or 0) / av.time_base
+        if 'matroska' in kind and length_s - self._end_s > _SPARE_STEPS / self.rate:
+            return (
+                f'ends early: its header says {length_s:.3f} s, what it holds ends at '
+                f'{self._end_s:.3f} s'
+            )
+        return ''
 
     def black(self) -> Samples:
         """Return a black picture of this video."""
@@ -361,7 +390,9 @@ class _Times:
             yield self._shot(None, self._next())
 
     def _next(self) -> int:
-        return 0 if self._last is None else self._last + self._step
+        if self._last is None:
+            return self._source.stream.start_time or 0
+        return self._last + self._step
 
     def _shot(self, picture: Any, pts: int) -> Shot:
         if self._last is not None and pts <= self._last:
@@ -377,7 +408,8 @@ def _as_media_error(path: Path) -> Iterator[None]:
     try:
         yield
     except (FFmpegError, OSError, ValueError) as error:
-        raise MediaError(f'{path}: {error}') from error
+        # The text of FFmpeg's errors alone has numbers and the file's name once more in it.
+        raise MediaError(f'{path}: {getattr(error, "strerror", None) or error}') from error
 
 
 def _pixel_format(encoding: str, encoder: str) -> str:

@@ -10,6 +10,9 @@ from ffs_anonymizer.params import load, Settings, to_markdown, to_yaml
 from program import ROOT, run_program
 import pytest
 
+PLATES = ('--set', 'detector.plate_model_path=p.onnx')
+FINDS_PLATES = {'detector.plate_model_path': 'p.onnx'}
+
 
 def commands() -> list[str]:
     return [name for action in make_parser()._subparsers._group_actions for name in action.choices]
@@ -45,7 +48,14 @@ def test_version_and_module_run() -> None:
         (['blur'], "invalid choice: 'blur'"),
         (['params', '--threads', 'many'], "argument --threads: invalid int value: 'many'"),
         (['media', '-i', 'a.jpg'], 'the following arguments are required: -o/--output'),
-        (['media', '-i', 'a.jpg', '-o', 'b.jpg', '--crf', '52'], 'got 52, expected 0 to 51'),
+        (
+            ['media', '-i', 'a.jpg', '-o', 'b.jpg', '--crf', '52'],
+            "argument --crf: got '52', expected a whole number, 0 to 51",
+        ),
+        (
+            ['media', '-i', 'a.jpg', '-o', 'b.jpg', '--crf', 'abc'],
+            "argument --crf: got 'abc', expected a whole number, 0 to 51",
+        ),
     ],
 )
 def test_wrong_usage_exits_2(
@@ -71,6 +81,17 @@ def test_wrong_usage_exits_2(
             "face.method: got 'erase', expected string, one of: gen",
         ),
         (['--method', 'hand=blur'], "--method: got class 'hand', expected one of: face, plate"),
+        (['--method', 'generate,blur'], "got 'generate,blur', which names face twice"),
+        (['--method', 'face=blur,face=solid'], 'names face twice, expected each class once'),
+        (['--method', 'blur,plate=solid'], 'names plate twice'),
+        (['--method', 'plate=generate'], 'got plate=generate, but the generator draws faces'),
+        (['--method', 'face=blur,plate=solid'], '--method plate=...: got no model that finds'),
+        (
+            ['--plate-threshold', '0.5'],
+            '--plate-threshold: got no model that finds plates, expected one as '
+            'detector.plate_model_path; name it, for example with '
+            '--set detector.plate_model_path=FILE',
+        ),
         (['--config', 'missing.yaml'], 'cannot read the settings file missing.yaml'),
     ],
 )
@@ -89,14 +110,19 @@ def test_wrong_settings_exit_2(
     [
         ([], {}),
         (['--method', 'solid'], {'face.method': 'solid', 'plate.method': 'solid'}),
+        (['--method', 'generate'], {'face.method': 'generate'}),
         (
-            ['--method', 'face=mosaic, plate=solid'],
-            {'face.method': 'mosaic', 'plate.method': 'solid'},
+            [*PLATES, '--method', 'face=mosaic, plate=solid'],
+            {**FINDS_PLATES, 'face.method': 'mosaic', 'plate.method': 'solid'},
+        ),
+        (
+            [*PLATES, '--method', 'generate,plate=mosaic'],
+            {**FINDS_PLATES, 'face.method': 'generate', 'plate.method': 'mosaic'},
         ),
         (['--mask-scale', '2'], {'face.region_scale': 2.0, 'plate.region_scale': 2.0}),
         (
-            ['--face-threshold', '0.5', '--plate-threshold', '0.25'],
-            {'face.threshold': 0.5, 'plate.threshold': 0.25},
+            [*PLATES, '--face-threshold', '0.5', '--plate-threshold', '0.25'],
+            {**FINDS_PLATES, 'face.threshold': 0.5, 'plate.threshold': 0.25},
         ),
         (
             ['--detector-model', 'd.onnx', '--generator-model', 'g.onnx'],

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+import contextlib
 from fractions import Fraction
 import json
 import os
@@ -14,6 +15,7 @@ import cv2
 from ffs_anonymizer.cli import main
 from ffs_anonymizer.detector import Detector
 from ffs_anonymizer.params import Settings
+from ffs_anonymizer.video import VideoSource
 import numpy as np
 from numpy.typing import NDArray
 from program import ROOT, run_program
@@ -229,7 +231,7 @@ def photo(tmp_path: Path, face_bgr: NDArray[np.uint8]) -> Path:
     ('words', 'code', 'text'),
     [
         ('-i nothing.jpg -o b.jpg', 1, 'nothing.jpg: no such file or folder'),
-        ('-i one.txt -o b.txt', 1, 'one.txt: got .txt, expected one of .jpg .jpeg .png .webp'),
+        ('-i one.txt -o b.txt', 1, 'one.txt: got .txt, expected one of .jpg .jpeg .jpe .jfif'),
         ('-i in/a.jpg -o b.png', 1, 'b.png: got .png, expected .jpg as the input has'),
         ('-i in/a.jpg -o b', 1, 'b: got a name without extension, expected .jpg'),
         ('-i in/a.jpg -o taken', 1, 'taken/a.jpg: exists already; nothing is overwritten'),
@@ -240,6 +242,22 @@ def photo(tmp_path: Path, face_bgr: NDArray[np.uint8]) -> Path:
         ('-i empty -o out', 1, 'empty: no image or video in it, expected one of .jpg'),
         ('-i in -o out --boxes nowhere', 1, 'nowhere: no such folder'),
         ('-i in -o out --write-detections one.txt', 1, 'one.txt: exists already'),
+        (
+            '-i in -o out --write-detections nowhere/found.jsonl',
+            1,
+            'nowhere/found.jsonl: got no folder nowhere, expected one for the detections; create',
+        ),
+        (
+            '-i in/a.jpg -o b.jpg --write-detections ./b.jpg',
+            1,
+            'b.jpg: got two outputs of this name, expected one',
+        ),
+        ('-i in -o out --dry-run --detector-model none.onnx', 1, 'model file none.onnx: got noth'),
+        (
+            '-i in -o out --dry-run --method generate --generator-model none.onnx',
+            1,
+            'model file none.onnx: got nothing there, expected an ONNX file',
+        ),
         ('-i in -o out --detector-model none.onnx', 1, 'none.onnx'),
         ('-i in -o out --set face.treshold=1', 2, 'did you mean face.threshold?'),
         ('-i in -o out --face-threshold 0', 2, 'face.threshold: got 0.0, expected double'),
@@ -282,6 +300,18 @@ def test_dry_run_writes_nothing(photo: Path, capsys: pytest.CaptureFixture[str])
     assert not output.exists()
 
 
+def test_a_file_in_the_place_of_a_folder_is_told(
+    photo: Path, face_bgr: NDArray[np.uint8], capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, output = photo.parent, photo.parent.parent / 'out'
+    write_jpeg(source / 'rear' / 'b.jpg', face_bgr)
+    output.mkdir()
+    (output / 'rear').touch()
+    assert media('-i', source, '-o', output, *BLUR) == 1
+    assert f'{output / "rear" / "b.jpg"}: File exists' in capsys.readouterr().err
+    assert files(output) == ['a.jpg', 'rear']
+
+
 def test_a_disk_that_is_full_leaves_no_half_file(photo: Path) -> None:
     def allow_1000_bytes() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
@@ -293,14 +323,52 @@ def test_a_disk_that_is_full_leaves_no_half_file(photo: Path) -> None:
     assert files(output) == []
 
 
-def test_detections_that_cannot_be_written_are_told(
-    photo: Path, capsys: pytest.CaptureFixture[str]
+def test_a_slash_at_its_end_makes_the_output_a_folder(photo: Path) -> None:
+    output = photo.parent.parent / 'new'
+    assert media('-i', photo, '-o', f'{output}/', *BLUR) == 0
+    assert files(output) == ['a.jpg']
+
+
+def test_a_preview_is_never_overwritten(
+    photo: Path, face_bgr: NDArray[np.uint8], capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = photo.parent.parent / 'out'
-    lines = photo.parent.parent / 'nowhere' / 'found.jsonl'
-    assert media('-i', photo.parent, '-o', output, '--write-detections', lines) == 1
-    assert capsys.readouterr().err == f'error: {lines}: No such file or directory\n'
-    assert not output.exists()
+    preview = write_jpeg(output / 'a.jpg.preview.jpg', face_bgr)
+    before = preview.read_bytes()
+    words = ('-i', photo.parent, '-o', output, '--preview', *BLUR)
+    assert media(*words, '--skip-existing') == 1
+    assert f'error: {preview}: exists already' in capsys.readouterr().err
+    assert files(output) == ['a.jpg.preview.jpg']
+    assert preview.read_bytes() == before
+    (output / 'new').mkdir()
+    stale = output / 'new' / 'a.jpg.preview.jpg.partial'
+    stale.touch()
+    assert media('-i', photo.parent, '-o', output / 'new', *BLUR) == 0
+    assert files(output / 'new') == ['a.jpg']
+    write_jpeg(photo.parent / 'a.jpg.preview.jpg', face_bgr)
+    assert media('-i', photo.parent, '-o', output / 'newer', '--preview', *BLUR) == 1
+    assert 'a.jpg.preview.jpg: got two outputs of this name' in capsys.readouterr().err
+
+
+def test_what_is_known_and_not_supported_is_not_left_out_silently(
+    photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, output = photo.parent, photo.parent.parent / 'out'
+    unsupported = ['a.MTS', 'b.heic', 'c.tiff', 'd.cr2', 'e.pgm', 'f.mpeg', 'g.h265', 'h.jp2']
+    for name in (*unsupported, 'notes.txt', 'a.jpg.json', 'a.tsx', 'README'):
+        (source / name).touch()
+    photo.rename(source / 'a.jfif')
+    for options in (['--dry-run'], list(BLUR)):
+        assert media('-i', source, '-o', output, *options) == 1
+        said = capsys.readouterr()
+        problems = said.err.splitlines()
+        assert problems[0] == 'error: not everything could be done:'
+        assert [line.split(':')[0].strip() for line in problems[1:]] == unsupported
+        assert problems[1].startswith('  a.MTS: got .MTS, expected one of .jpg .jpeg .jpe .jfif ')
+    assert 'left out, neither image nor video by their names: 4 files: README, a.jpg.json' in (
+        said.out
+    )
+    assert files(output) == ['a.jfif']
 
 
 def test_zones_go_by_the_folder_of_an_image(tmp_path: Path, face_bgr: NDArray[np.uint8]) -> None:
@@ -313,6 +381,56 @@ def test_zones_go_by_the_folder_of_an_image(tmp_path: Path, face_bgr: NDArray[np
     assert np.array_equal(cv2.imread(str(tmp_path / 'out' / 'rear' / 'a.png')), expected)
     expected[20:40, 10:30] = 0
     assert np.array_equal(cv2.imread(str(tmp_path / 'out' / 'front' / 'a.png')), expected)
+
+
+@pytest.mark.parametrize(
+    ('zones', 'covered'),
+    [
+        ('["front/b?c.png 10 20 30 40"]', ['front/b c.png']),
+        ('["* 10 20 30 40"]', ['a.png', 'front/a.png', 'front/b c.png']),
+        ('[". 10 20 30 40", "a.png 10 20 30 40"]', ['a.png']),
+        ('["front 10 20 30 40", "fr*/a.png 10 20 30 40"]', ['front/a.png', 'front/b c.png']),
+        ('["*/b* 10 20 30 40"]', ['front/b c.png']),
+    ],
+)
+def test_zones_go_by_the_path_of_an_image_too(
+    zones: str, covered: list[str], tmp_path: Path
+) -> None:
+    source, output = tmp_path / 'in', tmp_path / 'out'
+    (source / 'front').mkdir(parents=True)
+    names = ['a.png', 'front/a.png', 'front/b c.png']
+    for name in names:
+        cv2.imwrite(str(source / name), np.full((40, 60, 3), 90, np.uint8))
+    assert media('-i', source, '-o', output, '--set', f'mask_zones={zones}') == 0
+    dark = [name for name in names if not cv2.imread(str(output / name))[20:40, 10:30].any()]
+    assert dark == covered
+
+
+@pytest.mark.parametrize('name', ['.', 'a.jpg', '[!b].*'])
+def test_zones_of_a_single_photo(name: str, photo: Path) -> None:
+    output = photo.parent / 'b.jpg'
+    zone = f'mask_zones=["{name} 10 20 30 40"]'
+    assert media('-i', photo, '-o', output, '--set', zone, *BLUR) == 0
+    assert cv2.imread(str(output))[24:36, 14:26].max() < 20
+
+
+def test_a_zone_that_fits_nothing_is_told(
+    photo: Path, face_bgr: NDArray[np.uint8], capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, output = photo.parent, photo.parent.parent / 'out'
+    write_jpeg(source / 'rear' / 'b.jpg', face_bgr)
+    words = ('-i', source, '-o', output, *BLUR, '--set')
+    assert media(*words, 'mask_zones=["front 1 2 3 4"]', '--dry-run') == 2
+    assert media(*words, 'mask_zones=["front 1 2 3 4"]') == 2
+    assert not output.exists()
+    told = (
+        "got 'front 1 2 3 4', which fits no image or video of this run; expected a name or glob "
+        'of: ., a.jpg, rear, rear/b.jpg'
+    )
+    error = f'error: mask_zones: {told}; what it is to cover would stay visible\n'
+    assert capsys.readouterr().err == error * 2
+    assert media(*words, 'ignore_zones=["front 1 2 3 4"]') == 0
+    assert capsys.readouterr().err == f'warning: ignore_zones: {told}\n'
 
 
 # -- videos
@@ -400,13 +518,17 @@ def damaged(request: pytest.FixtureRequest, tmp_path: Path, face_bgr: NDArray[np
     suffix, codec, pixels = request.param
     path = tmp_path / f'damaged{suffix}'
     write_video(path, face_bgr, codec=codec, pixels=pixels, options={'bf': '0'})
+    damage(path, 3)
+    return path
+
+
+def damage(path: Path, number: int) -> None:
     with av.open(str(path)) as container:
-        packet = [bytes(p) for p in container.demux(video=0) if p.size][3][20:]
+        packet = [bytes(p) for p in container.demux(video=0) if p.size][number][20:]
     data = path.read_bytes()
     at = data.index(packet)
     noise = np.random.default_rng(1).integers(0, 255, len(packet), np.uint8).tobytes()
     path.write_bytes(data[:at] + noise + data[at + len(packet) :])
-    return path
 
 
 def test_a_frame_that_fails_stops_the_video(
@@ -436,6 +558,41 @@ def test_a_frame_that_fails_is_black_on_request(
         assert times_ms == pytest.approx(TIMES_MS, abs=1)
 
 
+@pytest.mark.parametrize(
+    ('suffix', 'codec', 'pixels'), [('.avi', 'mjpeg', 'yuvj420p'), ('.mkv', 'ffv1', 'bgr0')]
+)
+def test_a_damaged_start_is_no_reason_to_give_up(
+    suffix: str, codec: str, pixels: str, tmp_path: Path, face_bgr: NDArray[np.uint8]
+) -> None:
+    source, output = tmp_path / f'a{suffix}', tmp_path / f'b{suffix}'
+    write_video(source, face_bgr, codec=codec, pixels=pixels, options={'g': '1'})
+    damage(source, 0)
+    words = ('-i', source, '-o', output, *BLUR)
+    assert media(*words, '--on-error', 'black') == 1
+    after = pictures(output)
+    assert [bool(image.max() < 40) for _, image, _ in after] == [True] + 7 * [False]
+    if suffix == '.mkv':
+        assert [time_s * 1000 for time_s, _, _ in after] == pytest.approx(TIMES_MS, abs=1)
+
+
+def test_a_preview_of_a_video_that_fails_is_deleted(damaged: Path) -> None:
+    output = damaged.parent / f'out{damaged.suffix}'
+    assert media('-i', damaged, '-o', output, '--preview', *BLUR) == 1
+    assert files(damaged.parent) == [damaged.name]
+    assert media('-i', damaged, '-o', output, '--preview', '--on-error', 'black', *BLUR) == 1
+    assert files(damaged.parent) == [damaged.name, output.name, f'{output.name}.preview.jpg']
+
+
+def test_errors_of_ffmpeg_have_no_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / 'a.mkv'
+    source.write_text('no video', encoding='utf-8')
+    assert media('-i', source, '-o', tmp_path / 'b.mkv') == 1
+    told = f'  {source}: Invalid data found when processing input\n'
+    assert capsys.readouterr().err.endswith(told)
+
+
 def test_what_is_no_single_video_is_refused(
     tmp_path: Path, face_bgr: NDArray[np.uint8], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -463,6 +620,83 @@ def test_a_video_that_ends_early_is_told(
     assert media('-i', source, '-o', tmp_path / 'out.mp4') == 1
     assert 'cut.mp4: ends early: its header counts 3 pictures more' in capsys.readouterr().err
     assert len(pictures(tmp_path / 'out.mp4')) == 5
+
+
+FORMATS = [
+    ('.mkv', 'ffv1', 'bgr0'),
+    ('.mkv', 'libx264', 'yuv420p'),
+    ('.webm', 'libvpx-vp9', 'yuv420p'),
+    ('.avi', 'mjpeg', 'yuvj420p'),
+    ('.avi', 'libx264', 'yuv420p'),
+]
+
+
+def shortfall(path: Path) -> str:
+    with contextlib.closing(VideoSource(path)) as source:
+        assert list(source)
+        return source.shortfall()
+
+
+@pytest.mark.parametrize(
+    'times_ms', [TIMES_MS, range(0, 1000, 33), (0, 33, 66, 1000), (5000, 5040), (0,)]
+)
+@pytest.mark.parametrize('sound', [False, True])
+@pytest.mark.parametrize(('suffix', 'codec', 'pixels'), FORMATS)
+def test_no_whole_video_is_said_to_end_early(
+    suffix: str,
+    codec: str,
+    pixels: str,
+    sound: bool,
+    times_ms: Sequence[int],
+    tmp_path: Path,
+    face_bgr: NDArray[np.uint8],
+) -> None:
+    path = tmp_path / f'a{suffix}'
+    sound = sound and suffix != '.webm'
+    write_video(path, face_bgr, codec=codec, pixels=pixels, times_ms=times_ms, sound=sound)
+    assert shortfall(path) == ''
+
+
+def test_a_long_last_picture_and_dropped_ones_are_no_early_end(
+    tmp_path: Path, face_bgr: NDArray[np.uint8]
+) -> None:
+    for name in ('a.mkv', 'a.avi'):
+        codec, pixels = ('mjpeg', 'yuvj420p')
+        with av.open(str(tmp_path / name), 'w') as container:
+            video = container.add_stream(codec, rate=30)
+            video.height, video.width = face_bgr.shape[:2]
+            video.pix_fmt = pixels
+            for i in (0, 1, 5, 9):
+                frame = av.VideoFrame.from_ndarray(face_bgr, 'bgr24')
+                frame.pts, frame.time_base = i, Fraction(1, 30)
+                for packet in video.encode(frame):
+                    packet.duration = 60 if i == 9 and name == 'a.mkv' else 1
+                    container.mux(packet)
+            container.mux(video.encode(None))
+        assert shortfall(tmp_path / name) == ''
+
+
+@pytest.mark.parametrize(('suffix', 'codec', 'pixels'), FORMATS)
+def test_a_video_that_was_cut_off_is_told(
+    suffix: str, codec: str, pixels: str, tmp_path: Path, face_bgr: NDArray[np.uint8]
+) -> None:
+    path = tmp_path / f'a{suffix}'
+    write_video(path, face_bgr, codec=codec, pixels=pixels, times_ms=range(0, 3000, 33))
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 2 // 3])
+    text = 'its header counts' if suffix == '.avi' else 'its header says 3.003 s, what it holds'
+    assert shortfall(path).startswith(f'ends early: {text}')
+
+
+def test_what_a_cut_video_holds_is_written_and_told(
+    tmp_path: Path, face_bgr: NDArray[np.uint8], capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_video(tmp_path / 'a.mkv', face_bgr, codec='ffv1', pixels='bgr0')
+    source.write_bytes(source.read_bytes()[: source.stat().st_size * 2 // 3])
+    assert media('-i', source, '-o', tmp_path / 'b.mkv', *BLUR) == 1
+    said = capsys.readouterr()
+    assert 'a.mkv: ends early: its header says 0.533 s, what it holds ends at 0.' in said.err
+    assert '1 of 1 files written' in said.out
 
 
 @pytest.mark.parametrize(
