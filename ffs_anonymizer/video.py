@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 import functools
 from pathlib import Path
+import re
 from typing import Any, Union
 
 from ffs_anonymizer.errors import MediaError
@@ -33,6 +34,8 @@ _H264 = ('libx264', {'preset': 'veryfast'})
 _LENIENT = {'metadata_errors': 'ignore'} if int(av.__version__.split('.')[0]) < 19 else {}
 # More than rounding takes from a time, and less than two frames.
 _SPARE_STEPS = 1.5
+# Segment information and, in it, a duration of 4 or 8 bytes.
+_MATROSKA_LENGTH = re.compile(rb'\x15\x49\xa9\x66.{1,4096}?\x44\x89[\x84\x88]', re.DOTALL)
 _COLOURS = ('color_range', 'color_primaries', 'color_trc', 'colorspace')
 
 
@@ -212,12 +215,18 @@ class VideoSource:
         if missing > 0:
             return f'ends early: its header counts {missing} pictures more than it holds'
         length_s = (self._container.duration or 0) / av.time_base
-        if 'matroska' in kind and length_s - self._end_s > _SPARE_STEPS / self.rate:
+        missing_s = length_s - self._end_s
+        if 'matroska' in kind and missing_s * self.rate > _SPARE_STEPS and self._says_length():
             return (
                 f'ends early: its header says {length_s:.3f} s, what it holds ends at '
                 f'{self._end_s:.3f} s'
             )
         return ''
+
+    def _says_length(self) -> bool:
+        # Where a file says none, FFmpeg guesses one from its bit rate.
+        with _as_media_error(self.path), self.path.open('rb') as file:
+            return _MATROSKA_LENGTH.search(file.read(1 << 16)) is not None
 
     def black(self) -> Samples:
         """Return a black picture of this video."""

@@ -676,6 +676,25 @@ def test_a_long_last_picture_and_dropped_ones_are_no_early_end(
         assert shortfall(tmp_path / name) == ''
 
 
+def test_a_guess_of_the_length_is_not_believed(
+    tmp_path: Path, face_bgr: NDArray[np.uint8]
+) -> None:
+    path = tmp_path / 'live.mkv'
+    with av.open(str(path), 'w', options={'live': '1'}) as container:
+        video = container.add_stream('mjpeg', rate=30)
+        video.height, video.width = face_bgr.shape[:2]
+        video.pix_fmt = 'yuvj420p'
+        audio = container.add_stream('pcm_s16le', rate=48000)
+        for i in range(30):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(face_bgr, 'bgr24')))
+            tone = av.AudioFrame.from_ndarray(np.zeros((1, 1600), np.int16), 's16', 'mono')
+            tone.sample_rate, tone.pts = 48000, 1600 * i
+            container.mux(audio.encode(tone))
+    with av.open(str(path)) as container:
+        assert container.duration > 1_100_000
+    assert shortfall(path) == ''
+
+
 @pytest.mark.parametrize(('suffix', 'codec', 'pixels'), FORMATS)
 def test_a_video_that_was_cut_off_is_told(
     suffix: str, codec: str, pixels: str, tmp_path: Path, face_bgr: NDArray[np.uint8]
