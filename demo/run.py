@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
 import cv2
 from ffs_anonymizer.anonymizer import Anonymizer
@@ -32,9 +32,6 @@ from numpy.typing import NDArray
 import recording
 from recording import FRONT, IMAGE_TOPICS, INFO_TOPICS, TYPESTORE
 from rosbags.rosbag2 import Reader
-
-if TYPE_CHECKING:
-    pass
 
 Messages = dict[str, list[bytes]]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 import fnmatch
@@ -140,6 +140,10 @@ class Zone:
                 f'zone: got {text!r}, expected `<topic or glob> x0 y0 x1 y1` with x0 < x1, y0 < y1'
             )
         return cls(words[0], (x0, y0, x1, y1))
+
+    def fits_any(self, streams: Iterable[str]) -> bool:
+        """Tell whether it lies in one of these streams."""
+        return any(fnmatch.fnmatchcase(stream, self.streams) for stream in streams)
 
 
 class Anonymizer:
@@ -306,9 +310,10 @@ class Anonymizer:
         models = {f'{CLASSES[n.class_index]} detector': n.model for n in self._detector.networks}
         licences = {}
         for word, generator in self._generators.items():
-            models[word.replace('generate', 'generator')] = generator.model
+            name = word.replace('generate', 'generator')
+            models[name] = generator.model
             if generator.licence:
-                licences[f"{word.replace('generate', 'generator')}'s licence"] = generator.licence
+                licences[f"{name}'s licence"] = generator.licence
         return {
             'package': 'ffs_anonymizer',
             **{
@@ -330,7 +335,7 @@ class Anonymizer:
         centre = (detections.xyxy_px[:, :2] + detections.xyxy_px[:, 2:]) / 2
         kept = np.ones(len(detections), np.bool_)
         for zone in self._ignored:
-            if fnmatch.fnmatchcase(stream, zone.streams):
+            if zone.fits_any([stream]):
                 low, high = np.array(zone.xyxy_px[:2]), np.array(zone.xyxy_px[2:])
                 kept &= ~np.all((centre >= low) & (centre < high), axis=1)
         return Detections(
@@ -338,7 +343,7 @@ class Anonymizer:
         )
 
     def _zones(self, stream: str, size_wh: tuple[int, int]) -> Regions:
-        boxes = [z.xyxy_px for z in self._masked if fnmatch.fnmatchcase(stream, z.streams)]
+        boxes = [zone.xyxy_px for zone in self._masked if zone.fits_any([stream])]
         limits = np.array([*size_wh, *size_wh], np.float32)
         xyxy_px = np.clip(np.array(boxes, np.float32).reshape(-1, 4), 0, limits)
         xyxy_px = xyxy_px[np.all(xyxy_px[:, 2:] > xyxy_px[:, :2], axis=1)]

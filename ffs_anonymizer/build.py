@@ -222,10 +222,10 @@ def _inputs(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _model_bytes(path: Path) -> bytes:
+    from ffs_anonymizer.backend import check_file
     from ffs_anonymizer.backend.onnx_file import cleaned
 
-    if not path.is_file():
-        raise ModelError(f'model file {path}: got nothing there, expected an ONNX file')
+    check_file(path)
     return cleaned(path)
 
 

@@ -198,7 +198,6 @@ class Network:
                 'CenterFace (537, 538, 539) or YuNet (cls_8, obj_8, bbox_8, ...)'
             )
         self._input = _image_input(model)
-        self._turn = model.turn()
 
     def detect(
         self, image_bgr: NDArray[np.uint8], *, threshold: float, nms_iou: float, scale: float
@@ -228,8 +227,7 @@ class Network:
         for channel in range(3):
             target = 2 - channel if self.layout == 'centerface' else channel
             feed[0, target, :seen_h, :seen_w] = cv2.extractChannel(image_bgr, channel)
-        with self._turn:
-            outputs = self.model.infer({self._input.name: feed})
+        outputs = self.model.infer({self._input.name: feed})
         if not all(np.isfinite(outputs[name]).all() for name in self._score_names):
             raise ModelError(f'{self.model.path}: got scores that are not finite')
         if self.layout == 'centerface':

@@ -39,7 +39,6 @@ class Generator:
     def __init__(self, settings: Settings, *, callers: int = 1) -> None:
         self.model = _open(settings, callers)
         manifest = load_manifest(self.model.path)
-        self._turn = self.model.turn()
         self.size_px = _check_contract(self.model)
         self.licence = manifest.licence if manifest is not None else ''
         from_manifest = manifest.crop_scale if manifest is not None else CROP_SCALE
@@ -61,7 +60,7 @@ class Generator:
         """
         assert self.painter is not None
         start_s = time.perf_counter()
-        with self._turn:
+        with self.model.turn():
             # The painter's next call, perhaps of another thread, writes where these lie.
             windows = [window.copy() for window in self.painter.paint(image_bgr, job)]
         self._correct_cost(len(job.squares_xys_px), start_s)
@@ -80,8 +79,7 @@ class Generator:
         for start in range(0, len(crops), self.max_batch):
             batch = slice(start, start + self.max_batch)
             feeds = {'condition': crops.condition[batch], 'mask': crops.mask[batch]}
-            with self._turn:
-                inpainted = self.model.infer(feeds)['inpainted']
+            inpainted = self.model.infer(feeds)['inpainted']
             expected = feeds['condition'].shape
             if inpainted.shape != expected:
                 raise ModelError(

@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Callable, Iterable, Iterator, Mapping
 import contextlib
 from dataclasses import dataclass, field
-import fnmatch
 import json
 from pathlib import Path
 import re
@@ -15,13 +14,13 @@ from typing import Any, TextIO, TYPE_CHECKING
 
 import cv2
 from ffs_anonymizer import picture
+from ffs_anonymizer.backend import check_file
 from ffs_anonymizer.cli_options import add_file_options, add_settings_options, settings_from
 from ffs_anonymizer.detector import CLASSES, default_model, read_boxes
 from ffs_anonymizer.errors import (
     AnonymizerError,
     ImageError,
     MediaError,
-    ModelError,
     SettingsError,
 )
 from ffs_anonymizer.models.manifest import DEFAULT_GENERATOR, default_generator
@@ -344,8 +343,8 @@ def _zoned(settings: Settings, jobs: Iterable[Job]) -> tuple[Settings, dict[str,
     for setting, given in zones.items():
         texts = []
         for i, text in enumerate(given):
-            glob = Zone.parse(text).streams
-            fitting = [n for n in names if any(fnmatch.fnmatchcase(z, glob) for z in names[n])]
+            zone = Zone.parse(text)
+            fitting = [n for n in names if zone.fits_any(names[n])]
             if not fitting:
                 _tell_unused_zone(setting, text, sorted({z for zs in names.values() for z in zs}))
             for name in fitting:
@@ -376,8 +375,8 @@ def _check_models(settings: Settings) -> None:
         paths.append(settings.generator.model_path or default_generator() or DEFAULT_GENERATOR)
         paths.append(settings.generator.small_model_path)
     for path in paths:
-        if path and not Path(path).is_file():
-            raise ModelError(f'model file {path}: got nothing there, expected an ONNX file')
+        if path:
+            check_file(Path(path))
 
 
 def _without_existing(jobs: tuple[Job, ...], args: argparse.Namespace) -> list[Job]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import array
 from collections.abc import Iterator, Sequence
-import fnmatch
 from functools import partial
 import signal
 import threading
@@ -13,7 +12,7 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from ffs_anonymizer import dds, params
-from ffs_anonymizer.anonymizer import Anonymized
+from ffs_anonymizer.anonymizer import Anonymized, Zone
 from ffs_anonymizer.camera import Account, Camera, QUEUE_FRAMES
 from ffs_anonymizer.detector import CLASSES
 from ffs_anonymizer.errors import AnonymizerError, SettingsError
@@ -142,8 +141,7 @@ class AnonymizerNode(Node):  # type: ignore[misc]
         """Tell of zones that fit no camera; a file may serve several nodes, so it is no error."""
         for name in ('mask_zones', 'ignore_zones'):
             for text in getattr(settings, name):
-                pattern = text.split()[0]
-                if not any(fnmatch.fnmatchcase(c.topic, pattern) for c in self._cameras):
+                if not Zone.parse(text).fits_any(camera.topic for camera in self._cameras):
                     self.get_logger().warning(
                         f'{name}: {text!r} fits no camera topic of this node, so it has no effect'
                     )

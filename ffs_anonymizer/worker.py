@@ -146,8 +146,10 @@ class Worker:
         taken: list[tuple[Camera, Waiting]] = []
         first = self._turn
         for index in range(first, first + len(self._cameras)):
+            if len(taken) == most:
+                break
             camera = self._cameras[index % len(self._cameras)]
-            waiting = camera.take() if len(taken) < most else None
+            waiting = camera.take()
             if waiting is not None:
                 self._turn = (index + 1) % len(self._cameras)
                 taken.append((camera, waiting))

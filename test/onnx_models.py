@@ -9,7 +9,8 @@ import onnx
 from onnx import helper, numpy_helper, TensorProto
 
 
-def _save(path: Path, nodes, inputs, outputs, weights) -> Path:
+def save_network(path: Path, nodes, inputs, outputs, weights) -> Path:
+    """Save a network; inputs and outputs are given by name and shape."""
     graph = helper.make_graph(
         nodes,
         path.stem,
@@ -41,7 +42,7 @@ def save_generator(path: Path, *, size_px: int = 32, seed: int = 0, scale: float
         'scale': np.float32(scale),
     }
     square = [size_px, size_px]
-    return _save(
+    return save_network(
         path,
         nodes,
         {'condition': ['N', 3, *square], 'mask': ['N', 1, *square]},
@@ -59,7 +60,7 @@ def save_wrongly_shaped_generator(path: Path, *, size_px: int = 32) -> Path:
         ),
     ]
     square = [size_px, size_px]
-    return _save(
+    return save_network(
         path,
         nodes,
         {'condition': ['N', 3, *square], 'mask': ['N', 1, *square]},
@@ -78,7 +79,7 @@ def save_failing_generator(path: Path, *, size_px: int = 32) -> Path:
         helper.make_node('Add', ['column', 'mask'], ['inpainted']),
     ]
     square = [size_px, size_px]
-    return _save(
+    return save_network(
         path,
         nodes,
         {'condition': ['N', 3, *square], 'mask': ['N', 1, *square]},
@@ -99,4 +100,4 @@ def save_yunet(path: Path, cells: dict[int, dict[str, np.ndarray]]) -> Path:
             weights[f'{output}_value'] = values.astype(np.float32)
             nodes.append(helper.make_node('Add', [f'{output}_value', 'zero'], [output]))
             outputs[output] = list(values.shape)
-    return _save(path, nodes, {'input': [1, 3, 'height', 'width']}, outputs, weights)
+    return save_network(path, nodes, {'input': [1, 3, 'height', 'width']}, outputs, weights)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import onnx
-from onnx import helper, numpy_helper, TensorProto
+from onnx import helper
+from onnx_models import save_network
 
 CONVS = ['entry', 'top', 'down', 'middle', 'up', 'exit']
 CHANNELS = 8
@@ -79,17 +79,7 @@ def save_unet(
     weights['top.w'][:, 0] /= outlier
     square = [size_px, size_px]
     shapes = {'condition': ['N', 3, *square], 'mask': ['N', 1, *square]}
-    graph = helper.make_graph(
-        nodes,
-        path.stem,
-        [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in shapes.items()],
-        [helper.make_tensor_value_info('inpainted', TensorProto.FLOAT, ['N', 3, *square])],
-        [numpy_helper.from_array(value, name) for name, value in weights.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=8)
-    onnx.checker.check_model(model)
-    onnx.save(model, path)
-    return path
+    return save_network(path, nodes, shapes, {'inpainted': ['N', 3, *square]}, weights)
 
 
 def save_spotter(path: Path) -> Path:
@@ -112,21 +102,8 @@ def save_spotter(path: Path) -> Path:
         helper.make_node('Conv', ['a', 'size.w', 'size.b'], ['538'], name='size'),
         helper.make_node('Conv', ['a', 'shift.w'], ['539'], name='shift'),
     ]
-    floats = TensorProto.FLOAT
-    graph = helper.make_graph(
-        nodes,
-        path.stem,
-        [helper.make_tensor_value_info('image', floats, [1, 3, 'h', 'w'])],
-        [
-            helper.make_tensor_value_info(name, floats, [1, n, 'rows', 'columns'])
-            for name, n in (('537', 1), ('538', 2), ('539', 2))
-        ],
-        [numpy_helper.from_array(value, name) for name, value in weights.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=8)
-    onnx.checker.check_model(model)
-    onnx.save(model, path)
-    return path
+    maps = {name: [1, n, 'rows', 'columns'] for name, n in (('537', 1), ('538', 2), ('539', 2))}
+    return save_network(path, nodes, {'image': [1, 3, 'h', 'w']}, maps, weights)
 
 
 def save_spots(folder: Path, count: int = 6) -> Path:

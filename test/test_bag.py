@@ -27,11 +27,12 @@ from typing import NamedTuple
 
 import cv2
 from ffs_anonymizer.bag import cdr, trial
-from ffs_anonymizer.bag.ahead import BATCH_BYTES, BATCH_ITEMS, read_ahead
+from ffs_anonymizer.bag.ahead import read_ahead
 from ffs_anonymizer.bag.selection import Action, contains_picture, is_picture, Selection
 from ffs_anonymizer.bag.storage import Attachment, Message, Topic
 from ffs_anonymizer.cli import main
 from ffs_anonymizer.errors import BagError, ImageError
+from ffs_anonymizer.pipeline import BATCH_BYTES, BATCH_ITEMS
 from mcap.reader import make_reader
 from mcap.stream_reader import StreamReader
 from mcap.writer import CompressionType, Writer

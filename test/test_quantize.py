@@ -31,7 +31,7 @@ from ffs_anonymizer.quantize.sensitivity import choose, curve, rank
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper, TensorProto
-from onnx_models import save_wrongly_shaped_generator
+from onnx_models import save_network, save_wrongly_shaped_generator
 import onnxruntime
 import pytest
 from quantize_models import CONVS, feeds, save_photos, save_spots, save_spotter, save_unet
@@ -101,17 +101,9 @@ def test_what_stays_in_float_has_no_pair_even_beside_what_does_not(tmp_path, kep
         helper.make_node('Add', ['s', 'a'], ['out'], name='skip'),
     ]
     weights = {name: rng.normal(0, 1, (3, 3, 1, 1)).astype(np.float32) for name in 'vw'}
-    graph = helper.make_graph(
-        nodes,
-        'shared',
-        [helper.make_tensor_value_info('x', TensorProto.FLOAT, ['N', 3, 8, 8])],
-        [helper.make_tensor_value_info('out', TensorProto.FLOAT, ['N', 3, 8, 8])],
-        [numpy_helper.from_array(v, n) for n, v in weights.items()],
-    )
+    shape = ['N', 3, 8, 8]
     path = tmp_path / 'shared.onnx'
-    opsets = [helper.make_opsetid('', 17)]
-    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
-    model = prepare(path)
+    model = prepare(save_network(path, nodes, {'x': shape}, {'out': shape}, weights))
     x = rng.normal(0, 1, (1, 3, 8, 8)).astype(np.float32)
     explicit = to_explicit(model, measure_ranges(model, [{'x': x}], 1, 'minmax'), kept)
     for name, quantized in pairs(explicit).items():
@@ -325,18 +317,9 @@ def test_doubling_is_exact_up_to_the_edges(tmp_path):
         helper.make_node('Relu', ['y'], ['z'], name='relu'),
     ]
     weights = {'w': kernel, 'scales': np.array([1, 1, 2, 2], np.float32)}
-    graph = helper.make_graph(
-        nodes,
-        'doubling',
-        [helper.make_tensor_value_info('x', TensorProto.FLOAT, ['N', 3, 5, 7])],
-        [helper.make_tensor_value_info('z', TensorProto.FLOAT, ['N', 2, 10, 14])],
-        [numpy_helper.from_array(v, n) for n, v in weights.items()],
-    )
     path = tmp_path / 'doubling.onnx'
-    onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=8), path
-    )
-    model = prepare(path)
+    inputs, outputs = {'x': ['N', 3, 5, 7]}, {'z': ['N', 2, 10, 14]}
+    model = prepare(save_network(path, nodes, inputs, outputs, weights))
     wanted = Candidate(model).infer({'x': image})['z']
     top = float(np.ceil(wanted.max() / 255) * 255)
     quantized = to_integer(model, {'x': (0.0, 255.0), 'y': (0.0, top), 'z': (0.0, top)})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-import contextlib
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 import importlib
 from pathlib import Path
@@ -65,10 +65,17 @@ class Backend(ABC):
     path: Path
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    _lock: AbstractContextManager[object]
+
+    def __new__(cls, *_: object, **__: object) -> Backend:
+        """Make the lock here, where no child can forget it."""
+        backend = super().__new__(cls)
+        backend._lock = threading.RLock()
+        return backend
 
     def infer(self, feeds: Tensors) -> dict[str, NDArray[np.float32]]:
         """
-        Run the network once.
+        Run the network once; threads take turns where the library wants it.
 
         :param feeds: a float32 array for every input, by name.
         :returns: a float32 array for every output, by name.
@@ -81,7 +88,8 @@ class Backend(ABC):
             )
         for spec in self.inputs:
             spec.check(feeds[spec.name], of=str(self.path))
-        results = self.infer_impl(feeds)
+        with self.turn():
+            results = self.infer_impl(feeds)
         for spec in self.outputs:
             spec.check(results[spec.name], of=str(self.path))
         return results
@@ -94,9 +102,9 @@ class Backend(ABC):
         """Return what crops, generates and pastes in one go, where the device can do that."""
         return None
 
-    def turn(self) -> contextlib.AbstractContextManager[object]:
-        """Return what a thread must hold while it runs the network; make one for all of them."""
-        return contextlib.nullcontext() if self.concurrent else threading.Lock()
+    def turn(self) -> AbstractContextManager[object]:
+        """Return what a thread holds while it uses the network's memory; the same for all."""
+        return nullcontext() if self.concurrent else self._lock
 
     def close(self) -> None:  # noqa: B027
         """Give back the device's memory; the object is of no use afterwards."""
@@ -109,6 +117,16 @@ BACKENDS = {
     'tensorrt': 'ffs_anonymizer.backend.trt',
     'openvino': 'ffs_anonymizer.backend.openvino',
 }
+
+
+def check_file(path: Path) -> None:
+    """
+    Look whether a model's file is there.
+
+    :raises ModelError: it is not.
+    """
+    if not path.is_file():
+        raise ModelError(f'model file {path}: got nothing there, expected an ONNX file')
 
 
 def multiplies_bytes(cpuinfo: Path = Path('/proc/cpuinfo')) -> bool:
@@ -136,8 +154,7 @@ def open_model(path: Path, *, device: str = 'auto', threads: int = 0, callers: i
     :param callers: threads that will run it at once; they count among the CPU threads.
     :raises ModelError: the file, the library or the device is missing, or the file is damaged.
     """
-    if not path.is_file():
-        raise ModelError(f'model file {path}: got nothing there, expected an ONNX file')
+    check_file(path)
     if device == 'auto':
         return _open_best(path, threads, callers)
     module_name = BACKENDS.get(device)

@@ -7,9 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 from ffs_anonymizer.bag.storage import Attachment, Item, Message
-
-BATCH_ITEMS = 256
-BATCH_BYTES = 4 << 20
+from ffs_anonymizer.pipeline import BATCH_BYTES, BATCH_ITEMS
 
 
 def read_ahead(items: Generator[Item, None, None]) -> Generator[Item, None, None]:

@@ -8,7 +8,6 @@ import contextlib
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 import errno
-import fnmatch
 import json
 import os
 from pathlib import Path
@@ -280,12 +279,8 @@ class Conversion:
         from ffs_anonymizer.anonymizer import Zone
 
         names = self._names(*actions)
-        patterns = {text: Zone.parse(text).streams for text in zones}
-        return ', '.join(
-            repr(text)
-            for text, pattern in patterns.items()
-            if not any(fnmatch.fnmatchcase(name, pattern) for name in names)
-        )
+        idle = (text for text in dict.fromkeys(zones) if not Zone.parse(text).fits_any(names))
+        return ', '.join(map(repr, idle))
 
     def _check_target(self) -> None:
         job = self.job

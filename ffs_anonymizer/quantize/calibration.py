@@ -8,7 +8,7 @@ from pathlib import Path
 
 import cv2
 from ffs_anonymizer.backend import open_model
-from ffs_anonymizer.crops import Crops, cut
+from ffs_anonymizer.crops import Crops, cut, joined
 from ffs_anonymizer.detector import default_model, Detections, FACE, Network, read_boxes
 from ffs_anonymizer.errors import MediaError
 from ffs_anonymizer.params import Settings
@@ -151,15 +151,6 @@ def load_crops(
             'finds no face, expected some to calibrate on'
         )
     return joined(parts)
-
-
-def joined(parts: list[Crops]) -> Crops:
-    """Return the crops of several frames as one."""
-    return Crops(
-        np.concatenate([part.condition for part in parts]),
-        np.concatenate([part.mask for part in parts]),
-        np.concatenate([part.squares_xys_px for part in parts]),
-    )
 
 
 def parted(crops: Crops, first: int) -> tuple[Crops, Crops]:
