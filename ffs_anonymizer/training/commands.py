@@ -54,6 +54,13 @@ def add_data_parser(subparsers: Subparsers) -> None:
         'photo; without it, the detector looks for the largest face of each photo',
     )
     build.add_argument('--detector-model', default='', metavar='FILE', help='ONNX face detector')
+    build.add_argument(
+        '--landmarks-model',
+        type=Path,
+        metavar='FILE',
+        help='YuNet for OpenCV (ONNX): where eyes, nose and mouth are, for training with a '
+        'recognizer',
+    )
     build.add_argument('--photo-px', type=int, default=160, help='side of the packed photos')
     build.add_argument(
         '--margin', type=float, default=2.0, help='side of a photo over the root of its face area'
@@ -64,7 +71,7 @@ def add_data_parser(subparsers: Subparsers) -> None:
 
 def run_data_build(args: argparse.Namespace) -> int:
     """Pack a folder of photos; return 1 where a photo was left out."""
-    from ffs_anonymizer.training.packing import Detect, list_faces, pack
+    from ffs_anonymizer.training.packing import Detect, FindPoints, list_faces, pack
 
     if not 16 <= args.photo_px <= 1024 or not 1.0 <= args.margin <= 8.0:
         raise SettingsError(
@@ -77,10 +84,16 @@ def run_data_build(args: argparse.Namespace) -> int:
         from ffs_anonymizer.training.judges import FaceDetector
 
         detect = FaceDetector(args.detector_model).boxes
+    find_points: FindPoints | None = None
+    if args.landmarks_model is not None:
+        from ffs_anonymizer.training.judges import LandmarkFinder
+
+        find_points = LandmarkFinder(args.landmarks_model).points
     report = pack(
         faces,
         args.output,
         detect=detect,
+        find_points=find_points,
         photo_px=args.photo_px,
         margin=args.margin,
         min_face_px=args.min_face_px,

@@ -23,6 +23,12 @@ PHOTOS = 'photos.npy'
 INDEX = 'index.csv'
 BOX_COLUMNS = ('x0', 'y0', 'x1', 'y1')
 INSIDE_COLUMNS = ('in_x0', 'in_y0', 'in_x1', 'in_y1')
+POINT_COLUMNS = tuple(
+    f'{name}_{axis}'
+    for name in ('right_eye', 'left_eye', 'nose', 'mouth_right', 'mouth_left')
+    for axis in 'xy'
+)
+MIRRORED_POINTS = (1, 0, 2, 4, 3)
 HELD_OUT_PERCENT = 6
 _REGION_SCALE = Settings().face.region_scale
 
@@ -35,20 +41,29 @@ class PackedFaces:
     :param photos_bgr: (N, P, P, 3) uint8, mapped from disk.
     :param boxes_xyxy_px: (N, 4) float32, the face, in pixels of the photo.
     :param inside_xyxy_px: (N, 4) int32, the part of the photo that was inside its source.
+    :param points_px: (N, 5, 2) float32, eyes, nose and mouth corners; NaN where not known.
     :param identities: N names; photos of one name never fall on both sides of the split.
     """
 
     photos_bgr: NDArray[np.uint8]
     boxes_xyxy_px: NDArray[np.float32]
     inside_xyxy_px: NDArray[np.int32]
+    points_px: NDArray[np.float32]
     identities: tuple[str, ...]
 
     def __post_init__(self) -> None:
         """Check the shapes once, at birth."""
         n = len(self.photos_bgr)
-        got = (self.boxes_xyxy_px.shape, self.inside_xyxy_px.shape, len(self.identities))
-        if got != ((n, 4), (n, 4), n):
-            raise ValueError(f'PackedFaces: got {got}, expected boxes and names of {n} photos')
+        got = (
+            self.boxes_xyxy_px.shape,
+            self.inside_xyxy_px.shape,
+            self.points_px.shape,
+            len(self.identities),
+        )
+        if got != ((n, 4), (n, 4), (n, 5, 2), n):
+            raise ValueError(
+                f'PackedFaces: got {got}, expected boxes, points and names of {n} photos'
+            )
 
     def __len__(self) -> int:
         """Return the number of photos."""
@@ -68,11 +83,13 @@ class Batch:
     :param condition: (N, 3, S, S) float32, as the runtime makes it.
     :param mask: (N, 1, S, S) float32, 1 = keep, 0 = synthesize.
     :param image: (N, 3, S, S) float32, RGB in [-1, 1], nothing dropped.
+    :param points_px: (N, 5, 2) float32, eyes, nose and mouth corners; NaN where not known.
     """
 
     condition: NDArray[np.float32]
     mask: NDArray[np.float32]
     image: NDArray[np.float32]
+    points_px: NDArray[np.float32]
 
 
 def is_held_out(identity: str) -> bool:
@@ -94,6 +111,7 @@ def load_packed(folder: Path) -> PackedFaces:
             rows = list(csv.DictReader(file))
         boxes = [[float(row[c]) for c in BOX_COLUMNS] for row in rows]
         inside = [[int(row[c]) for c in INSIDE_COLUMNS] for row in rows]
+        points = [[float(row.get(c) or 'nan') for c in POINT_COLUMNS] for row in rows]
         identities = tuple(row['identity'] for row in rows)
     except (OSError, ValueError, KeyError) as error:
         raise MediaError(
@@ -108,6 +126,7 @@ def load_packed(folder: Path) -> PackedFaces:
         photos,
         np.array(boxes, np.float32).reshape(-1, 4),
         np.array(inside, np.int32).reshape(-1, 4),
+        np.array(points, np.float32).reshape(-1, 5, 2),
         identities,
     )
 
@@ -228,10 +247,12 @@ def draw_sample(
     :param crop_scale: side of the crop over the longer side of the rectangle.
     """
     photo, box = faces.photos_bgr[i], faces.boxes_xyxy_px[i]
-    inside, side = faces.inside_xyxy_px[i], faces.photos_bgr.shape[1]
+    inside, points = faces.inside_xyxy_px[i], faces.points_px[i]
+    side = faces.photos_bgr.shape[1]
     if rng.random() < 0.5:
         photo = photo[:, ::-1]
         box, inside = mirrored(box, side), mirrored(inside, side)
+        points = (points * [-1, 1] + [side, 0])[list(MIRRORED_POINTS)]
     photo = np.asarray(cv2.LUT(np.ascontiguousarray(photo), draw_colours(rng)), np.uint8)
     if rng.random() < 0.01:
         photo = np.asarray(np.repeat(photo[:, :, 1:2], 3, 2), np.uint8)
@@ -244,13 +265,14 @@ def draw_sample(
     if rng.random() < 0.08:
         photo, rect = end_frame(photo, rect, rng)
     holes = draw_holes(rect, rng)
-    return cut_sample(photo, rect, holes, size_px, crop_scale)
+    return cut_sample(photo, rect, holes, points + side // 2, size_px, crop_scale)
 
 
 def cut_sample(
     photo_bgr: NDArray[np.uint8],
     rect_xyxy_px: NDArray[np.int32],
     holes_xyxy_px: NDArray[np.int32],
+    points_px: NDArray[np.floating[Any]],
     size_px: int,
     crop_scale: float,
 ) -> Batch:
@@ -260,6 +282,7 @@ def cut_sample(
     :param photo_bgr: (H, W, 3) uint8.
     :param rect_xyxy_px: (4,) the rectangle to synthesize.
     :param holes_xyxy_px: (M, 4) other regions.
+    :param points_px: (5, 2) eyes, nose and mouth corners, or NaN.
     :param size_px: S.
     :param crop_scale: side of the crop over the longer side of the rectangle.
     """
@@ -273,7 +296,8 @@ def cut_sample(
     square = enclosing_squares(rect_xyxy_px[None], crop_scale)[0]
     whole = resize_square(cut_square(photo_bgr, square), size_px)[:, :, ::-1]
     image = whole.transpose(2, 0, 1)[None].astype(np.float32) / 127.5 - 1.0
-    return Batch(crops.condition, crops.mask, image)
+    points = (points_px - square[:2]) * (size_px / square[2])
+    return Batch(crops.condition, crops.mask, image, points[None].astype(np.float32))
 
 
 def draw_batch(
@@ -306,6 +330,7 @@ def draw_batch(
         np.concatenate([one.condition for one in drawn]),
         np.concatenate([one.mask for one in drawn]),
         np.concatenate([one.image for one in drawn]),
+        np.concatenate([one.points_px for one in drawn]),
     )
 
 

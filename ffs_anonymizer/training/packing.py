@@ -11,12 +11,19 @@ import re
 import cv2
 from ffs_anonymizer.crops import cut_square, resize_square
 from ffs_anonymizer.errors import MediaError
-from ffs_anonymizer.training.dataset import BOX_COLUMNS, INDEX, INSIDE_COLUMNS, PHOTOS
+from ffs_anonymizer.training.dataset import (
+    BOX_COLUMNS,
+    INDEX,
+    INSIDE_COLUMNS,
+    PHOTOS,
+    POINT_COLUMNS,
+)
 import numpy as np
 from numpy.typing import NDArray
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
 Detect = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+FindPoints = Callable[[NDArray[np.uint8], NDArray[np.float32]], NDArray[np.float64] | None]
 
 
 @dataclass(frozen=True)
@@ -153,6 +160,7 @@ def pack(
     out: Path,
     *,
     detect: Detect | None = None,
+    find_points: FindPoints | None = None,
     photo_px: int = 160,
     margin: float = 2.0,
     min_face_px: float = 24.0,
@@ -164,6 +172,8 @@ def pack(
     :param faces: what to pack.
     :param out: the folder; it must not hold a data set yet.
     :param detect: image to (N, 4) boxes, asked for faces without a box; the largest is taken.
+    :param find_points: photo and box to (5, 2) eyes, nose and mouth corners, or None; without
+        it, or where it finds none, the index says nothing of them.
     :param photo_px: P, the side of the packed photos.
     :param margin: side of a photo over the root of the face's area.
     :param min_face_px: faces of a smaller root area are left out.
@@ -197,8 +207,10 @@ def pack(
                 continue
             photo, in_photo, inside = square_around(image_bgr, box, photo_px, margin)
             photos[len(rows)] = photo
+            points = None if find_points is None else find_points(photo, in_photo.astype('f4'))
             numbers = [f'{v:.1f}' for v in in_photo]
-            rows.append([face.path.name, face.identity, *numbers, *inside.tolist()])
+            placed = [''] * 10 if points is None else [f'{v:.1f}' for v in points.ravel()]
+            rows.append([face.path.name, face.identity, *numbers, *inside.tolist(), *placed])
         if not rows:
             raise MediaError(
                 f'got no face in {len({f.path for f in faces})} photos ({len(unreadable)} '
@@ -208,7 +220,7 @@ def pack(
         shrink(partial, len(rows))
         with (out / INDEX).open('w', newline='', encoding='utf-8') as file:
             writer = csv.writer(file)
-            writer.writerow(['path', 'identity', *BOX_COLUMNS, *INSIDE_COLUMNS])
+            writer.writerow(['path', 'identity', *BOX_COLUMNS, *INSIDE_COLUMNS, *POINT_COLUMNS])
             writer.writerows(rows)
         write_sheet(out / 'sheet.jpg', photos[: len(rows)], rows)
         partial.replace(out / PHOTOS)
@@ -243,7 +255,7 @@ def write_sheet(
     path: Path, photos_bgr: NDArray[np.uint8], rows: Sequence[Sequence[object]], count: int = 64
 ) -> None:
     """
-    Write a contact sheet of evenly chosen photos with their boxes drawn.
+    Write a contact sheet of evenly chosen photos with their boxes and points drawn.
 
     :param path: the image file.
     :param photos_bgr: (N, P, P, 3).
@@ -252,9 +264,11 @@ def write_sheet(
     """
     tiles = []
     for i in np.unique(np.linspace(0, len(rows) - 1, count).astype(int)):
-        tile = np.ascontiguousarray(photos_bgr[i])
+        tile = np.array(photos_bgr[i])  # a copy: the photos themselves are mapped from disk
         x0, y0, x1, y1 = (int(float(str(v))) for v in rows[i][2:6])
         cv2.rectangle(tile, (x0, y0), (x1 - 1, y1 - 1), (0, 255, 0), 1)
+        for x, y in np.array([float(str(v)) for v in rows[i][10:] if v]).reshape(-1, 2):
+            cv2.circle(tile, (round(x), round(y)), 1, (0, 255, 255), -1)
         tiles.append(tile)
     sheet = tile_images(np.stack(tiles), columns=8)
     if not cv2.imwrite(str(path), sheet):

@@ -23,6 +23,7 @@ from ffs_anonymizer.training.critic import Critic
 from ffs_anonymizer.training.dataset import Batch, batches, draw_batch, load_packed, PackedFaces
 from ffs_anonymizer.training.distil import load_teacher
 from ffs_anonymizer.training.features import make_features
+from ffs_anonymizer.training.identity import load_stranger
 from ffs_anonymizer.training.losses import (
     augment,
     critic_hinge,
@@ -107,6 +108,14 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
     if settings.teacher:
         teacher = load_teacher(Path(settings.teacher), generator, settings.size_px).to(device)
         learning += list(teacher.adapters.parameters())
+    stranger = None
+    if settings.recognizer:
+        if not np.isfinite(faces.points_px).all((1, 2)).any():
+            raise MediaError(
+                f'{settings.data}: got no eyes, nose and mouths, which the recognizer needs; '
+                'build the data set with --landmarks-model'
+            )
+        stranger = load_stranger(Path(settings.recognizer)).to(device)
     generator_steps = torch.optim.Adam(
         learning,
         settings.rate_generator,
@@ -178,9 +187,8 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
                 painted = generator.paint(levels[-1])
             painted = painted.float()
             chance = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
-            (real, fake), seen_mask = augment(
-                (image, composite(painted, image, mask)), mask, chance, settings.look_px
-            )
+            filled = composite(painted, image, mask)
+            (real, fake), seen_mask = augment((image, filled), mask, chance, settings.look_px)
             with (
                 torch.no_grad(),
                 torch.autocast(device.type, torch.bfloat16, enabled=settings.half),
@@ -232,6 +240,11 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
                 with torch.autocast(device.type, torch.bfloat16, enabled=settings.half):
                     scalars['distil'] = teacher(levels, painted, condition, mask)
                 total = total + settings.weight_distil * scalars['distil']
+            if stranger is not None:
+                points_px = torch.from_numpy(batch.points_px).to(device)
+                with torch.autocast(device.type, torch.bfloat16, enabled=settings.half):
+                    scalars['stranger'] = stranger(filled, image, points_px)
+                total = total + settings.weight_stranger * scalars['stranger']
             generator_steps.zero_grad(set_to_none=True)
             total.backward()
             generator_steps.step()

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import cv2
 from ffs_anonymizer.errors import MediaError
 from ffs_anonymizer.params import Settings
 from ffs_anonymizer.training.dataset import (
@@ -7,6 +8,7 @@ from ffs_anonymizer.training.dataset import (
     cut_sample,
     draw_batch,
     draw_rect,
+    draw_sample,
     end_frame,
     is_held_out,
     load_packed,
@@ -57,10 +59,37 @@ def test_other_regions_are_holes_too() -> None:
     photo: NDArray[np.uint8] = np.full((100, 100, 3), 200, np.uint8)
     rect = np.array([30, 30, 70, 70], np.int32)
     other = np.array([[20, 20, 31, 50]], np.int32)
-    batch = cut_sample(photo, rect, other, 56, 1.4)
+    points = np.array([[50, 50], [30, 30], [70, 50], [40, 60], [22, 78]])
+    batch = cut_sample(photo, rect, other, points, 56, 1.4)
     assert batch.mask[0, 0, 5, 8] == 0
     assert batch.mask[0, 0, 5, 25] == 1
     assert batch.image[0, 0, 5, 8] == pytest.approx(200 / 127.5 - 1)
+    assert batch.points_px[0].tolist() == [[28, 28], [8, 8], [48, 28], [18, 38], [0, 56]]
+
+
+def test_points_move_and_mirror_with_the_photo() -> None:
+    photo: NDArray[np.uint8] = np.zeros((160, 160, 3), np.uint8)
+    points = np.array([[62, 68], [100, 64], [80, 84], [64, 104], [96, 108]], np.float32)
+    for x, y in points:
+        cv2.circle(photo, (int(x), int(y)), 4, (255, 255, 255), -1)
+    faces = PackedFaces(
+        photo[None],
+        np.array([[46, 30, 114, 126]], np.float32),
+        np.array([[0, 0, 160, 160]], np.int32),
+        points[None],
+        ('ann',),
+    )
+    right_eye_higher = set()
+    for seed in range(16):
+        batch = draw_sample(faces, 0, np.random.default_rng(seed), 128, 1.4)
+        at = np.rint(batch.points_px[0]).astype(int)
+        lit = batch.image[0].mean(0)
+        inside = (at >= 0).all(1) & (at < 128).all(1)
+        assert inside.sum() >= 4
+        assert lit[at[inside, 1], at[inside, 0]].min() > lit.mean() + 0.2
+        assert at[0, 0] < at[1, 0]
+        right_eye_higher.add(bool(at[0, 1] < at[1, 1]))
+    assert right_eye_higher == {False, True}
 
 
 def test_split_keeps_each_person_on_one_side() -> None:
@@ -69,6 +98,7 @@ def test_split_keeps_each_person_on_one_side() -> None:
         np.zeros((2000, 1, 1, 3), np.uint8),
         np.zeros((2000, 4), np.float32),
         np.zeros((2000, 4), np.int32),
+        np.zeros((2000, 5, 2), np.float32),
         names,
     )
     train, held = faces.split()

@@ -53,6 +53,23 @@ def test_the_largest_detected_face_is_taken(tmp_path: Path, photos: Path) -> Non
     assert boxes[0].tolist() == [40, 40, 120, 120]
 
 
+def test_points_are_packed_where_they_are_found(
+    tmp_path: Path, photos: Path, boxes: Path
+) -> None:
+    seen: list[NDArray[np.uint8]] = []
+
+    def find(photo: NDArray[np.uint8], box: NDArray[np.float32]) -> NDArray[np.float64] | None:
+        seen.append(photo)
+        return np.arange(10.0).reshape(5, 2) + box[0] if len(seen) == 1 else None
+
+    pack(list_faces(photos, boxes)[:2], tmp_path / 'out', find_points=find)
+    faces = load_packed(tmp_path / 'out')
+    expected = np.arange(10).reshape(5, 2) + faces.boxes_xyxy_px[0, 0]
+    assert faces.points_px[0] == pytest.approx(expected, abs=0.1)
+    assert np.isnan(faces.points_px[1]).all()
+    assert (seen[1] == faces.photos_bgr[1]).all()
+
+
 def test_unfit_photos_are_named_and_the_others_packed(tmp_path: Path, photos: Path) -> None:
     (tmp_path / 'broken.jpg').write_bytes(b'no photo')
     good = next(iter(sorted(photos.iterdir())))

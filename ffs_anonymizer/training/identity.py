@@ -1,0 +1,101 @@
+"""Ask for faces that look no more like the person who was there than like anybody else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ffs_anonymizer.errors import ModelError
+from ffs_anonymizer.training.judges import ALIGNED_POINTS_PX, ALIGNED_PX
+import torch
+from torch import nn
+from torch.nn import functional
+
+
+class Stranger(nn.Module):  # type: ignore[misc]
+    """
+    Measure how much nearer generated faces are to their originals than to other people.
+
+    :param recognizer: aligned faces (N, 3, 112, 112), RGB in [-1, 1], to vectors (N, D).
+    """
+
+    def __init__(self, recognizer: nn.Module) -> None:
+        """Fix the recognizer."""
+        super().__init__()
+        self.recognizer = recognizer.requires_grad_(False)
+
+    def forward(
+        self, generated: torch.Tensor, original: torch.Tensor, points_px: torch.Tensor
+    ) -> torch.Tensor:
+        """
+        Return the share of the way from a stranger to the person, 0 for a stranger or less.
+
+        :param generated: (N, 3, S, S), RGB in [-1, 1], with what is around the face.
+        :param original: (N, 3, S, S), row by row of the same faces.
+        :param points_px: (N, 5, 2) eyes, nose and mouth corners of the originals; rows of NaN
+            where they are not known do not count.
+        """
+        known = points_px.isfinite().all(2).all(1)
+        n = int(known.sum())
+        if n < 2:
+            return generated.new_zeros(())
+        points_px = points_px[known]
+        with torch.no_grad():
+            people = self.vectors(original[known], points_px)
+        likeness = self.vectors(generated[known], points_px) @ people.T
+        own = likeness.diagonal()
+        strangers = ((likeness.sum(1) - own) / (n - 1)).detach()
+        return functional.relu((own - strangers) / (1.0 - strangers)).mean()
+
+    def vectors(self, images: torch.Tensor, points_px: torch.Tensor) -> torch.Tensor:
+        """
+        Return the vectors of faces, of length 1, (N, D).
+
+        :param images: (N, 3, S, S), RGB in [-1, 1].
+        :param points_px: (N, 5, 2) eyes, nose and mouth corners.
+        """
+        found = self.recognizer(align(images.float(), points_px))
+        return functional.normalize(found.float(), dim=1)
+
+
+def align(images: torch.Tensor, points_px: torch.Tensor) -> torch.Tensor:
+    """
+    Shift, turn and scale faces to where recognizers expect them, (N, 3, 112, 112).
+
+    :param images: (N, 3, S, S).
+    :param points_px: (N, 5, 2) eyes, nose and mouth corners.
+    """
+    # The least squares of judges.similarity: x' = a x - b y + c, y' = b x + a y + d
+    target = torch.as_tensor(ALIGNED_POINTS_PX, dtype=images.dtype, device=images.device)
+    middle = points_px.mean(1, keepdim=True)
+    source, wanted = points_px - middle, target - target.mean(0)
+    a = (source * wanted).sum((1, 2))
+    b = (source[..., 0] * wanted[:, 1] - source[..., 1] * wanted[:, 0]).sum(1)
+    # ... undone, since sampling asks where each aligned pixel comes from
+    back = source.square().sum((1, 2)) / (a.square() + b.square())
+    turn = torch.stack([torch.stack([a, b], 1), torch.stack([-b, a], 1)], 1) * back[:, None, None]
+    at = torch.arange(ALIGNED_PX, dtype=images.dtype, device=images.device)
+    places = torch.stack(torch.meshgrid(at, at, indexing='xy'), -1) - target.mean(0)
+    grid = torch.einsum('nij,hwj->nhwi', turn, places) + middle[:, None]
+    size_wh = images.new_tensor([images.shape[3], images.shape[2]])
+    return functional.grid_sample(
+        images, (2.0 * grid + 1.0) / size_wh - 1.0, padding_mode='border', align_corners=False
+    )
+
+
+def load_stranger(path: Path) -> Stranger:
+    """
+    Make the term of a recognizer that `torch.export.save` wrote.
+
+    :param path: a .pt2 file; its program takes (N, 3, 112, 112) RGB in [-1, 1], aligned as those
+        of the ArcFace family, N free, and returns (N, D).
+    :raises ModelError: the file cannot be read or takes something else.
+    """
+    try:
+        recognizer = torch.export.load(str(path)).module()
+        found = recognizer(torch.zeros(2, 3, ALIGNED_PX, ALIGNED_PX))
+        found = recognizer(torch.zeros(3, 3, ALIGNED_PX, ALIGNED_PX))
+    except Exception as error:
+        raise ModelError(f'{path}: cannot be used as a recognizer: {error}') from error
+    if found.ndim != 2 or len(found) != 3:
+        raise ModelError(f'{path}: got an output of {tuple(found.shape)}, expected (N, D)')
+    return Stranger(recognizer)
