@@ -287,7 +287,7 @@ class Settings:
         'What is always covered with a solid box: `<topic or glob> x0 y0 x1 y1`, pixels.',
         live=True,
     )
-    face: ClassSettings = field(default_factory=ClassSettings)
+    face: ClassSettings = field(default_factory=lambda: ClassSettings(region_scale=1.4))
     plate: ClassSettings = field(default_factory=ClassSettings)
     detector: DetectorSettings = field(default_factory=DetectorSettings)
     tracker: TrackerSettings = field(default_factory=TrackerSettings)

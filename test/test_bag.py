@@ -450,12 +450,15 @@ def assert_only_changed_inside(record, original, box):
     ours, theirs = image_of(record), image_of(original)
     for name in ('header', 'height', 'width', 'encoding', 'is_bigendian', 'step'):
         assert getattr(ours, name) == getattr(theirs, name)
-    x0, y0, x1, y1 = np.floor(box[:2]).tolist() + np.ceil(box[2:]).tolist()
-    inside = np.zeros((ours.height, ours.width), bool)
-    inside[int(y0) : int(y1), int(x0) : int(x1)] = True
+    # Boxes are written with one decimal, so that a pixel at a border may be in or out
+    low, high = np.array(box[:2]), np.array(box[2:])
     black = (pixels_of(record) == 0).all(axis=2)
-    assert black[inside].all()
-    assert (pixels_of(record) == pixels_of(original))[~inside].all()
+    x0, y0, x1, y1 = np.append(np.floor(low + 0.05), np.ceil(high - 0.05)).astype(int)
+    assert black[y0:y1, x0:x1].all()
+    outside = np.ones((ours.height, ours.width), bool)
+    x0, y0, x1, y1 = np.append(np.floor(low - 0.05), np.ceil(high + 0.05)).astype(int)
+    outside[y0:y1, x0:x1] = False
+    assert (pixels_of(record) == pixels_of(original))[outside].all()
     padding = slice(ours.width * 3, None)
     assert (ours.data.reshape(ours.height, -1)[:, padding] == 0xAB).all()
     head = len(record.data) - ours.step * ours.height

@@ -144,8 +144,8 @@ def draw_rect(box_xyxy_px: NDArray[np.float32], rng: np.random.Generator) -> NDA
     # network knows where the eyes were; some are drawn wider, for tracked boxes and other scales.
     spread = 1.0 if rng.random() < 0.85 else 2.5
     centre = centre + size_wh * rng.normal(0.0, 0.024 * spread, 2)
-    scale = _REGION_SCALE * rng.normal(1.0, 0.055 * spread, 2)
-    size_wh = size_wh * np.clip(scale, 1.0, 1.6)
+    scale = np.clip(rng.normal(1.0, 0.055 * spread, 2), 0.8, 1.25)
+    size_wh = size_wh * _REGION_SCALE * scale
     low, high = centre - size_wh / 2, centre + size_wh / 2
     return np.concatenate([np.floor(low), np.ceil(high)]).astype(np.int32)
 

@@ -33,7 +33,7 @@ class TrainSettings:
     out: str = setting('', 'folder of the run: checkpoints, grids, scalars, settings')
     network: str = setting('ffs-128-small', 'key of the table of architectures')
     size_px: int = setting(128, 'S, side of the crops', 16, 512)
-    crop_scale: float = setting(1.4, 'side of a crop over its region, the longer side', 1.0, 4.0)
+    crop_scale: float = setting(1.3, 'side of a crop over its region, the longer side', 1.0, 4.0)
     steps: int = setting(10000, 'steps to train in all', 1)
     batch: int = setting(16, 'faces a step', 1, 4096)
     seed: int = setting(0, 'of weights, batches and augmentation', 0)

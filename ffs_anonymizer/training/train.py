@@ -241,7 +241,9 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
                     scalars['distil'] = teacher(levels, painted, condition, mask)
                 total = total + settings.weight_distil * scalars['distil']
             if stranger is not None:
-                points_px = torch.from_numpy(batch.points_px).to(device)
+                points_px = torch.from_numpy(batch.points_px)
+                moved = torch.randn(points_px.shape, generator=chance) * mask.shape[-1] / 80
+                points_px = (points_px + moved).to(device)
                 with torch.autocast(device.type, torch.bfloat16, enabled=settings.half):
                     scalars['stranger'] = stranger(filled, image, points_px)
                 total = total + settings.weight_stranger * scalars['stranger']
