@@ -1,4 +1,4 @@
-"""Ask for faces that look no more like the person who was there than like anybody else."""
+"""Ask for faces that look no more like the person who was there than others alike do."""
 
 from __future__ import annotations
 
@@ -10,10 +10,16 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+NEAREST = 3
+
 
 class Stranger(nn.Module):  # type: ignore[misc]
     """
-    Measure how much nearer generated faces are to their originals than to other people.
+    Measure how much nearer generated faces are to their originals than to those most like them.
+
+    Compared is with the third nearest of the other people of a batch, not with all of them: a face
+    as far from the person as from anybody would have to be of another sex and age than the hair
+    around it.
 
     :param recognizer: aligned faces (N, 3, 112, 112), RGB in [-1, 1], to vectors (N, D).
     """
@@ -27,7 +33,7 @@ class Stranger(nn.Module):  # type: ignore[misc]
         self, generated: torch.Tensor, original: torch.Tensor, points_px: torch.Tensor
     ) -> torch.Tensor:
         """
-        Return the share of the way from a stranger to the person, 0 for a stranger or less.
+        Return the share of the way from a person alike to the person, 0 where it is not begun.
 
         :param generated: (N, 3, S, S), RGB in [-1, 1], with what is around the face.
         :param original: (N, 3, S, S), row by row of the same faces.
@@ -36,15 +42,16 @@ class Stranger(nn.Module):  # type: ignore[misc]
         """
         known = points_px.isfinite().all(2).all(1)
         n = int(known.sum())
-        if n < 2:
+        if n <= NEAREST:
             return generated.new_zeros(())
         points_px = points_px[known]
         with torch.no_grad():
             people = self.vectors(original[known], points_px)
         likeness = self.vectors(generated[known], points_px) @ people.T
         own = likeness.diagonal()
-        strangers = ((likeness.sum(1) - own) / (n - 1)).detach()
-        return functional.relu((own - strangers) / (1.0 - strangers)).mean()
+        others = likeness.detach() - 2.0 * torch.eye(n, device=likeness.device)
+        alike = others.topk(NEAREST, dim=1).values[:, -1]
+        return functional.relu((own - alike) / (1.0 - alike)).mean()
 
     def vectors(self, images: torch.Tensor, points_px: torch.Tensor) -> torch.Tensor:
         """
