@@ -177,7 +177,7 @@ class Anonymizer:
         """
         masked = tuple(Zone.parse(text) for text in settings.mask_zones)
         ignored = tuple(Zone.parse(text) for text in settings.ignore_zones)
-        if 'generate' in (settings.face.method, settings.plate.method) and not self._generators:
+        if settings.face.method == 'generate' and not self._generators:
             self._generators = _load_generators(settings, self.callers)
         if settings.budget_ms and any(g.cost is None for g in self._generators.values()):
             for generator in self._generators.values():

@@ -371,7 +371,7 @@ def _check_models(settings: Settings) -> None:
     :raises ModelError: one is not.
     """
     paths = [settings.detector.model_path or default_model(), settings.detector.plate_model_path]
-    if 'generate' in (settings.face.method, settings.plate.method):
+    if settings.face.method == 'generate':
         paths.append(settings.generator.model_path or default_generator() or DEFAULT_GENERATOR)
         paths.append(settings.generator.small_model_path)
     for path in paths:

@@ -14,8 +14,8 @@ from ffs_anonymizer.errors import SettingsError
 import yaml
 
 Value = Union[bool, int, float, str, 'tuple[str, ...]', 'tuple[int, ...]']
-METHODS = ('generate', 'blur', 'mosaic', 'solid')
 FALLBACKS = ('blur', 'mosaic', 'solid')
+METHODS = ('generate', *FALLBACKS)
 NODE_NAME = 'anonymizer'
 ROS_NAMES = ('use_sim_time', 'qos_overrides', 'start_type_description_service')
 DEVICES = ('auto', 'cpu', 'cuda', 'tensorrt', 'openvino')
@@ -110,7 +110,7 @@ class ClassSettings:
         bounds=(0.01, 1.0),
         live=True,
     )
-    method: str = _setting('blur', 'How a region is replaced.', choices=METHODS, live=True)
+    method: str = _setting('blur', 'How a region is replaced.', choices=FALLBACKS, live=True)
     fallback: str = _setting(
         'blur',
         'What replaces a region that `generate` cannot take (too small, over the budget).',
@@ -119,6 +119,20 @@ class ClassSettings:
     )
     region_scale: float = _setting(
         1.25,
+        'Side of the replaced region over the side of the detected box.',
+        unit='times',
+        bounds=(1.0, 3.0),
+        live=True,
+    )
+
+
+@dataclass(frozen=True)
+class FaceSettings(ClassSettings):
+    """Hold what is done with faces, which alone can be generated."""
+
+    method: str = _setting('blur', 'How a region is replaced.', choices=METHODS, live=True)
+    region_scale: float = _setting(
+        1.4,
         'Side of the replaced region over the side of the detected box.',
         unit='times',
         bounds=(1.0, 3.0),
@@ -287,7 +301,7 @@ class Settings:
         'What is always covered with a solid box: `<topic or glob> x0 y0 x1 y1`, pixels.',
         live=True,
     )
-    face: ClassSettings = field(default_factory=lambda: ClassSettings(region_scale=1.4))
+    face: FaceSettings = field(default_factory=FaceSettings)
     plate: ClassSettings = field(default_factory=ClassSettings)
     detector: DetectorSettings = field(default_factory=DetectorSettings)
     tracker: TrackerSettings = field(default_factory=TrackerSettings)
