@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import hashlib
 from pathlib import Path
 from queue import Full, Queue
@@ -177,9 +177,12 @@ def draw_colours(rng: np.random.Generator) -> NDArray[np.uint8]:
     :param rng: where the chance comes from.
     """
     level = np.linspace(0, 1, 256)[:, None]
-    gain = rng.uniform(0.75, 1.2) * rng.uniform(0.92, 1.08, 3)
-    table = np.clip(level ** rng.uniform(0.8, 1.3) * gain, 0, 1) * 255
-    return np.rint(table).astype(np.uint8)[None]
+    gain = rng.uniform(0.7, 1.25) * rng.uniform(0.88, 1.12, 3)
+    table = np.clip(level ** rng.uniform(0.7, 1.4) * gain, 0, 1)
+    if rng.random() < 0.5:
+        haze = rng.uniform(0.0, 0.3)
+        table = haze * rng.uniform(0.8, 1.0) + (1.0 - haze) * table
+    return np.rint(table * 255).astype(np.uint8)[None]
 
 
 def surround(
@@ -265,7 +268,14 @@ def draw_sample(
     if rng.random() < 0.08:
         photo, rect = end_frame(photo, rect, rng)
     holes = draw_holes(rect, rng)
-    return cut_sample(photo, rect, holes, points + side // 2, size_px, crop_scale)
+    sample = cut_sample(photo, rect, holes, points + side // 2, size_px, crop_scale)
+    if rng.random() < 0.5:
+        # The noise of a camera, in what is seen but not in what is asked for: the face shall not
+        # change with it from frame to frame
+        noise = rng.normal(0.0, rng.uniform(0.0, 0.08), sample.condition.shape)
+        noisy = np.clip(sample.condition + noise, -1.0, 1.0) * sample.mask
+        sample = replace(sample, condition=noisy.astype(np.float32))
+    return sample
 
 
 def cut_sample(

@@ -53,7 +53,7 @@ class Teacher(nn.Module):  # type: ignore[misc]
         """
         with torch.no_grad():
             wanted = self.teacher.features(condition, mask)
-            picture = self.teacher.paint(wanted[-1]).float()
+            picture = self.teacher.paint(wanted[-1], condition, mask)
         total = pixel_distance(painted, picture, torch.ones_like(mask))
         for adapter, (i, j) in zip(self.adapters, self.pairs, strict=True):
             target = wanted[j].float()

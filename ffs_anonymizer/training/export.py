@@ -283,6 +283,6 @@ def card(
     if provenance.notes:
         lines += [provenance.notes.strip(), '']
     lines += ['## Settings of the training', '', '```yaml']
-    left_out = ('data', 'out', 'init_from', 'teacher')
+    left_out = ('data', 'out', 'init_from', 'teacher', 'recognizer')
     lines += [f'{k}: {v}' for k, v in settings.as_dict().items() if k not in left_out]
     return '\n'.join([*lines, '```', ''])

@@ -137,18 +137,51 @@ class Generator(nn.Module):  # type: ignore[misc]
         :param condition: (N, 3, S, S), RGB in [-1, 1], 0.0 in the hole.
         :param mask: (N, 1, S, S), 1 = keep, 0 = synthesize.
         """
-        return self.paint(self.features(condition, mask)[-1])
+        return self.paint(self.features(condition, mask)[-1], condition, mask).clamp(-1.0, 1.0)
 
-    def paint(self, last: torch.Tensor) -> torch.Tensor:
+    def paint(
+        self, last: torch.Tensor, condition: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
         """
-        Return the picture that the last activation stands for.
+        Return the picture that the last activation stands for, without a step to what is kept.
 
         :param last: the last of features().
+        :param condition: (N, 3, S, S), what features() saw.
+        :param mask: (N, 1, S, S), 1 = keep.
         """
         x = self.exit(last)
         if self.architecture.patch_px > 1:
             x = functional.pixel_shuffle(x, self.architecture.patch_px)
-        return torch.tanh(x)
+        return meet(torch.tanh(x).float(), condition, mask)
+
+
+def meet(painted: torch.Tensor, condition: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """
+    Return a painting less its error outside the hole, which is continued smoothly into the hole.
+
+    So there is no step at the border, as in seamless cloning (Perez et al. 2003). The error is
+    averaged to ever coarser levels and filled in from there (pull-push, Gortler et al. 1996); it
+    fades towards the middle of large holes, of which the coarsest level knows nothing.
+
+    :param painted: (N, 3, S, S).
+    :param condition: (N, 3, S, S), read where the mask is 1.
+    :param mask: (N, 1, S, S), 1 = keep.
+    """
+    levels = [((condition - painted) * mask, mask)]
+    while levels[-1][1].shape[-1] > 4:
+        summed, known = (functional.avg_pool2d(each, 2) for each in levels[-1])
+        levels.append((summed, known))
+    error, known = levels.pop()
+    error = error / (known + 1e-3)
+    for summed, known in reversed(levels[1:]):
+        error = summed + (1.0 - known) * double(error)
+    return painted + double(error)
+
+
+def double(x: torch.Tensor) -> torch.Tensor:
+    """Return a map at twice its side, smoothly: repeated, then averaged over 3x3."""
+    x = functional.interpolate(x, scale_factor=2.0, mode='nearest')
+    return functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
 
 
 def make_generator(name: str) -> Generator:

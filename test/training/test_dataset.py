@@ -47,7 +47,11 @@ def test_condition_is_the_image_where_it_is_kept_and_nothing_in_the_hole(packed:
     faces = load_packed(packed)
     batch = draw_batch(faces, np.arange(len(faces)), step=0, **{**DRAW, 'batch': 16})
     assert set(np.unique(batch.mask)) == {0.0, 1.0}
-    assert np.abs(batch.condition - batch.image * batch.mask).max() < 1e-6
+    noise = batch.condition - batch.image * batch.mask
+    assert np.abs(noise * (1 - batch.mask)).max() < 1e-6
+    spread = noise.std((1, 2, 3))
+    assert spread.min() < 1e-6
+    assert 0.005 < spread.max() < 0.08
     hole = 1 - batch.mask.mean((1, 2, 3))
     assert hole.min() > 0.2
     assert hole.max() < 0.9

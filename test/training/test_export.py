@@ -50,13 +50,13 @@ def test_export_writes_both_files_with_manifest_card_and_picture(exported: Path)
     ]
     manifest = load_manifest(exported / 'tiny.onnx')
     assert manifest is not None
-    assert (manifest.size_px, manifest.crop_scale, manifest.precision) == (32, 1.4, 'fp32')
+    assert (manifest.size_px, manifest.crop_scale, manifest.precision) == (32, 1.3, 'fp32')
     assert manifest.metrics == {'images_seen': 8, 'retention': 0.5}
     half = load_manifest(exported / 'tiny-fp16.onnx')
     assert half is not None
     assert half.precision == 'fp16'
     card = (exported / 'tiny.md').read_text()
-    for text in ('drawn faces, ours', 'Apache-2.0', '8 images seen', 'Poor.', 'crop_scale: 1.4'):
+    for text in ('drawn faces, ours', 'Apache-2.0', '8 images seen', 'Poor.', 'crop_scale: 1.3'):
         assert text in card
 
 
@@ -86,7 +86,7 @@ def test_the_runtime_loads_and_runs_it(exported: Path, packed: Path) -> None:
     ]
     assert np.abs(both[0] - both[1]).max() < 0.02
     runtime = Generator(Settings().updated({'generator.model_path': str(exported / 'tiny.onnx')}))
-    assert (runtime.size_px, runtime.crop_scale) == (32, 1.4)
+    assert (runtime.size_px, runtime.crop_scale) == (32, 1.3)
     runtime.close()
 
 

@@ -9,6 +9,7 @@ from ffs_anonymizer.training.network import (  # noqa: E402, I100
     ARCHITECTURES,
     composite,
     make_generator,
+    meet,
     transplant,
 )
 from ffs_anonymizer.training.onnx_file import probe  # noqa: E402, I100
@@ -94,3 +95,24 @@ def test_composite_takes_the_hole_from_the_painting() -> None:
     painted, image = torch.full((1, 3, 2, 2), 0.5), torch.full((1, 3, 2, 2), -1.0)
     mask = torch.tensor([[[[1.0, 0.0], [0.0, 1.0]]]])
     assert composite(painted, image, mask)[0, 0].tolist() == [[-1.0, 0.5], [0.5, -1.0]]
+
+
+def test_a_step_at_the_border_is_taken_out() -> None:
+    _, mask = probe(64, 2)
+    truth = torch.full((2, 3, 64, 64), 0.2)
+    painted = truth + torch.tensor([-0.3, 0.1, 0.4])[:, None, None]
+    met = meet(painted, truth * mask, mask)
+    assert torch.allclose(met[:, :, 16, 16:48], truth[:, :, 16, 16:48], atol=0.1)
+    assert torch.allclose(met[:, :, :14], truth[:, :, :14], atol=0.01)
+    step = (met[:, :, 1:] - met[:, :, :-1]).abs()
+    assert step.max() < 0.1
+    assert torch.equal(meet(truth, truth * mask, mask), truth)
+
+
+def test_what_lies_in_the_hole_changes_nothing() -> None:
+    condition, mask = probe(64, 2)
+    painted = torch.zeros_like(condition)
+    noise = torch.rand_like(condition) * (1 - mask)
+    assert torch.equal(meet(painted, condition, mask), meet(painted, condition + noise, mask))
+    nothing = torch.zeros_like(mask)
+    assert torch.equal(meet(painted, condition, nothing), painted)
