@@ -53,9 +53,7 @@ def test_the_largest_detected_face_is_taken(tmp_path: Path, photos: Path) -> Non
     assert boxes[0].tolist() == [40, 40, 120, 120]
 
 
-def test_points_are_packed_where_they_are_found(
-    tmp_path: Path, photos: Path, boxes: Path
-) -> None:
+def test_points_are_packed_where_they_are_found(tmp_path: Path, photos: Path, boxes: Path) -> None:
     seen: list[NDArray[np.uint8]] = []
 
     def find(photo: NDArray[np.uint8], box: NDArray[np.float32]) -> NDArray[np.float64] | None:
