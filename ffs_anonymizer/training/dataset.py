@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 import csv
 from dataclasses import dataclass, replace
+from functools import cached_property
 import hashlib
 from pathlib import Path
 from queue import Full, Queue
@@ -68,6 +69,12 @@ class PackedFaces:
     def __len__(self) -> int:
         """Return the number of photos."""
         return len(self.photos_bgr)
+
+    @cached_property
+    def chances(self) -> NDArray[np.float64]:
+        """Return how often each photo is to be drawn, (N,), so that each person is as often."""
+        _, person, photos = np.unique(self.identities, return_inverse=True, return_counts=True)
+        return np.asarray(1.0 / photos[person], np.float64)
 
     def split(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the numbers of the photos to train on and of those held out, by identity."""
@@ -332,9 +339,10 @@ def draw_batch(
     :param crop_scale: side of the crop over the longer side of the rectangle.
     """
     rng = np.random.default_rng((seed, step))
+    chances = faces.chances[numbers]
     drawn = [
         draw_sample(faces, int(i), rng, size_px, crop_scale)
-        for i in rng.choice(numbers, batch, replace=len(numbers) < batch)
+        for i in rng.choice(numbers, batch, len(numbers) < batch, chances / chances.sum())
     ]
     return Batch(
         np.concatenate([one.condition for one in drawn]),

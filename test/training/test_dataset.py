@@ -111,6 +111,27 @@ def test_split_keeps_each_person_on_one_side() -> None:
     assert sorted([*train, *held]) == list(range(2000))
 
 
+def test_people_are_drawn_alike_however_many_photos_there_are_of_them() -> None:
+    names = (*['often'] * 90, *(f'once {i}' for i in range(10)))
+    photos: NDArray[np.uint8] = np.zeros((100, 40, 40, 3), np.uint8)
+    photos[:90] = 255
+    faces = PackedFaces(
+        photos,
+        np.tile(np.array([10, 10, 30, 30], np.float32), (100, 1)),
+        np.tile(np.array([0, 0, 40, 40], np.int32), (100, 1)),
+        np.full((100, 5, 2), np.nan, np.float32),
+        names,
+    )
+    middles = np.concatenate(
+        [
+            draw_batch(faces, np.arange(100), step=step, **DRAW).image[:, 0, 16, 16]
+            for step in range(100)
+        ]
+    )
+    bright = (middles > 0).mean()
+    assert 0.05 < bright < 0.2
+
+
 def test_held_out_depends_on_the_name_alone() -> None:
     assert [is_held_out(name) for name in ('a', 'b', 'c')] == [
         is_held_out(name) for name in ('a', 'b', 'c')
