@@ -25,7 +25,6 @@ import cv2
 from ffs_anonymizer.anonymizer import Anonymizer
 from ffs_anonymizer.detector import Detector
 from ffs_anonymizer.image import decode, decode_image
-from ffs_anonymizer.models.manifest import default_generator
 from ffs_anonymizer.params import Settings
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +36,8 @@ Messages = dict[str, list[bytes]]
 
 PREFIX = '/anonymized'
 READY = 'ready: models are loaded'
-# A blurred face is no face any more, as a generated one is: the detector must not be sure of one
-# where one was.
+# The node generates faces, as it does by default. The bag tool blurs, so that the detector can be
+# asked afterwards: it must not be sure of a face where one was.
 BLUR = ('--method', 'blur')
 CHECKED_EVERY = 4
 FACE_SCORE = 0.5
@@ -148,7 +147,7 @@ def live(output: Path, messages: Messages, findings: Findings) -> None:
 
     config = output / 'anonymizer.param.yaml'
     topics = f'image_topics=[{", ".join(IMAGE_TOPICS)}]'
-    call('ffs_anonymizer', 'params', *BLUR, '--set', topics, output=config)
+    call('ffs_anonymizer', 'params', '--set', topics, output=config)
     outputs = {PREFIX + topic for topic in (*IMAGE_TOPICS, *INFO_TOPICS)}
     start_s = time.monotonic()
     with ros_node('demo') as ros, running_node(config, output / 'node.log', findings) as log:
@@ -317,15 +316,14 @@ def iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 
 
 def draw(path: Path, before: Messages, after: Messages) -> None:
-    """Draw one frame before and after, and generated where the package has a generator."""
+    """Draw one frame before, blurred and with generated faces."""
     i = len(before[FRONT]) // 8
     source = message(FRONT, before[FRONT][i])
     columns = [decode_image(m).image_bgr for m in (source, message(FRONT, after[FRONT][i]))]
-    if default_generator() is not None:
-        with contextlib.closing(Anonymizer(Settings().updated({'face.method': 'generate'}))) as it:
-            frame = decode_image(source)
-            it.replace(frame, it.find(frame, stream='', stamp_ns=None))
-            columns.append(frame.image_bgr)
+    with contextlib.closing(Anonymizer(Settings())) as it:
+        frame = decode_image(source)
+        it.replace(frame, it.find(frame, stream='', stamp_ns=None))
+        columns.append(frame.image_bgr)
     cv2.imwrite(str(path), np.hstack(columns))
 
 

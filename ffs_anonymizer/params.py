@@ -130,9 +130,9 @@ class ClassSettings:
 class FaceSettings(ClassSettings):
     """Hold what is done with faces, which alone can be generated."""
 
-    method: str = _setting('blur', 'How a region is replaced.', choices=METHODS, live=True)
+    method: str = _setting('generate', 'How a region is replaced.', choices=METHODS, live=True)
     region_scale: float = _setting(
-        1.4,
+        1.45,
         'Side of the replaced region over the side of the detected box.',
         unit='times',
         bounds=(1.0, 3.0),
