@@ -65,7 +65,7 @@ cannot be anonymized is not written but listed at the end, with exit code 1.
 _EXAMPLES = """\
 examples:
   ffs_anonymizer media -i photo.jpg -o photo_anonymized.jpg
-  ffs_anonymizer media -i drive/ -o drive_anonymized/ --method face=mosaic --mask-scale 1.4
+  ffs_anonymizer media -i drive/ -o drive_anonymized/ --method face=mosaic --mask-scale 1.6
   ffs_anonymizer media -i photos/ -o out/ --boxes photos/annotations/
 """
 
