@@ -64,7 +64,7 @@ class TrainSettings:
     )
     recognizer: str = setting('', 'torch.export file (.pt2) of a recognizer to be strange to')
     weight_stranger: float = setting(
-        1.0, 'of being nearer to the person than to a stranger, to the recognizer', 0.0
+        0.6, 'of being nearer to the person than to a stranger, to the recognizer', 0.0
     )
     log_every: int = setting(50, 'steps between scalars', 1)
     grid_every: int = setting(1000, 'steps between sample grids', 1)
