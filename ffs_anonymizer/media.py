@@ -306,6 +306,8 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     anonymizer = Anonymizer(zoned, callers=callers(zoned))
+    for name, value in anonymizer.describe().items():
+        print(f'  {name}: {value}', flush=True)
     with (
         contextlib.closing(anonymizer),
         _detections_file(args.write_detections) as report.detections,

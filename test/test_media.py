@@ -291,6 +291,17 @@ def test_existing_outputs_are_left_out_on_request(
     assert (output / 'a.jpg').read_bytes() == taken
 
 
+def test_it_says_what_runs_and_under_which_licence(
+    photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert media('-i', photo, '-o', photo.with_name('generated.jpg')) == 0
+    said = capsys.readouterr().out
+    assert '  face detector: ' in said
+    assert "  generator's licence: research use" in said
+    assert media('-i', photo, '-o', photo.with_name('blurred.jpg'), *BLUR) == 0
+    assert 'licence' not in capsys.readouterr().out
+
+
 def test_dry_run_writes_nothing(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, output = photo.parent, photo.parent.parent / 'out'
     assert media('-i', source, '-o', output, '--method', 'solid', '--dry-run') == 0
