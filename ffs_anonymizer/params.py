@@ -100,6 +100,16 @@ def _setting(
     return field(default=default, metadata={'parameter': parameter})
 
 
+def _region_scale(default: float) -> Any:
+    return _setting(
+        default,
+        'Side of the replaced region over the side of the detected box.',
+        unit='times',
+        bounds=(1.0, 3.0),
+        live=True,
+    )
+
+
 @dataclass(frozen=True)
 class ClassSettings:
     """Hold what is done with one class of detections."""
@@ -117,13 +127,7 @@ class ClassSettings:
         choices=FALLBACKS,
         live=True,
     )
-    region_scale: float = _setting(
-        1.25,
-        'Side of the replaced region over the side of the detected box.',
-        unit='times',
-        bounds=(1.0, 3.0),
-        live=True,
-    )
+    region_scale: float = _region_scale(1.25)
 
 
 @dataclass(frozen=True)
@@ -131,13 +135,7 @@ class FaceSettings(ClassSettings):
     """Hold what is done with faces, which alone can be generated."""
 
     method: str = _setting('generate', 'How a region is replaced.', choices=METHODS, live=True)
-    region_scale: float = _setting(
-        1.45,
-        'Side of the replaced region over the side of the detected box.',
-        unit='times',
-        bounds=(1.0, 3.0),
-        live=True,
-    )
+    region_scale: float = _region_scale(1.45)
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 from ffs_anonymizer.errors import ModelError
-from ffs_anonymizer.training.judges import ALIGNED_POINTS_PX, ALIGNED_PX
+from ffs_anonymizer.training.judges import ALIGNED_POINTS_PX, ALIGNED_PX, similarity
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -71,18 +73,12 @@ def align(images: torch.Tensor, points_px: torch.Tensor) -> torch.Tensor:
     :param images: (N, 3, S, S).
     :param points_px: (N, 5, 2) eyes, nose and mouth corners.
     """
-    # The least squares of judges.similarity: x' = a x - b y + c, y' = b x + a y + d
-    target = torch.as_tensor(ALIGNED_POINTS_PX, dtype=images.dtype, device=images.device)
-    middle = points_px.mean(1, keepdim=True)
-    source, wanted = points_px - middle, target - target.mean(0)
-    a = (source * wanted).sum((1, 2))
-    b = (source[..., 0] * wanted[:, 1] - source[..., 1] * wanted[:, 0]).sum(1)
-    # ... undone, since sampling asks where each aligned pixel comes from
-    back = source.square().sum((1, 2)) / (a.square() + b.square())
-    turn = torch.stack([torch.stack([a, b], 1), torch.stack([-b, a], 1)], 1) * back[:, None, None]
-    at = torch.arange(ALIGNED_PX, dtype=images.dtype, device=images.device)
-    places = torch.stack(torch.meshgrid(at, at, indexing='xy'), -1) - target.mean(0)
-    grid = torch.einsum('nij,hwj->nhwi', turn, places) + middle[:, None]
+    # Sampling asks where each aligned pixel comes from
+    turned = (similarity(each, ALIGNED_POINTS_PX) for each in points_px.double().cpu().numpy())
+    back = torch.from_numpy(np.stack([cv2.invertAffineTransform(m) for m in turned])).to(images)
+    at = torch.arange(ALIGNED_PX).to(images)
+    places = torch.stack(torch.meshgrid(at, at, indexing='xy'), -1)
+    grid = torch.einsum('nij,hwj->nhwi', back[..., :2], places) + back[:, None, None, :, 2]
     size_wh = images.new_tensor([images.shape[3], images.shape[2]])
     return functional.grid_sample(
         images, (2.0 * grid + 1.0) / size_wh - 1.0, padding_mode='border', align_corners=False
@@ -99,8 +95,8 @@ def load_stranger(path: Path) -> Stranger:
     """
     try:
         recognizer = torch.export.load(str(path)).module()
-        found = recognizer(torch.zeros(2, 3, ALIGNED_PX, ALIGNED_PX))
-        found = recognizer(torch.zeros(3, 3, ALIGNED_PX, ALIGNED_PX))
+        for n in (2, 3):
+            found = recognizer(torch.zeros(n, 3, ALIGNED_PX, ALIGNED_PX))
     except Exception as error:
         raise ModelError(f'{path}: cannot be used as a recognizer: {error}') from error
     if found.ndim != 2 or len(found) != 3:

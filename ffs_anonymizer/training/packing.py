@@ -207,9 +207,12 @@ def pack(
                 continue
             photo, in_photo, inside = square_around(image_bgr, box, photo_px, margin)
             photos[len(rows)] = photo
-            points = None if find_points is None else find_points(photo, in_photo.astype('f4'))
+            points = None
+            if find_points is not None:
+                points = find_points(photo, in_photo.astype(np.float32))
             numbers = [f'{v:.1f}' for v in in_photo]
-            placed = [''] * 10 if points is None else [f'{v:.1f}' for v in points.ravel()]
+            unknown = [''] * len(POINT_COLUMNS)
+            placed = unknown if points is None else [f'{v:.1f}' for v in points.ravel()]
             rows.append([face.path.name, face.identity, *numbers, *inside.tolist(), *placed])
         if not rows:
             raise MediaError(
@@ -267,7 +270,8 @@ def write_sheet(
         tile = np.array(photos_bgr[i])  # a copy: the photos themselves are mapped from disk
         x0, y0, x1, y1 = (int(float(str(v))) for v in rows[i][2:6])
         cv2.rectangle(tile, (x0, y0), (x1 - 1, y1 - 1), (0, 255, 0), 1)
-        for x, y in np.array([float(str(v)) for v in rows[i][10:] if v]).reshape(-1, 2):
+        placed = [float(str(v)) for v in rows[i][-len(POINT_COLUMNS) :] if v]
+        for x, y in zip(placed[::2], placed[1::2], strict=True):
             cv2.circle(tile, (round(x), round(y)), 1, (0, 255, 255), -1)
         tiles.append(tile)
     sheet = tile_images(np.stack(tiles), columns=8)
