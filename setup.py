@@ -21,7 +21,7 @@ setup(
     packages=find_packages(exclude=['test', 'test.*']),
     package_data={
         PACKAGE: ['py.typed', 'models/*.onnx', 'models/*.json', 'models/*.md', 'models/*.png'],
-        f'{PACKAGE}.backend.cuda': ['*.cu', '*.h'],
+        f'{PACKAGE}.painting': ['*.cu', '*.h'],
     },
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{PACKAGE}']),
@@ -69,8 +69,8 @@ setup(
     },
     entry_points={
         'console_scripts': [
-            'anonymizer_node = ffs_anonymizer.node:main',
-            'ffs_anonymizer = ffs_anonymizer.cli:main',
+            'anonymizer_node = ffs_anonymizer.node.node:main',
+            'ffs_anonymizer = ffs_anonymizer.cli.program:main',
         ],
     },
 )

@@ -20,7 +20,7 @@ import statistics
 import tempfile
 import time
 
-from ffs_anonymizer.cli import main as anonymizer
+from ffs_anonymizer.cli.program import main as anonymizer
 from mcap.writer import CompressionType, Writer
 
 NAME = 'in_0.mcap'

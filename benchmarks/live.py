@@ -23,7 +23,7 @@ import time
 from typing import Any
 
 import cv2
-from ffs_anonymizer import dds
+from ffs_anonymizer.node import middleware
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,7 +35,7 @@ def main() -> int:
     args = _parser().parse_args()
     os.environ.setdefault('ROS_DOMAIN_ID', str(1 + os.getpid() % 100))
     os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
-    dds.use_large_frames()
+    middleware.use_large_frames()
     width, height = (int(part) for part in args.size.split('x'))
     pictures = list(_pictures(args.video, (width, height)))
     assignments = [
@@ -46,7 +46,7 @@ def main() -> int:
         [
             sys.executable,
             '-c',
-            'import sys; from ffs_anonymizer.node import main; sys.exit(main())',
+            'import sys; from ffs_anonymizer.node.node import main; sys.exit(main())',
             '--ros-args',
             *(word for assignment in assignments for word in ('-p', assignment)),
         ]

@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
-from ffs_anonymizer import dds
+from ffs_anonymizer.node import middleware
 import rclpy
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
@@ -75,7 +75,7 @@ class Recorder:
 @contextlib.contextmanager
 def ros_node(name: str) -> Iterator[Node]:
     """Yield a node that is spun in a thread."""
-    dds.use_large_frames()
+    middleware.use_large_frames()
     context = Context()
     rclpy.init(context=context)
     node = Node(name, context=context)

@@ -23,9 +23,9 @@ from typing import Any
 
 import cv2
 from ffs_anonymizer.anonymizer import Anonymizer
-from ffs_anonymizer.detector import Detector
-from ffs_anonymizer.image import decode, decode_image
-from ffs_anonymizer.params import Settings
+from ffs_anonymizer.frames.message import decode, decode_image
+from ffs_anonymizer.regions.detector import Detector
+from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 from numpy.typing import NDArray
 import recording

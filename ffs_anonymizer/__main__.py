@@ -2,7 +2,7 @@
 
 import sys
 
-from ffs_anonymizer.cli import main
+from ffs_anonymizer.cli.program import main
 
 if __name__ == '__main__':
     sys.exit(main())

@@ -11,15 +11,16 @@ import time
 from typing import TypeVar, Union
 
 import cv2
-from ffs_anonymizer import budget, composite, crops, obscure, tracker
-from ffs_anonymizer.backend.cuda.painter import Job
-from ffs_anonymizer.detector import CLASSES, Detections, Detector, FACE, PLATE, ZONE
 from ffs_anonymizer.errors import AnonymizerError, ModelError, SettingsError
-from ffs_anonymizer.frame import Frame
-from ffs_anonymizer.generator import Generator
+from ffs_anonymizer.frames.frame import Frame
 from ffs_anonymizer.models.manifest import file_sha256
-from ffs_anonymizer.params import Settings
-from ffs_anonymizer.tracker import Regions, Tracks
+from ffs_anonymizer.painting import budget, composite, crops, obscure
+from ffs_anonymizer.painting.generator import Generator
+from ffs_anonymizer.painting.job import Job
+from ffs_anonymizer.regions import tracker
+from ffs_anonymizer.regions.detector import CLASSES, Detections, Detector, FACE, PLATE, ZONE
+from ffs_anonymizer.regions.tracker import Regions, Tracks
+from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 from numpy.typing import NDArray
 

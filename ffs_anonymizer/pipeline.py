@@ -14,13 +14,13 @@ import threading
 from typing import Generic, TYPE_CHECKING, TypeVar, Union
 
 from ffs_anonymizer.errors import AnonymizerError
-from ffs_anonymizer.tracker import backfill, Regions
+from ffs_anonymizer.regions.tracker import backfill, Regions
 
 if TYPE_CHECKING:
     from ffs_anonymizer.anonymizer import Anonymizer, Data, Replaced
-    from ffs_anonymizer.detector import Detections
-    from ffs_anonymizer.image import Frame
-    from ffs_anonymizer.params import Settings
+    from ffs_anonymizer.frames.message import Frame
+    from ffs_anonymizer.regions.detector import Detections
+    from ffs_anonymizer.settings.runtime import Settings
 
 _Item = TypeVar('_Item')
 _LOG = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ffs_anonymizer import dds
+from ffs_anonymizer.node import middleware
 from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
@@ -74,7 +74,7 @@ def generate_launch_description() -> LaunchDescription:
             # What the user has set stays.
             *(
                 SetEnvironmentVariable(name, EnvironmentVariable(name, default_value=value))
-                for name, value in dds.environment().items()
+                for name, value in middleware.environment().items()
             ),
             OpaqueFunction(function=_replay),
         ]

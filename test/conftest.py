@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 import pytest
+from support.drawn_faces import boxes, packed, photos, tiny_settings  # noqa: F401
 import tqdm
 
 # Its thread would outlive the progress bars, and some tests count threads.

@@ -1,14 +1,14 @@
 from types import SimpleNamespace
 
 from ffs_anonymizer.anonymizer import Anonymized, Anonymizer, Request, Zone
-from ffs_anonymizer.budget import Cost
-from ffs_anonymizer.detector import Detections, FACE, PLATE
 from ffs_anonymizer.errors import AnonymizerError, ModelError, SettingsError
-from ffs_anonymizer.image import decode_image, ENCODINGS
-from ffs_anonymizer.params import Settings
+from ffs_anonymizer.frames.message import decode_image, ENCODINGS
+from ffs_anonymizer.painting.budget import Cost
+from ffs_anonymizer.regions.detector import Detections, FACE, PLATE
+from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
-from onnx_models import save_failing_generator, save_generator
 import pytest
+from support.onnx_models import save_failing_generator, save_generator
 
 WIDTH, HEIGHT = 96, 72
 # Overlapping faces, faces at all four borders and in a corner, and one inside another's crop.

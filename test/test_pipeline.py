@@ -6,16 +6,16 @@ import time
 
 import cv2
 from ffs_anonymizer.anonymizer import Anonymizer
-from ffs_anonymizer.detector import Detections, FACE
 from ffs_anonymizer.errors import AnonymizerError, BagError, ImageError
-from ffs_anonymizer.frame import Frame
-from ffs_anonymizer.image import decode
-from ffs_anonymizer.params import Settings
+from ffs_anonymizer.frames.frame import Frame
+from ffs_anonymizer.frames.message import decode
 from ffs_anonymizer.pipeline import anonymize_all, BATCH_ITEMS, callers, Task
-from messages import raw_message
+from ffs_anonymizer.regions.detector import Detections, FACE
+from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
-from onnx_models import save_generator
 import pytest
+from support.messages import raw_message
+from support.onnx_models import save_generator
 
 BOX = (20, 10, 44, 40)
 FOUND = Detections.of([BOX], [0.9], FACE)

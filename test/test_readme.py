@@ -3,11 +3,11 @@
 import re
 import shlex
 
-from ffs_anonymizer.cli import make_parser
-from ffs_anonymizer.cli_options import settings_from
-from ffs_anonymizer.params import load, Settings, to_markdown
-from program import ROOT
+from ffs_anonymizer.cli.options import settings_from
+from ffs_anonymizer.cli.program import make_parser
+from ffs_anonymizer.settings.runtime import load, Settings, to_markdown
 import pytest
+from support.program import ROOT
 
 README = (ROOT / 'README.md').read_text('utf-8')
 DOCUMENTS = {path.name: path.read_text('utf-8') for path in sorted(ROOT.glob('docs/*.md'))}

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from ffs_anonymizer.backend.cuda.painter import Painter
+    from ffs_anonymizer.painting.job import Painter
 
 Tensors = Mapping[str, NDArray[np.float32]]
 
@@ -114,7 +114,7 @@ class Backend(ABC):
 BACKENDS = {
     'cpu': 'ffs_anonymizer.backend.ort',
     'cuda': 'ffs_anonymizer.backend.ort',
-    'tensorrt': 'ffs_anonymizer.backend.trt',
+    'tensorrt': 'ffs_anonymizer.backend.tensorrt.runner',
     'openvino': 'ffs_anonymizer.backend.openvino',
 }
 

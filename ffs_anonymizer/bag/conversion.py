@@ -16,10 +16,9 @@ import sys
 import time
 from typing import Any, TextIO, TYPE_CHECKING, Union
 
-from ffs_anonymizer.bag import cdr
-from ffs_anonymizer.bag.ahead import read_ahead
 from ffs_anonymizer.bag.ledger import Ledger
-from ffs_anonymizer.bag.reader import BagReader, decompressed
+from ffs_anonymizer.bag.prefetch import read_ahead
+from ffs_anonymizer.bag.preflight import check_first_images
 from ffs_anonymizer.bag.selection import (
     Action,
     can_carry_pictures,
@@ -30,18 +29,19 @@ from ffs_anonymizer.bag.selection import (
     picture_error,
     Selection,
 )
-from ffs_anonymizer.bag.storage import Attachment, Item, Message, Note, Topic
-from ffs_anonymizer.bag.trial import check_first_images
-from ffs_anonymizer.bag.writer import BagWriter, Format
-from ffs_anonymizer.detector import CLASSES
 from ffs_anonymizer.errors import AnonymizerError, BagError, SettingsError
-from ffs_anonymizer.image import black_like, decode, is_depth
-from ffs_anonymizer.params import Settings, to_yaml
+from ffs_anonymizer.frames.message import black_like, decode, is_depth
 from ffs_anonymizer.pipeline import anonymize_all, callers, Outcome, Task
+from ffs_anonymizer.regions.detector import CLASSES
+from ffs_anonymizer.rosbag2 import cdr
+from ffs_anonymizer.rosbag2.reader import BagReader, decompressed
+from ffs_anonymizer.rosbag2.storage import Attachment, Item, Message, Note, Topic
+from ffs_anonymizer.rosbag2.writer import BagWriter, Format
+from ffs_anonymizer.settings.runtime import Settings, to_yaml
 
 if TYPE_CHECKING:
     from ffs_anonymizer.anonymizer import Anonymizer
-    from ffs_anonymizer.frame import Frame
+    from ffs_anonymizer.frames.frame import Frame
 
 SETTINGS_FILE = 'anonymizer.param.yaml'
 PARTIAL = '.partial'

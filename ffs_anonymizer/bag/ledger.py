@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from struct import Struct
 import zlib
 
-from ffs_anonymizer.bag.storage import Data, Item, Message, Topic
+from ffs_anonymizer.rosbag2.storage import Data, Item, Message, Topic
 
 _ENTRY = Struct('<qqIQ')
 _END_BYTES = 256

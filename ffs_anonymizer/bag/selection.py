@@ -8,10 +8,10 @@ import enum
 import fnmatch
 import re
 
-from ffs_anonymizer.bag.cdr import COMPRESSED_IMAGE, IMAGE
-from ffs_anonymizer.bag.reader import TopicSummary
-from ffs_anonymizer.bag.storage import Attachment, Topic
 from ffs_anonymizer.errors import BagError
+from ffs_anonymizer.rosbag2.cdr import COMPRESSED_IMAGE, IMAGE
+from ffs_anonymizer.rosbag2.reader import TopicSummary
+from ffs_anonymizer.rosbag2.storage import Attachment, Topic
 
 IMAGE_TYPES = (IMAGE, COMPRESSED_IMAGE)
 # Types that carry pictures in a way that cannot be anonymized here. Types whose definition, where

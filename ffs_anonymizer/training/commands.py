@@ -71,7 +71,7 @@ def add_data_parser(subparsers: Subparsers) -> None:
 
 def run_data_build(args: argparse.Namespace) -> int:
     """Pack a folder of photos; return 1 where a photo was left out."""
-    from ffs_anonymizer.training.packing import Detect, FindPoints, list_faces, pack
+    from ffs_anonymizer.datasets.packing import Detect, FindPoints, list_faces, pack
 
     if not 16 <= args.photo_px <= 1024 or not 1.0 <= args.margin <= 8.0:
         raise SettingsError(
@@ -81,12 +81,12 @@ def run_data_build(args: argparse.Namespace) -> int:
     faces = list_faces(args.input, args.boxes)
     detect: Detect | None = None
     if args.boxes is None:
-        from ffs_anonymizer.training.judges import FaceDetector
+        from ffs_anonymizer.evaluation.judges import FaceDetector
 
         detect = FaceDetector(args.detector_model).boxes
     find_points: FindPoints | None = None
     if args.landmarks_model is not None:
-        from ffs_anonymizer.training.judges import LandmarkFinder
+        from ffs_anonymizer.evaluation.judges import LandmarkFinder
 
         find_points = LandmarkFinder(args.landmarks_model).points
     report = pack(
@@ -153,7 +153,7 @@ def run_train(args: argparse.Namespace) -> int:
         print(yaml.safe_dump(settings.as_dict(), sort_keys=False), end='')
         return 0
     need_torch()
-    from ffs_anonymizer.training.train import train
+    from ffs_anonymizer.training.generator.train import train
 
     train(settings)
     return 0
@@ -194,7 +194,7 @@ def add_export_parser(subparsers: Subparsers) -> None:
 def run_export(args: argparse.Namespace) -> int:
     """Write the model files of a checkpoint."""
     need_torch()
-    from ffs_anonymizer.training.export import export, Provenance
+    from ffs_anonymizer.training.generator.export import export, Provenance
 
     provenance = Provenance(
         version=args.version,
@@ -266,9 +266,9 @@ def add_evaluate_parser(subparsers: Subparsers) -> None:
 def run_evaluate(args: argparse.Namespace) -> int:
     """Judge the methods on a folder of photos."""
     import cv2
-    from ffs_anonymizer.params import load, Settings
-    from ffs_anonymizer.training import evaluate as evaluation
-    from ffs_anonymizer.training.judges import FaceDetector, LandmarkFinder, Recognizer
+    from ffs_anonymizer.evaluation import faces as evaluation
+    from ffs_anonymizer.evaluation.judges import FaceDetector, LandmarkFinder, Recognizer
+    from ffs_anonymizer.settings.runtime import load, Settings
     import numpy as np
 
     usual = load(args.config) if args.config is not None else Settings()
@@ -342,7 +342,7 @@ def add_models_parser(subparsers: Subparsers) -> None:
 def run_models(args: argparse.Namespace) -> int:
     """Print the table of networks."""
     need_torch()
-    from ffs_anonymizer.training import table
+    from ffs_anonymizer.evaluation import cost as table
 
     print(table.to_markdown(table.costs()), end='')
     if args.speed:

@@ -1,1 +1,0 @@
-"""The way of a frame that stays on the GPU: kernels, their driver, and the jobs they are given."""

@@ -1,0 +1,231 @@
+"""The command `bag`: a recorded bag in, the same without faces and plates out."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from itertools import combinations
+import re
+import sys
+from typing import TYPE_CHECKING
+
+from ffs_anonymizer.cli.options import add_file_options, add_settings_options, settings_from
+from ffs_anonymizer.errors import SettingsError
+from ffs_anonymizer.settings.runtime import Settings
+
+if TYPE_CHECKING:
+    from ffs_anonymizer.bag.conversion import Job
+    from ffs_anonymizer.bag.selection import Selection
+    from ffs_anonymizer.cli.options import Subparsers
+
+_DESCRIPTION = """\
+Anonymize the images of a ROS 2 bag. No ROS installation is needed.
+
+All topics of sensor_msgs Image and CompressedImage are anonymized in their own encoding; every
+other message is copied byte for byte, with its topic, QoS, definition and times. The new bag is
+read back before it gets its name; until then it is called <output>.partial. Nothing is ever
+overwritten, and no image is written that could not be anonymized.
+"""
+_MOST_LINES = 20
+_EXAMPLES = """\
+examples:
+  ffs_anonymizer bag -i drive_01 -o drive_01_anonymized
+  ffs_anonymizer bag -i drive_01 -o out --dry-run
+  ffs_anonymizer bag -i drive_01 -o out --exclude-topics /depth/image --method face=solid
+  ffs_anonymizer bag -i drive_01 -o out --drop-topics /front/image_raw/ffmpeg /microphone
+  ffs_anonymizer bag -i old.db3 -o new --storage mcap --compression-mode chunk
+"""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Register the command."""
+    parser = subparsers.add_parser(
+        'bag',
+        help='anonymize recorded bags (rosbag2)',
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_file_options(
+        parser,
+        source='a bag folder, or a single .mcap or .db3 file',
+        target='the folder of the new bag',
+        whole='bag',
+    )
+    _add_topic_options(parser)
+    _add_format_options(parser)
+    add_settings_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """
+    Run the command.
+
+    :returns: 0 done, 1 something could not be done, which is listed on standard error.
+    :raises AnonymizerError: there is no output.
+    """
+    settings = settings_from(args)
+    job = _job(args, settings)
+    if args.skip_existing and job.target.exists():
+        print(f'{job.target} exists already: nothing to do')
+        return 0
+    from ffs_anonymizer.allocator import keep_memory
+    from ffs_anonymizer.bag.conversion import Conversion, summary
+
+    keep_memory()
+    conversion = Conversion(job, settings)
+    print(conversion.plan(), flush=True)
+    for warning in conversion.warnings():
+        print(f'warning: {warning}', file=sys.stderr)
+    print(_settings_words(settings), flush=True)
+    if args.dry_run:
+        conversion.check_first_images()
+        return 0
+    report = conversion.run(shows_progress=not args.disable_progress_output)
+    print(summary(report))
+    for warning, count in list(report.warnings.items())[:_MOST_LINES]:
+        print(f'warning: {count} frames: {warning}', file=sys.stderr)
+    for line in report.undone[:_MOST_LINES]:
+        print(f'not done: {line}', file=sys.stderr)
+    if len(report.undone) > _MOST_LINES:
+        print(f'not done: {len(report.undone) - _MOST_LINES} more', file=sys.stderr)
+    return 1 if report.undone else 0
+
+
+def _add_topic_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        'topics', 'Without these, all images are anonymized and everything else is copied.'
+    )
+    group.add_argument(
+        '--topics', nargs='+', default=[], metavar='TOPIC', help='images to anonymize, by name'
+    )
+    group.add_argument(
+        '-e',
+        '--regex',
+        default='',
+        help='images to anonymize, by a regular expression that fits the whole name',
+    )
+    group.add_argument(
+        '--exclude-topics',
+        nargs='+',
+        default=[],
+        metavar='TOPIC',
+        help='topics to copy as they are, whatever they show (depth, masks)',
+    )
+    group.add_argument(
+        '-x',
+        '--exclude-regex',
+        default='',
+        metavar='REGEX',
+        help='the same, by a regular expression that fits the whole name',
+    )
+    group.add_argument(
+        '--drop-topics',
+        nargs='+',
+        default=[],
+        metavar='TOPIC',
+        help='topics to leave out of the new bag altogether',
+    )
+    group.add_argument(
+        '--start-time-ns', type=int, metavar='NS', help='leave out what was recorded before'
+    )
+    group.add_argument(
+        '--end-time-ns', type=int, metavar='NS', help='leave out what was recorded after'
+    )
+
+
+def _add_format_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group('format', 'Without these, the new bag is as the old one is.')
+    group.add_argument(
+        '-s', '--storage', choices=('mcap', 'sqlite3'), default='', help='of the new bag'
+    )
+    group.add_argument(
+        '--compression-mode',
+        choices=('none', 'file', 'message', 'chunk'),
+        default='',
+        help="rosbag2's modes, and chunk: within an mcap",
+    )
+    group.add_argument('--compression-format', choices=('zstd',), default='zstd')
+    group.add_argument(
+        '--max-bag-size',
+        type=_not_negative,
+        default=0,
+        metavar='BYTES',
+        help='begin a new file at this size; 0: one file (default)',
+    )
+    group.add_argument(
+        '--max-bag-duration',
+        type=_not_negative,
+        default=0,
+        metavar='SECONDS',
+        help='begin a new file after this time; 0: one file (default)',
+    )
+
+
+def _not_negative(text: str) -> int:
+    with contextlib.suppress(ValueError):
+        value = int(text)
+        if value >= 0:
+            return value
+    raise argparse.ArgumentTypeError(f'got {text!r}, expected a whole number, 0 or more')
+
+
+def _job(args: argparse.Namespace, settings: Settings) -> Job:
+    from ffs_anonymizer.bag.conversion import Job
+
+    return Job(
+        source=args.input,
+        target=args.output,
+        selection=_selection(args, settings),
+        storage=args.storage,
+        compression_mode=args.compression_mode,
+        start_ns=args.start_time_ns,
+        end_ns=args.end_time_ns,
+        on_error=args.on_error,
+        detections=args.write_detections,
+        max_bytes=args.max_bag_size,
+        max_duration_ns=args.max_bag_duration * 1_000_000_000,
+    )
+
+
+def _selection(args: argparse.Namespace, settings: Settings) -> Selection:
+    from ffs_anonymizer.bag.selection import Selection
+
+    _check_regex('--regex', args.regex)
+    _check_regex('--exclude-regex', args.exclude_regex)
+    named = {
+        '--topics': args.topics,
+        '--exclude-topics': args.exclude_topics,
+        '--drop-topics': args.drop_topics,
+    }
+    for one, other in combinations(named, 2):
+        both = sorted({*named[one]} & {*named[other]})
+        if both:
+            raise SettingsError(f'got {", ".join(both)} in {one} and in {other}')
+    return Selection(
+        topics=tuple(args.topics),
+        regex=args.regex,
+        exclude_topics=tuple(args.exclude_topics),
+        exclude_regex=args.exclude_regex,
+        copy_topics=settings.copy_topics,
+        drop_topics=tuple(args.drop_topics),
+    )
+
+
+def _check_regex(option: str, pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise SettingsError(
+            f'{option}: got {pattern!r}, expected a regular expression: {error}'
+        ) from error
+
+
+def _settings_words(settings: Settings) -> str:
+    """Return the resolved settings that matter here, one a line."""
+    plain = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in settings.flat().items()
+    }
+    return '\n'.join(f'  {name}: {value}' for name, value in plain.items())

@@ -1,0 +1,85 @@
+"""The first image of each topic, looked at before any work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+import contextlib
+
+from ffs_anonymizer.bag.selection import depth_error, WAY_OUT
+from ffs_anonymizer.errors import AnonymizerError, BagError, ImageError
+from ffs_anonymizer.frames.message import ENCODINGS, is_depth
+from ffs_anonymizer.rosbag2 import cdr
+from ffs_anonymizer.rosbag2.reader import BagReader, decompressed
+from ffs_anonymizer.rosbag2.storage import Message
+
+MOST_BYTES = 1 << 28
+# As JPEG, PNG and WebP files begin.
+_BEGINNINGS = (b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n', b'RIFF')
+
+
+def check_first_images(
+    reader: BagReader,
+    keys: Collection[tuple[str, str]],
+    *,
+    start_ns: int | None,
+    end_ns: int | None,
+) -> None:
+    """
+    Tell now what the run would stop at later, as far as the fields of messages say it.
+
+    Nothing is decoded. Topics that have no message within the first `MOST_BYTES` are left to the
+    run, and so is a bag whose files are compressed as a whole.
+
+    :param keys: name and type of the topics to anonymize.
+    :param start_ns: leave out messages recorded before.
+    :param end_ns: leave out messages recorded after.
+    :raises BagError: an image is none that can be anonymized, or the bag is damaged.
+    """
+    if reader.metadata.compression_mode == 'file':
+        return
+    waiting, depth, others = {*keys}, [], []
+    with contextlib.closing(reader.items()) as items:
+        for item in items:
+            if not waiting or reader.read_bytes > MOST_BYTES:
+                break
+            if not isinstance(item, Message):
+                continue
+            key = (item.topic.name, item.topic.type_name)
+            too_early = start_ns is not None and item.log_ns < start_ns
+            too_late = end_ns is not None and item.log_ns > end_ns
+            if key not in waiting or too_early or too_late:
+                continue
+            waiting.remove(key)
+            try:
+                if _is_depth_image(item, is_compressed=reader.messages_compressed):
+                    depth.append(key[0])
+            except AnonymizerError as error:
+                others.append(f'{key[0]}, message recorded at {item.log_ns} ns: {error}')
+    if depth:
+        raise depth_error(depth)
+    if others:
+        raise BagError(f'these topics cannot be anonymized: {"; ".join(others)}; {WAY_OUT}')
+
+
+def _is_depth_image(message: Message, *, is_compressed: bool) -> bool:
+    """
+    Return whether an image holds measurements.
+
+    :raises AnonymizerError: it can be seen to be neither that nor a picture.
+    """
+    payload = decompressed(message.data) if is_compressed else bytes(message.data)
+    image = cdr.parse(message.topic.type_name, payload)
+    if isinstance(image, cdr.CdrImage):
+        if not is_depth(image.encoding) and image.encoding not in ENCODINGS:
+            raise ImageError(
+                f'got encoding {image.encoding!r}, expected one of {", ".join(ENCODINGS)}'
+            )
+        return is_depth(image.encoding)
+    head = bytes(image.data[:8])
+    # One without data may stand at the beginning of any topic.
+    if not is_depth(image.format) and head and not head.startswith(_BEGINNINGS):
+        raise ImageError(
+            f'got data of the format {image.format!r} that begins with {head.hex(" ")}, '
+            'expected a JPEG, PNG or WebP file'
+        )
+    return is_depth(image.format)

@@ -1,0 +1,219 @@
+"""The command line options that every command shares, and the settings that they amount to."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+import os
+from pathlib import Path
+from typing import Any, TYPE_CHECKING
+
+from ffs_anonymizer.errors import SettingsError
+from ffs_anonymizer.settings.runtime import (
+    DEVICES,
+    FALLBACKS,
+    find_parameter,
+    load,
+    METHODS,
+    Settings,
+)
+import yaml
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+_CLASSES = ('face', 'plate')
+
+
+def add_file_options(
+    parser: argparse.ArgumentParser, *, source: str, target: str, whole: str
+) -> None:
+    """
+    Add the options of a command that makes files of files.
+
+    :param source: what may be the input, for the help.
+    :param target: what the output is.
+    :param whole: what is spoilt by one frame that cannot be anonymized.
+    """
+    parser.add_argument('-i', '--input', type=Path, required=True, metavar='PATH', help=source)
+    parser.add_argument(
+        '-o', '--output', action=_Output, required=True, metavar='PATH', help=target
+    )
+    parser.add_argument(
+        '--on-error',
+        choices=('stop', 'black'),
+        default='stop',
+        help=f'what becomes of a {whole} with a frame that cannot be anonymized: none is '
+        'written, or one with that frame black, and exit code 1 (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--write-detections',
+        type=Path,
+        metavar='FILE',
+        help='write what was replaced, as a line of JSON for each image or frame',
+    )
+    parser.add_argument(
+        '--skip-existing',
+        action='store_true',
+        help='do nothing for an input whose output exists already, instead of refusing to start',
+    )
+    parser.add_argument(
+        '--disable-progress-output', action='store_true', help='show no progress bar'
+    )
+
+
+class _Output(argparse.Action):
+    """Keep a path, and the slash at its end, which a Path forgets and which means a folder."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Store both."""
+        namespace.output = Path(str(values))
+        namespace.output_is_folder = str(values).endswith(os.sep)
+
+
+def add_settings_options(parser: argparse.ArgumentParser) -> None:
+    """
+    Add the options that choose the settings.
+
+    :param parser: of the command.
+    """
+    group = parser.add_argument_group(
+        'settings',
+        'What is not said here comes from --config, else from the defaults '
+        '(`ffs_anonymizer params` prints them).',
+    )
+    group.add_argument(
+        '--config',
+        type=Path,
+        metavar='FILE',
+        help='YAML file with settings, the same that the node takes',
+    )
+    group.add_argument(
+        '--set',
+        action='append',
+        default=[],
+        metavar='NAME=VALUE',
+        help='one setting by its name, for example tracker.max_gap_ms=600; may be repeated and '
+        'wins over everything else',
+    )
+    group.add_argument(
+        '--method',
+        metavar='CLASS=METHOD,...',
+        help=f'how regions are replaced, for example face=generate,plate=blur; '
+        f'one word stands for all classes (generate: for faces); methods: {", ".join(METHODS)}',
+    )
+    group.add_argument(
+        '--face-threshold', type=float, metavar='SCORE', help='lowest score of a face (0.01 to 1)'
+    )
+    group.add_argument(
+        '--plate-threshold',
+        type=float,
+        metavar='SCORE',
+        help='lowest score of a licence plate (0.01 to 1)',
+    )
+    group.add_argument(
+        '--mask-scale',
+        type=float,
+        metavar='TIMES',
+        help='side of the replaced region over the side of the detected box, 1 to 3; '
+        'a total factor: 1.3 replaces a region 1.3 times as wide and high',
+    )
+    group.add_argument(
+        '--detector-model', metavar='FILE', help='ONNX face detector (CenterFace or YuNet)'
+    )
+    group.add_argument('--generator-model', metavar='FILE', help='ONNX face generator')
+    group.add_argument('--device', choices=DEVICES, help='where the networks run')
+    group.add_argument(
+        '--threads', type=int, metavar='N', help='CPU threads of a network; 0: one a core'
+    )
+    group.add_argument(
+        '--dry-run',
+        action='store_true',
+        help='check the input, print what would be done and with which settings, and exit',
+    )
+
+
+def settings_from(args: argparse.Namespace) -> Settings:
+    """
+    Return the settings that the parsed options amount to.
+
+    :param args: of a parser that add_settings_options() was called on.
+    :raises SettingsError: the file cannot be read, a name is unknown, or a value is wrong.
+    """
+    settings = load(args.config) if args.config is not None else Settings()
+    settings = settings.updated(dict(_chosen(args)))
+    given = {
+        '--method plate=...': 'plate' in (args.method or ''),
+        '--plate-threshold': args.plate_threshold is not None,
+    }
+    for option, is_given in given.items():
+        if is_given and not settings.detector.plate_model_path:
+            raise SettingsError(
+                f'{option}: got no model that finds plates, expected one as '
+                'detector.plate_model_path; name it, for example with '
+                f'--set detector.plate_model_path=FILE, or leave out {option}'
+            )
+    return settings
+
+
+def _chosen(args: argparse.Namespace) -> Iterator[tuple[str, object]]:
+    if args.method is not None:
+        yield from _methods(args.method)
+    options = {
+        'face.threshold': args.face_threshold,
+        'plate.threshold': args.plate_threshold,
+        'face.region_scale': args.mask_scale,
+        'plate.region_scale': args.mask_scale,
+        'detector.model_path': args.detector_model,
+        'generator.model_path': args.generator_model,
+        'device': args.device,
+        'threads': args.threads,
+    }
+    yield from ((name, value) for name, value in options.items() if value is not None)
+    for text in args.set:
+        yield _assignment(text)
+
+
+def _methods(text: str) -> Iterator[tuple[str, str]]:
+    seen = set()
+    for item in text.split(','):
+        name, equals, method = (word.strip() for word in item.partition('='))
+        if not equals:
+            name, method = '', name
+        elif name not in _CLASSES:
+            raise SettingsError(
+                f'--method: got class {name!r}, expected one of: {", ".join(_CLASSES)}; '
+                'write face=generate,plate=blur'
+            )
+        if (name, method) == ('plate', 'generate'):
+            raise SettingsError(
+                '--method: got plate=generate, but the generator draws faces; expected plate= one '
+                f'of: {", ".join(FALLBACKS)}'
+            )
+        # A generator of faces is nothing for plates.
+        one_word = _CLASSES[:1] if method == 'generate' else _CLASSES
+        for each in (name,) if name else one_word:
+            if each in seen:
+                raise SettingsError(
+                    f'--method: got {text!r}, which names {each} twice, expected each class once'
+                )
+            seen.add(each)
+            yield f'{each}.method', method
+
+
+def _assignment(text: str) -> tuple[str, object]:
+    name, equals, value = text.partition('=')
+    if not equals:
+        raise SettingsError(f'--set: got {text!r}, expected NAME=VALUE')
+    if find_parameter(name).type_name == 'string':
+        return name, value
+    try:
+        return name, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise SettingsError(f'--set {name}: got {value!r}, which is not YAML: {error}') from error

@@ -1,0 +1,139 @@
+"""The command `ffs_anonymizer`: one parser, each sub-command in the module that does its work."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+import importlib
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import NoReturn, TYPE_CHECKING
+
+from ffs_anonymizer import __version__
+from ffs_anonymizer.cli.options import add_settings_options, settings_from
+from ffs_anonymizer.errors import AnonymizerError, SettingsError
+from ffs_anonymizer.settings.runtime import to_markdown, to_yaml
+
+if TYPE_CHECKING:
+    from ffs_anonymizer.cli.options import Subparsers
+
+# Module and the name that stands in for its sub-commands where it cannot be imported.
+_COMMAND_MODULES = {
+    'ffs_anonymizer.bag.command': 'bag',
+    'ffs_anonymizer.media.command': 'media',
+    'ffs_anonymizer.cli.build': 'build',
+    'ffs_anonymizer.benchmark.command': 'bench',
+    'ffs_anonymizer.quantization.command': 'quantize',
+    'ffs_anonymizer.training.commands': 'train',
+}
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
+_EXAMPLES = """\
+examples:
+  ffs_anonymizer bag -i drive_01 -o drive_01_anonymized
+  ffs_anonymizer media -i photos -o photos_anonymized --method face=blur
+  ffs_anonymizer params > anonymizer.param.yaml
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    Run one command and return its exit code: 0 done, 1 not all could be done, 2 wrong usage.
+
+    :param argv: the words after the program's name; None takes those of the process.
+    """
+    args = make_parser().parse_args(argv)
+    if threading.current_thread() is threading.main_thread():
+        for number in _ENDING:
+            # One that the caller ignores (nohup) stays ignored.
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, _terminate)
+    try:
+        code: int = args.run(args)
+        sys.stdout.flush()
+    except SettingsError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # Whoever read our output has gone; the interpreter's own flush at exit must not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (AnonymizerError, OSError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    except ImportError as error:
+        print(f'error: {error}; install what is missing', file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print('interrupted: what was not finished has no final name', file=sys.stderr)
+        return 130
+    return code
+
+
+def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
+    """End the way that an error does: with everything tidied up."""
+    print('terminated: what was not finished has no final name', file=sys.stderr)
+    raise SystemExit(128 + number)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser with all commands that can be imported here."""
+    parser = argparse.ArgumentParser(
+        prog='ffs_anonymizer',
+        description='Replace faces and licence plates in recordings, images and videos. '
+        'What cannot be anonymized is never written.',
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('--version', action='version', version=f'%(prog)s {__version__}')
+    subparsers = parser.add_subparsers(title='commands', metavar='COMMAND', required=True)
+    for name, command in _COMMAND_MODULES.items():
+        _add_commands(subparsers, name, command)
+    _add_params(subparsers)
+    return parser
+
+
+def _add_commands(subparsers: Subparsers, name: str, command: str) -> None:
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        _add_unavailable(subparsers, command, error)
+        return
+    add = getattr(module, 'add_parsers', None) or module.add_parser
+    add(subparsers)
+
+
+def _add_unavailable(subparsers: Subparsers, command: str, reason: ImportError) -> None:
+    def run(args: argparse.Namespace) -> int:
+        raise AnonymizerError(f'{command} is not available here: {reason}; install what it needs')
+
+    # No prefix character: whatever options follow, the reason is what the user gets to read.
+    parser = subparsers.add_parser(
+        command, prefix_chars='\0', add_help=False, help=f'(not available here: {reason})'
+    )
+    parser.add_argument('words', nargs='*')
+    parser.set_defaults(run=run)
+
+
+def _add_params(subparsers: Subparsers) -> None:
+    parser = subparsers.add_parser(
+        'params',
+        help='print all settings as a YAML file',
+        description='Print all settings with their meaning, as a YAML file that the node, `bag` '
+        'and `media` take.',
+        epilog='example:\n  ffs_anonymizer params --method face=solid > anonymizer.param.yaml',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        '--markdown', action='store_true', help='print the table of the README instead'
+    )
+    add_settings_options(parser)
+    parser.set_defaults(run=_run_params)
+
+
+def _run_params(args: argparse.Namespace) -> int:
+    settings = settings_from(args)
+    print(to_markdown() if args.markdown else to_yaml(settings), end='')
+    return 0

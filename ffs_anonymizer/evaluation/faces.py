@@ -1,0 +1,408 @@
+"""How good anonymized faces are: photos through the product's recipe, judged from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+from ffs_anonymizer.anonymizer import Anonymizer
+from ffs_anonymizer.datasets.packing import list_faces, tile_images
+from ffs_anonymizer.errors import ImageError, MediaError
+from ffs_anonymizer.evaluation.judges import (
+    FaceDetector,
+    LandmarkFinder,
+    overlap,
+    Recognizer,
+    SAME_PERSON,
+)
+from ffs_anonymizer.frames.frame import Buffer, Frame
+from ffs_anonymizer.painting.composite import cover, with_feather
+from ffs_anonymizer.painting.crops import cut_square, resize_square
+from ffs_anonymizer.regions.detector import Detections, FACE
+from ffs_anonymizer.settings.runtime import Settings
+import numpy as np
+from numpy.typing import NDArray
+
+ORIGINAL = 'original'
+SHEET_PX = 128
+SHEET_FACES = 16
+
+
+@dataclass(frozen=True)
+class Photo:
+    """
+    Hold a photo and the faces in it.
+
+    :param path: where it came from.
+    :param image_bgr: (H, W, 3) uint8.
+    :param boxes_xyxy_px: (N, 4) float32.
+    """
+
+    path: Path
+    image_bgr: NDArray[np.uint8]
+    boxes_xyxy_px: NDArray[np.float32]
+
+
+class PhotoFrame(Frame):
+    """
+    Let the recipe edit a copy of a photo.
+
+    :param image_bgr: (H, W, 3) uint8.
+    """
+
+    def __init__(self, image_bgr: NDArray[np.uint8]) -> None:
+        """Copy the photo."""
+        self.image_bgr = image_bgr.copy()
+
+    def encode(self, touched_xyxy_px: NDArray[np.int32]) -> Buffer:
+        """Return the photo as PNG."""
+        ok, data = cv2.imencode('.png', self.image_bgr)
+        if not ok:
+            raise ImageError('got a photo that cannot be written as PNG')
+        return bytes(data)
+
+
+@dataclass(frozen=True)
+class Judges:
+    """
+    Hold who judges; without one, its numbers are None.
+
+    :param detector: says whether there still is a face.
+    :param landmarks: says where eyes, nose and mouth are.
+    :param recognizer: says whether two faces are one person's; needs landmarks.
+    """
+
+    detector: FaceDetector
+    landmarks: LandmarkFinder | None = None
+    recognizer: Recognizer | None = None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """
+    Hold what the judges said of one set of photos, one row a face.
+
+    :param found: (N,) bool, a face is detected where it was.
+    :param points_px: (N, 5, 2), NaN where no face was found.
+    :param vectors: (N, D), NaN where there is no recognizer.
+    :param seams: (N,) mean step of brightness across the border of the region.
+    """
+
+    found: NDArray[np.bool_]
+    points_px: NDArray[np.float64]
+    vectors: NDArray[np.float64]
+    seams: NDArray[np.float64]
+
+
+def load_photos(folder: Path, boxes: Path | None, detector: FaceDetector) -> list[Photo]:
+    """
+    Read photos and their faces.
+
+    :param folder: of photos, or one photo.
+    :param boxes: a CSV, a folder of .txt files or one .txt file; None detects.
+    :param detector: finds the faces where no boxes are given.
+    :raises MediaError: there is no photo that can be read, or no face in any.
+    """
+    single = folder if folder.is_file() else None
+    if single is not None and boxes is not None and boxes.is_file() and boxes.suffix != '.csv':
+        boxes = boxes.parent
+    faces = list_faces(folder.parent if single else folder, boxes)
+    by_path: dict[Path, list[NDArray[np.float32]]] = {}
+    for face in faces:
+        if single is None or face.path.name == single.name:
+            known = by_path.setdefault(face.path, [])
+            if face.box_xyxy_px is not None and len(face.box_xyxy_px) == 4:
+                known.append(face.box_xyxy_px)
+    photos, unreadable = [], []
+    for path, known in by_path.items():
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if image is None:
+            unreadable.append(path.name)
+            continue
+        image_bgr = np.asarray(image, np.uint8)
+        found = np.array(known, np.float32).reshape(-1, 4)
+        if boxes is None:
+            found = detector.boxes(image_bgr)
+        if len(found):
+            photos.append(Photo(path, image_bgr, found))
+    if not photos:
+        raise MediaError(
+            f'{folder}: got no face in {len(by_path)} photos ({len(unreadable)} unreadable), '
+            'expected some; give photos with faces, or --boxes'
+        )
+    return photos
+
+
+def anonymize(photos: Sequence[Photo], settings: Settings) -> list[NDArray[np.uint8]]:
+    """
+    Return the photos as the product hands them out.
+
+    :param photos: with their faces.
+    :param settings: the method above all.
+    """
+    anonymizer = Anonymizer(settings)
+    try:
+        results = []
+        for photo in photos:
+            frame = PhotoFrame(photo.image_bgr)
+            ones = np.ones(len(photo.boxes_xyxy_px), np.float32)
+            regions = anonymizer.find(
+                frame,
+                stream='',
+                stamp_ns=None,
+                detections=Detections.of(photo.boxes_xyxy_px, ones, FACE),
+            )
+            anonymizer.replace(frame, regions)
+            results.append(frame.image_bgr)
+        return results
+    finally:
+        anonymizer.close()
+
+
+def judge(
+    photos: Sequence[Photo],
+    images: Iterable[NDArray[np.uint8]],
+    judges: Judges,
+    region_scale: float,
+    feather: float,
+    fallback_points: NDArray[np.float64] | None = None,
+) -> Judged:
+    """
+    Ask the judges about each face of a set of photos.
+
+    :param photos: where the faces are.
+    :param images: the photos' pixels, original or anonymized.
+    :param judges: whom to ask.
+    :param region_scale: side of the region over the side of the box.
+    :param feather: width of the soft edge over the region's longer side.
+    :param fallback_points: (N, 5, 2), where to align faces in which no landmarks are found any
+        more, as somebody would who knows where the face was.
+    """
+    found, points, vectors, seams = [], [], [], []
+    for photo, image in zip(photos, images, strict=True):
+        there = judges.detector.boxes(image)
+        for box in photo.boxes_xyxy_px:
+            ious = overlap(box, there)
+            found.append(bool(len(ious)) and bool(ious.max() >= 0.5))
+            seen = None if judges.landmarks is None else judges.landmarks.points(image, box)
+            points.append(np.full((5, 2), np.nan) if seen is None else seen)
+            at = seen
+            if at is None and fallback_points is not None:
+                at = fallback_points[len(points) - 1]
+            vector = np.full(1, np.nan)
+            if judges.recognizer is not None and at is not None and np.isfinite(at).all():
+                vector = judges.recognizer.embed(image, at)
+            vectors.append(vector)
+            seams.append(seam(image, box, region_scale, feather))
+    width = max(len(v) for v in vectors)
+    return Judged(
+        np.array(found, np.bool_),
+        np.array(points, np.float64),
+        np.array([v if len(v) == width else np.full(width, np.nan) for v in vectors]),
+        np.array(seams, np.float64),
+    )
+
+
+def seam(
+    image_bgr: NDArray[np.uint8],
+    box_xyxy_px: NDArray[np.float32],
+    region_scale: float,
+    feather: float,
+) -> float:
+    """
+    Return the mean step of brightness across the borders of a region and of its soft edge.
+
+    :param image_bgr: (H, W, 3) uint8.
+    :param box_xyxy_px: (4,) the face.
+    :param region_scale: side of the region over the side of the box.
+    :param feather: width of the soft edge over the region's longer side.
+    """
+    height, width = image_bgr.shape[:2]
+    centre, half = (box_xyxy_px[:2] + box_xyxy_px[2:]) / 2, box_xyxy_px[2:] - box_xyxy_px[:2]
+    grown = np.concatenate([centre - half * region_scale / 2, centre + half * region_scale / 2])
+    rect = cover(grown[None].astype(np.float32), size_wh=(width, height))[0]
+    grey = image_bgr.astype(np.float64).mean(2)
+    steps: list[NDArray[np.float64]] = []
+    for x0, y0, x1, y1 in (rect, with_feather(rect, feather, size_wh=(width, height))):
+        rows, columns = slice(max(y0, 0), y1), slice(max(x0, 0), x1)
+        upright = [x for x in (x0, x1) if 0 < x < width]
+        level = [y for y in (y0, y1) if 0 < y < height]
+        steps += [np.abs(grey[rows, x] - grey[rows, x - 1]) for x in upright]
+        steps += [np.abs(grey[y, columns] - grey[y - 1, columns]) for y in level]
+    return float(np.concatenate(steps).mean()) if steps else 0.0
+
+
+def score(original: Judged, other: Judged) -> dict[str, float | None]:
+    """
+    Return the metrics of one method.
+
+    :param original: what the judges said of the originals.
+    :param other: what they said of the anonymized photos.
+    """
+    n = len(original.found)
+    values: dict[str, float | None] = {'faces': n, 'retention': float(other.found.mean())}
+    same = np.isfinite(original.vectors).all(1) & np.isfinite(other.vectors).all(1)
+    values.update(identity=None, identity_cosine=None, linkage_top1=None, linkage_chance=1.0 / n)
+    values.update({'fid_recognizer': None, 'kid_recognizer': None})
+    if same.any():
+        ours, theirs = original.vectors[same], other.vectors[same]
+        cosines = theirs @ ours.T
+        own = np.diag(cosines)
+        values['identity'] = float((own > SAME_PERSON).mean())
+        values['identity_cosine'] = float(own.mean())
+        values['linkage_top1'] = float((cosines.argmax(1) == np.arange(len(own))).mean())
+        values['linkage_chance'] = 1.0 / len(own)
+        if len(own) > 2:
+            values['fid_recognizer'] = frechet_distance(ours, theirs)
+            values['kid_recognizer'] = kernel_distance(ours, theirs)
+    both = np.isfinite(original.points_px) & np.isfinite(other.points_px)
+    placed = both.all((1, 2))
+    values['landmarks'] = None
+    if placed.any():
+        was, now = original.points_px[placed], other.points_px[placed]
+        eyes = np.linalg.norm(was[:, 0] - was[:, 1], axis=1)
+        errors = np.linalg.norm(was - now, axis=2).mean(1) / np.maximum(eyes, 1e-9)
+        values['landmarks'] = float(errors.mean())
+    values['seam'] = float(other.seams.mean() / max(original.seams.mean(), 1e-9))
+    return values
+
+
+def frechet_distance(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> float:
+    """
+    Return the Fréchet distance of two clouds of vectors, each taken for a normal distribution.
+
+    :param ours: (N, D).
+    :param theirs: (M, D).
+    """
+    shift = ours.mean(0) - theirs.mean(0)
+    a, b = np.cov(ours, rowvar=False), np.cov(theirs, rowvar=False)
+    values, axes = np.linalg.eigh(a)
+    root = (axes * np.sqrt(np.clip(values, 0, None))) @ axes.T
+    inner = np.sqrt(np.clip(np.linalg.eigvalsh(root @ b @ root), 0, None)).sum()
+    return float(shift @ shift + np.trace(a) + np.trace(b) - 2 * inner)
+
+
+def kernel_distance(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> float:
+    """
+    Return the unbiased squared maximum mean discrepancy under the cubic kernel of KID.
+
+    :param ours: (N, D), unit vectors; scaled to a mean square of 1 as KID expects of features.
+    :param theirs: (N, D).
+    """
+    a, b = ours * np.sqrt(ours.shape[1]), theirs * np.sqrt(theirs.shape[1])
+
+    def kernel(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray((x @ y.T / x.shape[1] + 1) ** 3, np.float64)
+
+    n, m = len(a), len(b)
+    within_a, within_b = kernel(a, a), kernel(b, b)
+    return float(
+        (within_a.sum() - np.trace(within_a)) / (n * (n - 1))
+        + (within_b.sum() - np.trace(within_b)) / (m * (m - 1))
+        - 2 * kernel(a, b).mean()
+    )
+
+
+def evaluate(
+    photos: Sequence[Photo],
+    settings_by_method: Mapping[str, Settings],
+    judges: Judges,
+    *,
+    others: Mapping[str, Sequence[NDArray[np.uint8]]] | None = None,
+    sheet: Path | None = None,
+    progress: Callable[[Sequence[str]], Iterator[str]] = iter,
+) -> dict[str, dict[str, Any]]:
+    """
+    Return the metrics of each method, the untouched originals first.
+
+    :param photos: what to judge on.
+    :param settings_by_method: method to the settings of the recipe.
+    :param judges: who judges.
+    :param others: name to photos that somebody else anonymized, in the order of photos.
+    :param sheet: where to write a contact sheet: a column a face, a row a method.
+    :param progress: wraps the names, for a progress bar.
+    """
+    usual = next(iter(settings_by_method.values()), Settings())
+    border = (usual.face.region_scale, usual.feather)
+    untouched = [photo.image_bgr for photo in photos]
+    original = judge(photos, untouched, judges, *border)
+    results: dict[str, dict[str, Any]] = {ORIGINAL: score(original, original)}
+    rows = [faces_of(photos, untouched)]
+    others = others or {}
+    for name in progress([*settings_by_method, *others]):
+        if name in settings_by_method:
+            images = anonymize(photos, settings_by_method[name])
+        else:
+            images = list(others[name])
+        judged = judge(photos, images, judges, *border, fallback_points=original.points_px)
+        results[name] = score(original, judged)
+        rows.append(faces_of(photos, images))
+    if sheet is not None:
+        write_sheet(sheet, rows)
+    return results
+
+
+def faces_of(
+    photos: Sequence[Photo], images: Sequence[NDArray[np.uint8]], count: int = SHEET_FACES
+) -> NDArray[np.uint8]:
+    """
+    Return the first faces of photos, (N, SHEET_PX, SHEET_PX, 3).
+
+    :param photos: where the faces are.
+    :param images: the photos' pixels.
+    :param count: how many at most.
+    """
+    faces: list[NDArray[np.uint8]] = []
+    for photo, image in zip(photos, images, strict=True):
+        for box in photo.boxes_xyxy_px[: count - len(faces)]:
+            side = max(int(np.ceil(float((box[2:] - box[:2]).max()) * 1.8)), 1)
+            corner = np.floor((box[:2] + box[2:] - side) / 2).astype(np.int32)
+            faces.append(resize_square(cut_square(image, np.append(corner, side)), SHEET_PX))
+        if len(faces) == count:
+            break
+    return np.stack(faces)
+
+
+def write_sheet(path: Path, rows: Sequence[NDArray[np.uint8]]) -> None:
+    """
+    Write rows of faces as one image.
+
+    :param path: the image file.
+    :param rows: each (N, SHEET_PX, SHEET_PX, 3).
+    """
+    sheet = tile_images(np.concatenate(rows), columns=len(rows[0]))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        written = cv2.imwrite(str(path), sheet)
+    except (OSError, cv2.error) as error:
+        raise MediaError(f'{path}: cannot be written: {error}') from error
+    if not written:
+        raise MediaError(f'{path}: cannot be written')
+
+
+COLUMNS = (
+    'retention',
+    'identity',
+    'linkage_top1',
+    'linkage_chance',
+    'landmarks',
+    'seam',
+    'fid_recognizer',
+    'kid_recognizer',
+)
+
+
+def to_markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """
+    Return the table of results in Markdown.
+
+    :param results: what evaluate() returned.
+    """
+    lines = [f'| method | {" | ".join(COLUMNS)} |', '|---' * (len(COLUMNS) + 1) + '|']
+    for name, values in results.items():
+        cells = ['-' if values.get(c) is None else f'{values[c]:.3f}' for c in COLUMNS]
+        lines.append(f'| {name} | {" | ".join(cells)} |')
+    return '\n'.join(lines) + '\n'

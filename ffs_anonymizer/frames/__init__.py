@@ -1,0 +1,1 @@
+"""Images in any encoding, decoded and encoded again."""

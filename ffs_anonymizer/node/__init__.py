@@ -1,0 +1,1 @@
+"""The live node: the only part of the package that imports rclpy."""

@@ -1,0 +1,211 @@
+"""The one thread of the live node that owns the models and works on the frames of all cameras."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+import contextlib
+import threading
+from typing import Any
+
+from ffs_anonymizer.anonymizer import Anonymized, Anonymizer, Request
+from ffs_anonymizer.errors import AnonymizerError, ImageError
+from ffs_anonymizer.frames.message import decode
+from ffs_anonymizer.node.camera import Camera, Waiting
+from ffs_anonymizer.settings.runtime import Settings
+
+# Frames in a row, of any camera, that fail for another reason than their own content before the
+# back end is called dead.
+DEAD_AFTER_FRAMES = 10
+_NS_PER_S = 1_000_000_000
+
+
+class Worker:
+    """
+    Load the models in a thread of its own and anonymize there what the cameras hold.
+
+    The constructor returns when the models are loaded. Cameras take turns. A frame that fails is
+    counted and never handed out, whatever the reason.
+
+    :param deliver: hands out one result; called in the worker's thread.
+    :param report: told of each failure: the camera and the reason; called in the worker's thread.
+    :raises AnonymizerError: the models cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        cameras: Sequence[Camera],
+        *,
+        deliver: Callable[[Camera, Any, Anonymized], None],
+        report: Callable[[Camera, str], None],
+    ) -> None:
+        self._cameras = tuple(cameras)
+        self._deliver = deliver
+        self._report = report
+        self._wake = threading.Condition()
+        self._updates: deque[tuple[Settings, Future[None]]] = deque()
+        self._stop = False
+        self._turn = 0
+        self._failures_in_a_row = 0
+        self._dead_reason = ''
+        loaded: Future[dict[str, str]] = Future()
+        self._thread = threading.Thread(
+            target=self._run, args=(settings, loaded), name='anonymizer'
+        )
+        self._thread.start()
+        self.description = loaded.result()
+
+    def put(self, camera: Camera, message: Any) -> None:
+        """Queue a frame; any thread may call this."""
+        with self._wake:
+            if self._stop:
+                return
+            camera.put(message)
+            self._wake.notify()
+
+    def update(self, settings: Settings, timeout_s: float = 10.0) -> None:
+        """
+        Change the live settings between two frames, and wait until that is done.
+
+        :raises AnonymizerError: the recipe refuses them, or has no time; the old ones stay.
+        """
+        done: Future[None] = Future()
+        with self._wake:
+            self._updates.append((settings, done))
+            self._wake.notify()
+        try:
+            done.result(timeout_s)
+        except FutureTimeoutError as error:
+            if done.cancel():
+                raise AnonymizerError(
+                    f'the worker did not take the new settings within {timeout_s:g} s'
+                ) from error
+            done.result()
+
+    @property
+    def dead_reason(self) -> str:
+        """Return why nothing can be expected of the back end any more; empty while it works."""
+        if not self._thread.is_alive() and not self._stop:
+            return 'the worker thread has ended'
+        return self._dead_reason
+
+    def close(self) -> None:
+        """Finish what is in work, drop those that wait, and release the models."""
+        with self._wake:
+            self._stop = True
+            self._wake.notify()
+        self._thread.join()
+
+    def _run(self, settings: Settings, loaded: Future[dict[str, str]]) -> None:
+        try:
+            anonymizer = Anonymizer(settings)
+            description = anonymizer.describe()
+        except BaseException as error:  # handed to the constructor, which raises it
+            loaded.set_exception(error)
+            return
+        loaded.set_result(description)
+        try:
+            while self._step(anonymizer):
+                pass
+        finally:
+            anonymizer.close()
+            for camera in self._cameras:
+                camera.drop_waiting()
+
+    def _step(self, anonymizer: Anonymizer) -> bool:
+        """Do the next piece of work; return False when there will be none."""
+        taken: list[tuple[Camera, Waiting]] = []
+        with self._wake:
+            while not self._stop and not self._updates and not taken:
+                taken = self._next(len(self._cameras) if anonymizer.gains_by_joining else 1)
+                if not taken:
+                    self._wake.wait()
+            updates = list(self._updates)
+            self._updates.clear()
+            stop = self._stop
+        for settings, done in updates:
+            if done.set_running_or_notify_cancel():
+                self._update(anonymizer, settings, done)
+        self._process(anonymizer, taken)
+        return not stop
+
+    def _update(self, anonymizer: Anonymizer, settings: Settings, done: Future[None]) -> None:
+        try:
+            anonymizer.update(settings)
+            self.description = anonymizer.describe()
+        except Exception as error:  # handed to update(), which raises it
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    def _next(self, most: int) -> list[tuple[Camera, Waiting]]:
+        """Return a frame each of the cameras that have waited longest for their turn."""
+        taken: list[tuple[Camera, Waiting]] = []
+        first = self._turn
+        for index in range(first, first + len(self._cameras)):
+            if len(taken) == most:
+                break
+            camera = self._cameras[index % len(self._cameras)]
+            waiting = camera.take()
+            if waiting is not None:
+                self._turn = (index + 1) % len(self._cameras)
+                taken.append((camera, waiting))
+        return taken
+
+    def _process(self, anonymizer: Anonymizer, taken: Sequence[tuple[Camera, Waiting]]) -> None:
+        begun, requests = [], []
+        for camera, waiting in taken:
+            with self._answering_for(camera):
+                requests.append(_request(anonymizer, camera, waiting))
+                begun.append((camera, waiting))
+        results = anonymizer.anonymize_together(requests)
+        for (camera, waiting), result in zip(begun, results, strict=True):
+            with self._answering_for(camera):
+                if isinstance(result, AnonymizerError):
+                    raise result
+                self._deliver(camera, waiting.message, result)
+                self._failures_in_a_row = 0
+                self._dead_reason = ''
+                camera.count_published(
+                    waiting, regions=len(result.regions), timings_ms=result.timings_ms
+                )
+
+    @contextlib.contextmanager
+    def _answering_for(self, camera: Camera) -> Iterator[None]:
+        """Count what goes wrong with one of a camera's frames."""
+        try:
+            yield
+        except ImageError as error:
+            self._failed(camera, str(error))
+        except AnonymizerError as error:
+            self._failed(camera, str(error), backend=True)
+        except Exception as error:  # our own fault must neither end the node nor pass a frame
+            self._failed(camera, f'{type(error).__name__}: {error}', backend=True)
+
+    def _failed(self, camera: Camera, reason: str, *, backend: bool = False) -> None:
+        camera.count_failed(reason)
+        if backend:
+            self._failures_in_a_row += 1
+            if self._failures_in_a_row >= DEAD_AFTER_FRAMES:
+                self._dead_reason = (
+                    f'the last {self._failures_in_a_row} frames failed, most recently: {reason}'
+                )
+        self._report(camera, reason)
+
+
+def _request(anonymizer: Anonymizer, camera: Camera, waiting: Waiting) -> Request:
+    frame = decode(waiting.message)
+    stamp_ns, jumped = camera.track_stamp_ns(_stamp_ns(waiting.message, waiting))
+    if jumped:
+        anonymizer.forget(camera.topic)
+    return Request(frame, camera.topic, stamp_ns)
+
+
+def _stamp_ns(message: Any, waiting: Waiting) -> int:
+    """Return the time of a frame; drivers that set none are given the time of arrival."""
+    stamp = message.header.stamp
+    stamp_ns: int = stamp.sec * _NS_PER_S + stamp.nanosec
+    return stamp_ns or int(waiting.received_s * _NS_PER_S)

@@ -1,0 +1,163 @@
+"""From crops to the faces of nobody."""
+
+from __future__ import annotations
+
+from pathlib import Path
+import time
+
+from ffs_anonymizer.backend import Backend, multiplies_bytes, open_model
+from ffs_anonymizer.errors import ModelError, SettingsError
+from ffs_anonymizer.models.manifest import DEFAULT_FOR_CPU, default_generator, load_manifest
+from ffs_anonymizer.painting.budget import Cost
+from ffs_anonymizer.painting.crops import Crops
+from ffs_anonymizer.painting.job import Job, Painter
+from ffs_anonymizer.settings.runtime import Settings
+import numpy as np
+from numpy.typing import NDArray
+
+CROP_SCALE = 1.7
+MEASURED_BATCH = 4
+MEASURED_RUNS = 5
+
+
+class Generator:
+    """
+    Invent faces for crops with one network.
+
+    Any ONNX of DeepPrivacy2's and FastFaceSwapper's contract fits: `condition` [N, 3, S, S] and
+    `mask` [N, 1, S, S] in, `inpainted` [N, 3, S, S] out.
+
+    :param size_px: S.
+    :param crop_scale: side of a crop over the longer side of its region, as the model was trained.
+    :param callers: how many threads will call it at once.
+    :param licence: of the weights, by their manifest; empty where there is none.
+    :param painter: what crops, generates and pastes in one go, where the device can.
+    :param cost: what a call takes on this device, kept up to date once it was measured.
+    :raises ModelError: there is no model, or it does not keep the contract.
+    """
+
+    def __init__(self, settings: Settings, *, callers: int = 1) -> None:
+        self.model = _open(settings, callers)
+        manifest = load_manifest(self.model.path)
+        self.size_px = _check_contract(self.model)
+        self.licence = manifest.licence if manifest is not None else ''
+        from_manifest = manifest.crop_scale if manifest is not None else CROP_SCALE
+        self.crop_scale = settings.generator.crop_scale or from_manifest
+        if self.crop_scale < 1:
+            raise SettingsError(f'generator.crop_scale: got {self.crop_scale}, expected 0 or >= 1')
+        self.max_batch = settings.generator.max_batch
+        self.cost: Cost | None = None
+        self.painter: Painter | None = self.model.painter()
+
+    def paint(self, image_bgr: NDArray[np.uint8], job: Job) -> list[NDArray[np.uint8]]:
+        """
+        Crop, generate and paste on the device; there must be a painter.
+
+        :param image_bgr: (H, W, 3) uint8, only read.
+        :param job: crops of the model's size, and patches.
+        :returns: (h, w, 3) uint8, the new content of each patch's outer rectangle, to keep.
+        :raises ModelError: the device fails, or the network returns what is no picture.
+        """
+        assert self.painter is not None
+        start_s = time.perf_counter()
+        with self.model.turn():
+            # The painter's next call, perhaps of another thread, writes where these lie.
+            windows = [window.copy() for window in self.painter.paint(image_bgr, job)]
+        self._correct_cost(len(job.squares_xys_px), start_s)
+        return windows
+
+    def generate(self, crops: Crops) -> NDArray[np.uint8]:
+        """
+        Invent a face for each crop.
+
+        :param crops: N crops of the model's size.
+        :returns: (N, S, S, 3) uint8 BGR.
+        :raises ModelError: the network fails or returns what is no picture.
+        """
+        start_s = time.perf_counter()
+        faces = np.empty((len(crops), self.size_px, self.size_px, 3), np.uint8)
+        for start in range(0, len(crops), self.max_batch):
+            batch = slice(start, start + self.max_batch)
+            feeds = {'condition': crops.condition[batch], 'mask': crops.mask[batch]}
+            inpainted = self.model.infer(feeds)['inpainted']
+            expected = feeds['condition'].shape
+            if inpainted.shape != expected:
+                raise ModelError(
+                    f'{self.model.path}: got faces of shape {inpainted.shape}, expected {expected}'
+                )
+            if not np.isfinite(inpainted).all():
+                raise ModelError(f'{self.model.path}: got faces with values that are not finite')
+            levels = np.rint((np.clip(inpainted, -1, 1) + 1) * 127.5).astype(np.uint8)
+            faces[batch] = levels.transpose(0, 2, 3, 1)[..., ::-1]
+        self._correct_cost(len(crops), start_s)
+        return faces
+
+    def _correct_cost(self, faces: int, start_s: float) -> None:
+        if self.cost is not None and faces:
+            self.cost = self.cost.corrected(faces, (time.perf_counter() - start_s) * 1e3)
+
+    def measure(self) -> None:
+        """Measure what a call takes on this device, on crops of nothing."""
+        self.cost = None
+        took_ms = {}
+        for n in (1, MEASURED_BATCH):
+            square = (self.size_px, self.size_px)
+            nothing = Crops(
+                np.zeros((n, 3, *square), np.float32),
+                np.ones((n, 1, *square), np.float32),
+                np.zeros((n, 3), np.int32),
+            )
+            runs = []
+            for _ in range(MEASURED_RUNS):
+                start_s = time.perf_counter()
+                self.generate(nothing)
+                runs.append((time.perf_counter() - start_s) * 1e3)
+            took_ms[n] = float(np.median(runs))
+        self.cost = Cost.fitted(took_ms[1], took_ms[MEASURED_BATCH], MEASURED_BATCH)
+
+    def close(self) -> None:
+        """Give the network back."""
+        self.model.close()
+
+
+def _open(settings: Settings, callers: int) -> Backend:
+    own = settings.generator.model_path
+    path = Path(own) if own else default_generator()
+    if path is None:
+        raise ModelError(
+            'no face generator: got no generator.model_path, and this version has no weights '
+            'of its own; name an ONNX file, or choose blur, mosaic or solid'
+        )
+    threads = settings.threads
+    model = open_model(path, device=settings.device, threads=threads, callers=callers)
+    in_integers = default_generator(DEFAULT_FOR_CPU)
+    on_cpu = model.name == 'onnxruntime' and model.device.startswith('cpu')
+    if own or in_integers is None or not on_cpu or not multiplies_bytes():
+        return model
+    reason = model.device
+    model.close()
+    model = open_model(in_integers, device='cpu', threads=threads, callers=callers)
+    model.device = f'{reason}, in 8 bits'
+    return model
+
+
+def _check_contract(model: Backend) -> int:
+    """Return S of a network that keeps the contract."""
+    inputs = {spec.name: spec.shape for spec in model.inputs}
+    outputs = {spec.name: spec.shape for spec in model.outputs}
+    condition, mask = inputs.get('condition', ()), inputs.get('mask', ())
+    size = condition[-1] if condition else -1
+    fits = (
+        set(inputs) == {'condition', 'mask'}
+        and 'inpainted' in outputs
+        and condition[1:] == (3, size, size)
+        and mask[1:] == (1, size, size)
+        and size > 0
+        and condition[0] == -1
+    )
+    if not fits:
+        raise ModelError(
+            f'{model.path}: got the inputs {inputs} and outputs {outputs}, expected condition '
+            '[N, 3, S, S] and mask [N, 1, S, S] with N free and S fixed, and inpainted'
+        )
+    return size

@@ -1,0 +1,155 @@
+"""Crop, generate and paste on the GPU: the frame goes up once, what is new comes down once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ffs_anonymizer.backend.cuda import Gpu, Recorded, Shared
+from ffs_anonymizer.errors import ModelError
+from ffs_anonymizer.painting.job import Job, pack, windows
+import numpy as np
+from numpy.typing import NDArray
+
+_THREADS = 256
+_PASTE_BLOCKS = 1024
+_STATUS_BYTES = 4
+_JOB_BYTES = 1 << 16
+Enqueue = Callable[[Mapping[str, int]], None]
+
+
+class GpuPainter:
+    """
+    Paint with the kernels and one generator.
+
+    Where one batch is enough for a frame, the kernels and the engine between them are one CUDA
+    graph. Memory grows with the frames and is then kept; what grows drops the graphs, since their
+    addresses are fixed.
+
+    :param cubin: kernels.cu, compiled for this GPU.
+    :param variants: by batch size, what puts one run of the generator on the stream.
+    :param size_px: the side of the generator's input.
+    """
+
+    def __init__(
+        self, gpu: Gpu, cubin: bytes, variants: Mapping[int, Enqueue], size_px: int
+    ) -> None:
+        self._gpu = gpu
+        self._variants = dict(sorted(variants.items()))
+        self._size_px = size_px
+        self._module = gpu.cuda.module_from_buffer(cubin)
+        self._cut = self._module.get_function('ffs_cut')
+        self._paste = self._module.get_function('ffs_paste')
+        self._cut.prepare('PPiiPP')
+        self._paste.prepare('PPPPiP')
+        self._shared: dict[str, Shared] = {}
+        self._reserved: dict[str, tuple[Any, int]] = {}
+        self._recorded: dict[int, Recorded] = {}
+
+    def paint(self, image_bgr: NDArray[np.uint8], job: Job) -> list[NDArray[np.uint8]]:
+        """
+        Return the new content of every outer rectangle.
+
+        :param image_bgr: (H, W, 3) uint8, only read.
+        :returns: (h, w, 3) uint8 for each patch; good until the next call.
+        :raises ModelError: the GPU fails, or a face is no picture.
+        """
+        height, width = image_bgr.shape[:2]
+        numbers, pixels = pack(job, (width, height))
+        with self._gpu.current():
+            self._gpu.stream.synchronize()  # a frame that failed may still be under way
+            self._put('frame', image_bgr.reshape(-1))
+            self._put('job', numbers.view(np.uint8), at_least=_JOB_BYTES)
+            self._put('pixels', pixels)
+            out_bytes = _STATUS_BYTES + job.size_px * 3
+            out = self._reserve('out', out_bytes)
+            self._paint(len(job.squares_xys_px))
+            out.download(out_bytes)
+            self._gpu.stream.synchronize()
+            if out.host[:_STATUS_BYTES].any():
+                raise ModelError(f'{self._gpu.name}: got faces with values that are not finite')
+        return windows(job, out.host[_STATUS_BYTES:out_bytes])
+
+    def close(self) -> None:
+        """Give the memory back."""
+        with self._gpu.current():
+            self._drop_graphs()
+            for shared in self._shared.values():
+                shared.close()
+            for memory, _ in self._reserved.values():
+                memory.free()
+            self._shared, self._reserved = {}, {}
+
+    def _paint(self, n: int) -> None:
+        """Put everything between the copies on the stream."""
+        largest = max(self._variants)
+        batches = [largest] * (n // largest)
+        if n % largest or not n:
+            batches.append(min(batch for batch in self._variants if batch >= n % largest))
+        values = self._size_px**2
+        self._reserve_device('condition', max(batches) * values * 12)
+        self._reserve_device('mask', max(batches) * values * 4)
+        self._reserve_device('faces', sum(batches) * values * 12)
+        if len(batches) > 1:
+            self._enqueue(batches)
+            return
+        if batches[0] not in self._recorded:
+            self._recorded[batches[0]] = Recorded(self._gpu, lambda: self._enqueue(batches))
+        self._recorded[batches[0]].run()
+
+    def _enqueue(self, batches: list[int]) -> None:
+        stream, size = self._gpu.stream, self._size_px
+        frame, job, pixels, out = (
+            self._shared[name].pointer for name in ('frame', 'job', 'pixels', 'out')
+        )
+        condition, mask, faces = (
+            int(self._reserved[name][0]) for name in ('condition', 'mask', 'faces')
+        )
+        block = (_THREADS, 1, 1)
+        first = 0
+        for batch in batches:
+            grid = (-(-size * size // _THREADS), batch)
+            self._cut.prepared_async_call(
+                grid, block, stream, frame, job, first, size, condition, mask
+            )
+            inpainted = faces + first * 3 * size * size * 4
+            self._variants[batch]({'condition': condition, 'mask': mask, 'inpainted': inpainted})
+            first += batch
+        self._gpu.cuda.memset_d32_async(out, 0, 1, stream)
+        self._paste.prepared_async_call(
+            (_PASTE_BLOCKS, 1), block, stream, frame, pixels, faces, job, size, out
+        )
+
+    def _put(self, name: str, data: NDArray[np.uint8], *, at_least: int = 1) -> None:
+        shared = self._reserve(name, max(data.size, at_least))
+        shared.host[: data.size] = data
+        shared.upload(data.size)
+
+    def _reserve(self, name: str, size: int) -> Shared:
+        shared = self._shared.get(name)
+        if shared is None or len(shared.host) < size:
+            self._drop_graphs()
+            if shared is not None:
+                del self._shared[name]
+                shared.close()
+            self._shared[name] = shared = Shared(self._gpu, _rounded_up(size))
+        return shared
+
+    def _reserve_device(self, name: str, size: int) -> None:
+        memory, capacity = self._reserved.get(name, (None, 0))
+        if capacity < size:
+            self._drop_graphs()
+            if memory is not None:
+                del self._reserved[name]
+                memory.free()
+            self._reserved[name] = self._gpu.cuda.mem_alloc(size), size
+
+    def _drop_graphs(self) -> None:
+        for recorded in self._recorded.values():
+            recorded.close()
+        self._recorded = {}
+
+
+def _rounded_up(size: int) -> int:
+    """Return the next power of two, so that growing ends soon."""
+    return 1 << (size - 1).bit_length()

@@ -1,0 +1,1 @@
+"""Where faces and plates are, from frame to frame."""

@@ -1,0 +1,1 @@
+"""Recordings in the formats of rosbag2, without ROS."""

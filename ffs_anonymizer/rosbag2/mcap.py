@@ -1,0 +1,340 @@
+"""The mcap storage: one .mcap file to items and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+import io
+from pathlib import Path
+import struct
+
+from ffs_anonymizer import __version__
+from ffs_anonymizer.errors import BagError
+from ffs_anonymizer.rosbag2.storage import Attachment, Contents, Data, Item, Message, Note, Topic
+from mcap.data_stream import ReadDataStream
+from mcap.exceptions import McapError
+from mcap.opcode import Opcode
+from mcap.reader import SeekingReader
+from mcap.records import Attachment as AttachmentRecord
+from mcap.records import Channel, Chunk, Metadata, Schema
+from mcap.records import Message as MessageRecord
+from mcap.stream_reader import CRCValidationError, get_chunk_data_stream, StreamReader
+from mcap.writer import CompressionType, Writer
+import zstandard
+
+BAG_NOTE = 'rosbag2'
+BAG_YAML = 'serialized_metadata'
+QOS = 'offered_qos_profiles'
+TYPE_HASH = 'topic_type_hash'
+CHUNK_BYTES = 1 << 20
+COMPRESSIONS = {
+    '': CompressionType.NONE,
+    'zstd': CompressionType.ZSTD,
+    'lz4': CompressionType.LZ4,
+}
+
+_RECORD = struct.Struct('<BQ')
+_MESSAGE = struct.Struct('<HIQQ')
+# The last records: the footer with the magic behind it, and the one before the summary.
+_END = struct.Struct('<BQQQI8s')
+_DATA_END = struct.Struct('<BQI')
+
+
+class McapReader:
+    """
+    Read an mcap file.
+
+    :param path: of the file.
+    :param known: topics of the bag's other files, by key; those of this file join them.
+    :raises BagError: it cannot be opened, or it is damaged or cut off.
+    """
+
+    def __init__(self, path: Path, known: dict[tuple[object, ...], Topic]) -> None:
+        self._path = path
+        self._known = known
+        try:
+            self._file = path.open('rb')
+        except OSError as error:
+            raise BagError(f'cannot read {path}: {error.strerror}') from error
+        self._size = path.stat().st_size
+        self._schemas: dict[int, Schema] = {}
+        self._channels: dict[int, Channel] = {}
+        self._topics: dict[int, Topic] = {}
+
+    def contents(self) -> Contents:
+        """Return what the file says of itself, from its summary where that is complete."""
+        contents = Contents()
+        with self._translated():
+            summary = SeekingReader(self._file, record_size_limit=self._size).get_summary()
+            statistics = None if summary is None else summary.statistics
+            if summary is not None and statistics is not None:
+                contents.message_count = statistics.message_count
+                if len(summary.channels) == statistics.channel_count:
+                    self._schemas.update(summary.schemas)
+                    for channel in summary.channels.values():
+                        contents.topics.append(self._topic_of(channel))
+                if summary.chunk_indexes:
+                    contents.compression = summary.chunk_indexes[0].compression
+                for entry in summary.metadata_indexes:
+                    if entry.name == BAG_NOTE:
+                        self._file.seek(entry.offset)
+                        record = next(StreamReader(self._file, skip_magic=True).records)
+                        if not isinstance(record, Metadata):
+                            raise McapError('the index of the metadata points elsewhere')
+                        contents.bag_yaml = record.metadata.get(BAG_YAML, contents.bag_yaml)
+                        contents.ros_distro = record.metadata.get('ROS_DISTRO', '')
+            if summary is None or statistics is None or not contents.topics:
+                self._scan(contents)
+            else:
+                for number, count in statistics.channel_message_counts.items():
+                    name = self._channels[number].topic
+                    contents.counts[name] = contents.counts.get(name, 0) + count
+        return contents
+
+    def items(self, start_ns: int | None, end_ns: int | None) -> Iterator[Item]:
+        """Yield everything in the order of the file."""
+        with self._translated():
+            yield from self._topics.values()
+            for item in self._raw_items(start_ns, end_ns):
+                if not isinstance(item, Message) or _within(item.log_ns, start_ns, end_ns):
+                    yield item
+
+    def progress(self) -> float:
+        """Return the share of the file that has been read, 0 to 1."""
+        return self._file.tell() / self._size
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _scan(self, contents: Contents) -> None:
+        """Learn from the whole file what its summary does not say."""
+        contents.message_count = 0
+        contents.counts.clear()
+        for item in self._raw_items(None, None):
+            if isinstance(item, Message):
+                name = item.topic.name
+                contents.counts[name] = contents.counts.get(name, 0) + 1
+                contents.message_count += 1
+        contents.topics = list(self._topics.values())
+
+    def _has_checksum(self) -> bool:
+        """Return whether there is one of all data, besides those of the chunks."""
+        self._file.seek(-_END.size, io.SEEK_END)
+        _, _, summary_start, _, _, _ = _END.unpack(self._file.read(_END.size))
+        if summary_start < _DATA_END.size:
+            return True
+        self._file.seek(summary_start - _DATA_END.size)
+        opcode, length, checksum = _DATA_END.unpack(self._file.read(_DATA_END.size))
+        return (opcode, length, checksum) != (Opcode.DATA_END, 4, 0)
+
+    def _raw_items(self, start_ns: int | None, end_ns: int | None) -> Iterator[Item]:
+        has_checksum = self._has_checksum()
+        self._file.seek(0)
+        reader = StreamReader(
+            self._file, emit_chunks=True, validate_crcs=has_checksum, record_size_limit=self._size
+        )
+        for record in reader.records:
+            if isinstance(record, Chunk):
+                outside = (start_ns is not None and record.message_end_time < start_ns) or (
+                    end_ns is not None and record.message_start_time > end_ns
+                )
+                if not outside:
+                    yield from self._chunk_items(_unpacked(record))
+            elif isinstance(record, Schema):
+                self._new_schema(record)
+            elif isinstance(record, Channel):
+                yield from self._new_topic(record)
+            elif isinstance(record, MessageRecord):
+                yield Message(
+                    self._topic(record.channel_id),
+                    record.log_time,
+                    record.publish_time,
+                    record.sequence,
+                    record.data,
+                )
+            elif isinstance(record, AttachmentRecord):
+                yield Attachment(
+                    record.name,
+                    record.media_type,
+                    record.log_time,
+                    record.create_time,
+                    record.data,
+                )
+            elif isinstance(record, Metadata) and record.name != BAG_NOTE:
+                yield Note(record.name, record.metadata)
+
+    def _chunk_items(self, data: bytes) -> Iterator[Item]:
+        start, size = 0, len(data)
+        view = memoryview(data)
+        while start < size:
+            opcode, length = _RECORD.unpack_from(data, start)
+            body = start + _RECORD.size
+            start = body + length
+            if start > size:
+                raise McapError(f'a record of {length} bytes reaches beyond its chunk')
+            if opcode == Opcode.MESSAGE:
+                if length < _MESSAGE.size:
+                    raise McapError(f'a message record of {length} bytes')
+                channel_id, sequence, log_ns, publish_ns = _MESSAGE.unpack_from(data, body)
+                yield Message(
+                    self._topic(channel_id),
+                    log_ns,
+                    publish_ns,
+                    sequence,
+                    view[body + _MESSAGE.size : start],
+                )
+            elif opcode == Opcode.SCHEMA:
+                self._new_schema(Schema.read(ReadDataStream(io.BytesIO(data[body:start]))))
+            elif opcode == Opcode.CHANNEL:
+                channel = Channel.read(ReadDataStream(io.BytesIO(data[body:start])))
+                yield from self._new_topic(channel)
+
+    def _new_schema(self, schema: Schema) -> None:
+        if self._schemas.setdefault(schema.id, schema) != schema:
+            raise McapError(f'two schemas have the number {schema.id}')
+
+    def _new_topic(self, channel: Channel) -> Iterator[Topic]:
+        if self._channels.get(channel.id) != channel:
+            if channel.id in self._channels:
+                raise McapError(f'two channels have the number {channel.id}')
+            yield self._topic_of(channel)
+
+    def _topic_of(self, channel: Channel) -> Topic:
+        schema = self._schemas.get(channel.schema_id)
+        if schema is None and channel.schema_id != 0:
+            raise McapError(f'no schema has the number {channel.schema_id}')
+        topic = Topic(
+            channel.topic,
+            '' if schema is None else schema.name,
+            channel.message_encoding,
+            channel.metadata.get(QOS, ''),
+            channel.metadata.get(TYPE_HASH, ''),
+            b'' if schema is None else schema.data,
+            '' if schema is None else schema.encoding,
+            channel_metadata=dict(channel.metadata),
+        ).among(self._known)
+        self._channels[channel.id] = channel
+        self._topics[channel.id] = topic
+        return topic
+
+    def _topic(self, channel_id: int) -> Topic:
+        try:
+            return self._topics[channel_id]
+        except KeyError:
+            raise McapError(f'a message of the unknown channel {channel_id}') from None
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Turn what the libraries raise on a damaged file into the one error of bags."""
+        try:
+            yield
+        except (
+            McapError,
+            CRCValidationError,
+            zstandard.ZstdError,
+            RuntimeError,
+            ValueError,
+            KeyError,
+            OSError,
+            EOFError,
+            struct.error,
+            StopIteration,
+        ) as error:
+            reason = str(error) or type(error).__name__
+            raise BagError(
+                f'{self._path} is damaged or cut off: {reason}; '
+                'what can be saved, `mcap recover` saves'
+            ) from error
+
+
+def _within(log_ns: int, start_ns: int | None, end_ns: int | None) -> bool:
+    return (start_ns is None or log_ns >= start_ns) and (end_ns is None or log_ns <= end_ns)
+
+
+def _unpacked(chunk: Chunk) -> bytes:
+    if chunk.compression not in COMPRESSIONS:
+        raise McapError(f'a chunk compressed with {chunk.compression!r}, expected zstd or lz4')
+    stream, size = get_chunk_data_stream(chunk, validate_crc=True)
+    if size != chunk.uncompressed_size:
+        raise McapError(f'a chunk of {size} bytes, expected {chunk.uncompressed_size}')
+    return stream.read(size)
+
+
+class McapWriter:
+    """
+    Write an mcap file.
+
+    :param path: of the file, which must not exist.
+    :param compression: of the chunks: zstd, lz4 or empty.
+    """
+
+    def __init__(self, path: Path, compression: str) -> None:
+        self._file = path.open('xb', buffering=1 << 20)
+        self._writer = Writer(
+            self._file, chunk_size=CHUNK_BYTES, compression=COMPRESSIONS[compression]
+        )
+        self._writer.start(profile='ros2', library=f'ffs_anonymizer {__version__}')
+        self._schema_ids: dict[tuple[str, str, bytes], int] = {}
+        self._channel_ids: dict[Topic, int] = {}
+        self._written_bytes = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """Return roughly how large the file is by now."""
+        return self._written_bytes
+
+    def add_topic(self, topic: Topic) -> None:
+        """Make a topic known, before its messages."""
+        schema_id = 0
+        if topic.type_name:
+            key = (topic.type_name, topic.definition_encoding, topic.definition)
+            if key not in self._schema_ids:
+                self._schema_ids[key] = self._writer.register_schema(
+                    topic.type_name, topic.definition_encoding, topic.definition
+                )
+            schema_id = self._schema_ids[key]
+        metadata = topic.channel_metadata
+        if metadata is None:
+            metadata = {QOS: topic.qos, TYPE_HASH: topic.type_hash}
+        self._channel_ids[topic] = self._writer.register_channel(
+            topic.name, topic.serialization_format, schema_id, dict(metadata)
+        )
+
+    def add_message(self, message: Message, data: Data) -> None:
+        """Append a message."""
+        self._writer.add_message(
+            self._channel_ids[message.topic],
+            message.log_ns,
+            data,  # type: ignore[arg-type]  # a view is copied as well
+            message.publish_ns,
+            message.sequence,
+        )
+        self._written_bytes += len(data)
+
+    def add_attachment(self, attachment: Attachment) -> None:
+        """Append an attachment."""
+        self._writer.add_attachment(
+            attachment.create_ns,
+            attachment.log_ns,
+            attachment.name,
+            attachment.media_type,
+            attachment.data,
+        )
+
+    def add_note(self, note: Note) -> None:
+        """Append a metadata record."""
+        self._writer.add_metadata(note.name, dict(note.entries))
+
+    def finish(self, bag_yaml: str, version: int, ros_distro: str) -> None:
+        """Complete and close the file."""
+        entries = {BAG_YAML: bag_yaml}
+        if ros_distro and version < 8:
+            entries['ROS_DISTRO'] = ros_distro
+        self._writer.add_metadata(BAG_NOTE, entries)
+        self._writer.finish()  # type: ignore[no-untyped-call]
+        self._file.close()
+
+    def abort(self) -> None:
+        """Close the file as it is."""
+        self._file.close()

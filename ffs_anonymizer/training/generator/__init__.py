@@ -1,0 +1,1 @@
+"""How the face generator is trained."""

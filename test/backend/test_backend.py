@@ -1,0 +1,155 @@
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+import time
+
+from ffs_anonymizer.backend import Backend, multiplies_bytes, open_model, TensorSpec
+from ffs_anonymizer.errors import ModelError
+from ffs_anonymizer.regions.detector import default_model, FACE, Network
+import numpy as np
+import onnx
+from onnx import helper, TensorProto
+from onnx.reference import ReferenceEvaluator
+import pytest
+from support.onnx_models import save_failing_generator, save_generator
+
+
+def feeds(n=2, size_px=32):
+    rng = np.random.default_rng(0)
+    return {
+        'condition': rng.uniform(-1, 1, (n, 3, size_px, size_px)).astype(np.float32),
+        'mask': np.ones((n, 1, size_px, size_px), np.float32),
+    }
+
+
+def test_infer_is_the_network(tmp_path):
+    path = save_generator(tmp_path / 'generator.onnx')
+    backend = open_model(path, device='cpu', threads=1)
+    got = backend.infer(feeds())['inpainted']
+    reference = ReferenceEvaluator(str(path)).run(None, feeds())[0]
+    assert np.allclose(got, reference, atol=1e-4)
+    assert backend.device == 'cpu (asked for)'
+
+
+@pytest.mark.parametrize('n', [1, 5])
+def test_any_batch_goes(tmp_path, n):
+    backend = open_model(save_generator(tmp_path / 'generator.onnx'))
+    assert backend.infer(feeds(n))['inpainted'].shape == (n, 3, 32, 32)
+
+
+def test_initializers_among_the_inputs_are_cleaned_away():
+    names = [spec.name for spec in open_model(default_model()).inputs]
+    assert names == ['input.1']
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'mask': None}, r"got the inputs \['condition'\], expected \['condition', 'mask'\]"),
+        (
+            {'mask': np.ones((2, 1, 31, 32), np.float32)},
+            r"'mask' got float32 \(2, 1, 31, 32\), expected float32 \(-1, 1, 32, 32\)",
+        ),
+        ({'mask': np.ones((2, 1, 32, 32))}, r"'mask' got float64"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(tmp_path, change, message):
+    backend = open_model(save_generator(tmp_path / 'generator.onnx'))
+    wrong = {name: value for name, value in {**feeds(), **change}.items() if value is not None}
+    with pytest.raises(ModelError, match=message):
+        backend.infer(wrong)
+
+
+class _Narrow(Backend):
+    """A back end for one thread at a time, which notes how many there were."""
+
+    name, device, path = 'narrow', 'cpu', Path('narrow.onnx')
+    outputs = (
+        TensorSpec('537', (-1, 1, -1, -1)),
+        *(TensorSpec(n, (-1,) * 4) for n in ('538', '539')),
+    )
+    inputs = (TensorSpec('image', (1, 3, -1, -1)),)
+
+    def __init__(self, *, concurrent):
+        self.concurrent = concurrent
+        self.inside = self.most = 0
+
+    def infer_impl(self, feeds):
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        time.sleep(0.02)
+        self.inside -= 1
+        shape = np.array(feeds['image'].shape[2:]) // 4
+        return {
+            name: np.zeros((1, channels, *shape), np.float32)
+            for name, channels in (('537', 1), ('538', 2), ('539', 2))
+        }
+
+
+@pytest.mark.parametrize('concurrent', [True, False])
+def test_only_a_back_end_that_can_is_run_by_several_threads_at_once(concurrent):
+    model = _Narrow(concurrent=concurrent)
+    network = Network(model, FACE)
+    image = np.zeros((64, 64, 3), np.uint8)
+    with ThreadPoolExecutor(4) as pool:
+        looks = [
+            pool.submit(network.detect, image, threshold=0.5, nms_iou=0.3, scale=1.0)
+            for _ in range(12)
+        ]
+        assert [len(look.result()) for look in looks] == [0] * 12
+    assert (model.most > 1) == concurrent
+
+
+def test_a_network_that_fails_midway_is_one_error(tmp_path):
+    backend = open_model(save_failing_generator(tmp_path / 'failing.onnx'))
+    with pytest.raises(ModelError, match=r'failing.onnx: ONNX Runtime failed'):
+        backend.infer(feeds())
+
+
+def test_missing_and_damaged_files(tmp_path):
+    with pytest.raises(ModelError, match=r'model file .*none.onnx: got nothing there'):
+        open_model(tmp_path / 'none.onnx')
+    path = tmp_path / 'cut.onnx'
+    whole = save_generator(tmp_path / 'whole.onnx').read_bytes()
+    for damaged in (b'', b'no model', whole[: len(whole) // 2]):
+        path.write_bytes(damaged)
+        with pytest.raises(ModelError, match=r'cut.onnx: (got a file that is no valid|ONNX)'):
+            open_model(path)
+
+
+def test_a_device_that_is_not_here_is_an_error_not_a_fallback(tmp_path):
+    path = save_generator(tmp_path / 'generator.onnx')
+    onnxruntime = pytest.importorskip('onnxruntime')
+    if 'CUDAExecutionProvider' in onnxruntime.get_available_providers():
+        pytest.skip('this machine has CUDA')
+    with pytest.raises(ModelError, match='device cuda: got ONNX Runtime .* without CUDA'):
+        open_model(path, device='cuda')
+
+
+def test_a_network_of_vectors_is_left_as_it_is(tmp_path):
+    path = tmp_path / 'add.onnx'
+    vector = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [3]) for n in 'abc']
+    graph = helper.make_graph(
+        [helper.make_node('Add', ['a', 'b'], ['c'])], 'add', vector[:2], vector[2:]
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=8), path
+    )
+    ones = np.ones(3, np.float32)
+    assert open_model(path).infer({'a': ones, 'b': ones})['c'].tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ('flags', 'expected'),
+    [
+        ('flags : fpu avx2 avx512f avx512_vnni', True),
+        ('flags : fpu avx2 avx_vnni', True),
+        ('Features : fp asimd asimddp', False),
+        ('flags : fpu avx2 avx512f', False),
+        ('flags : avx512_vnni_of_another_name', False),
+    ],
+)
+def test_what_a_processor_says_of_its_products_of_bytes(tmp_path, flags, expected):
+    path = tmp_path / 'cpuinfo'
+    path.write_text(f'processor : 0\n{flags}\n', encoding='utf-8')
+    assert multiplies_bytes(path) == expected
+    assert not multiplies_bytes(tmp_path / 'none')

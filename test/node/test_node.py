@@ -1,0 +1,867 @@
+from __future__ import annotations
+
+import array
+from collections.abc import Callable, Iterator
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+import pytest
+
+rclpy = pytest.importorskip('rclpy')
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402, I100
+from ffs_anonymizer.errors import ModelError, SettingsError  # noqa: E402, I100
+from ffs_anonymizer.node.node import AnonymizerNode, camera_info_topic  # noqa: E402, I100
+from ffs_anonymizer.settings import runtime as params  # noqa: E402, I100
+from rcl_interfaces.msg import ParameterType  # noqa: E402, I100
+from rcl_interfaces.srv import DescribeParameters, SetParameters  # noqa: E402, I100
+from rclpy.context import Context  # noqa: E402, I100
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402, I100
+from rclpy.parameter import Parameter  # noqa: E402, I100
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E402, I100
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image  # noqa: E402, I100
+from std_msgs.msg import String  # noqa: E402, I100
+
+ROOT = Path(__file__).resolve().parents[2]
+DOMAIN = 1 + os.getpid() % 100
+ZONE = (8, 8, 24, 24)
+# Nothing is detected, so all that changes is the zone.
+BLIND = {'face.threshold': 1.0, 'mask_zones': ['* 8 8 24 24']}
+BEST_EFFORT = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+RELIABLE = QoSProfile(depth=20)
+
+
+class Live:
+    """A node under test beside a tester, in a context that nobody else can see."""
+
+    def __init__(self) -> None:
+        self.context = Context()
+        rclpy.init(context=self.context, domain_id=DOMAIN)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.nodes: list[Any] = []
+        self.tester = self._add(rclpy.create_node('tester', context=self.context))
+
+    def _add(self, node: Any) -> Any:
+        self.nodes.append(node)
+        self.executor.add_node(node)
+        return node
+
+    def start(self, node_name: str = 'anonymizer', namespace: str = '', **values: Any) -> Any:
+        overrides = [
+            Parameter(name.replace('__', '.'), value=value) for name, value in values.items()
+        ]
+        return self._add(
+            AnonymizerNode(
+                node_name=node_name,
+                namespace=namespace,
+                context=self.context,
+                parameter_overrides=overrides,
+            )
+        )
+
+    def blind(self, *topics: str, **values: Any) -> Any:
+        return self.start(image_topics=list(topics), **{**BLIND, **values})
+
+    def publisher(self, kind: Any, topic: str, qos: Any = RELIABLE) -> Any:
+        return self.tester.create_publisher(kind, topic, qos)
+
+    def received(self, kind: Any, topic: str, **options: Any) -> list[Any]:
+        messages: list[Any] = []
+        self.tester.create_subscription(kind, topic, messages.append, RELIABLE, **options)
+        return messages
+
+    def until(self, what: str, holds: Callable[[], object], timeout_s: float = 10.0) -> None:
+        end_s = time.monotonic() + timeout_s
+        while not holds():
+            self.executor.spin_once(timeout_sec=0.02)
+            assert time.monotonic() < end_s, f'waited {timeout_s} s until {what}'
+
+    def spin(self, seconds: float) -> None:
+        """For what must not happen, which no condition can wait for."""
+        end_s = time.monotonic() + seconds
+        while time.monotonic() < end_s:
+            self.executor.spin_once(timeout_sec=0.02)
+
+    def matched(self, *publishers: Any) -> None:
+        self.until(
+            'the node subscribes', lambda: all(p.get_subscription_count() for p in publishers)
+        )
+
+    def pass_one(self, publisher: Any, message: Any, outputs: list[Any]) -> Any:
+        before = len(outputs)
+        publisher.publish(message)
+        self.until('the frame comes out', lambda: len(outputs) > before)
+        return outputs[-1]
+
+    def statuses(self, name: str) -> list[Any]:
+        found: list[Any] = []
+        self.tester.create_subscription(
+            DiagnosticArray,
+            '/diagnostics',
+            lambda message: found.extend(s for s in message.status if s.name.endswith(name)),
+            10,
+        )
+        return found
+
+    def call(self, kind: Any, service: str, request: Any) -> Any:
+        client = self.tester.create_client(kind, service)
+        self.until('the service is there', client.service_is_ready)
+        future = client.call_async(request)
+        self.until('the service answers', future.done)
+        return future.result()
+
+    def set_parameter(self, name: str, value: Any) -> tuple[bool, str]:
+        request = SetParameters.Request(
+            parameters=[Parameter(name, value=value).to_parameter_msg()]
+        )
+        result = self.call(SetParameters, '/anonymizer/set_parameters', request).results[0]
+        return result.successful, result.reason
+
+    def close(self) -> None:
+        self.executor.shutdown()
+        for node in reversed(self.nodes):
+            node.destroy_node()
+        self.context.try_shutdown()
+
+
+@pytest.fixture(autouse=True)
+def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'OFF')
+    monkeypatch.setenv('ROS_LOG_DIR', str(tmp_path / 'log'))
+
+
+@pytest.fixture
+def live(isolated: None) -> Iterator[Live]:
+    live = Live()
+    yield live
+    live.close()
+
+
+def pixels(width: int, height: int, channels: int) -> NDArray[np.uint8]:
+    """Return a smooth picture; each sample is odd, so none is as black as a zone."""
+    y, x = np.mgrid[0:height, 0:width]
+    planes = [(x * (c + 1) + y * 2) % 200 + 30 | 1 for c in range(channels)]
+    return np.stack(planes, axis=-1).astype(np.uint8)
+
+
+def buffer(data: bytes) -> array.array[int]:
+    held = array.array('B')
+    held.frombytes(data)
+    return held
+
+
+def image(
+    encoding: str = 'bgr8',
+    channels: int = 3,
+    *,
+    width: int = 48,
+    height: int = 40,
+    padding: int = 0,
+    stamp: int = 1,
+) -> Any:
+    rows = pixels(width, height, channels).reshape(height, -1)
+    rows = np.pad(rows, ((0, 0), (0, padding)), constant_values=77)
+    message = Image(
+        height=height,
+        width=width,
+        encoding=encoding,
+        is_bigendian=0,
+        step=rows.shape[1],
+        data=buffer(rows.tobytes()),
+    )
+    message.header.frame_id = 'camera_optical'
+    message.header.stamp.sec = stamp
+    message.header.stamp.nanosec = 123456789
+    return message
+
+
+def jpeg(stamp: int = 1) -> Any:
+    data = cv2.imencode('.jpg', pixels(48, 40, 3))[1].tobytes()
+    message = CompressedImage(format='bgr8; jpeg compressed bgr8', data=buffer(data))
+    message.header.frame_id = 'camera_optical'
+    message.header.stamp.sec = stamp
+    return message
+
+
+def fields(message: Any) -> tuple[Any, ...]:
+    return (
+        message.header,
+        message.height,
+        message.width,
+        message.encoding,
+        message.is_bigendian,
+        message.step,
+        len(message.data),
+    )
+
+
+@pytest.mark.parametrize(
+    ('encoding', 'channels', 'padding'),
+    [('bgr8', 3, 0), ('rgb8', 3, 5), ('bgra8', 4, 0), ('mono8', 1, 3), ('bayer_rggb8', 1, 0)],
+)
+def test_raw_image_keeps_its_form_and_loses_the_zone(
+    live: Live, encoding: str, channels: int, padding: int
+) -> None:
+    live.blind('/cam/image_raw')
+    publisher = live.publisher(Image, '/cam/image_raw')
+    outputs = live.received(Image, '/anonymized/cam/image_raw')
+    live.matched(publisher)
+    source = image(encoding, channels, padding=padding)
+    output = live.pass_one(publisher, source, outputs)
+    assert fields(output) == fields(source)
+    before = np.array(source.data, np.uint8).reshape(40, -1)
+    after = np.array(output.data, np.uint8).reshape(40, -1)
+    inside = np.zeros_like(before, bool)
+    inside[ZONE[1] : ZONE[3], ZONE[0] * channels : ZONE[2] * channels] = True
+    if encoding == 'bayer_rggb8':
+        # Replaced as far as a raw sample reaches into the pixels of the zone.
+        inside[ZONE[1] - 2 : ZONE[3] + 2, ZONE[0] - 2 : ZONE[2] + 2] = True
+    np.testing.assert_array_equal(after[~inside], before[~inside])
+    colours = inside if channels < 4 else inside & (np.arange(inside.shape[1]) % 4 < 3)
+    assert not after[colours].any()
+
+
+def test_compressed_image_keeps_its_form_and_loses_the_zone(live: Live) -> None:
+    live.blind('/cam/image_raw/compressed')
+    publisher = live.publisher(CompressedImage, '/cam/image_raw/compressed')
+    outputs = live.received(CompressedImage, '/anonymized/cam/image_raw/compressed')
+    live.matched(publisher)
+    source = jpeg()
+    output = live.pass_one(publisher, source, outputs)
+    assert (output.header, output.format) == (source.header, source.format)
+    decoded = cv2.imdecode(np.array(output.data, np.uint8), cv2.IMREAD_COLOR)
+    x0, y0, x1, y1 = ZONE
+    assert decoded[y0 + 2 : y1 - 2, x0 + 2 : x1 - 2].max() < 16
+    original = cv2.imdecode(np.array(source.data, np.uint8), cv2.IMREAD_COLOR)
+    assert np.abs(decoded[32:].astype(int) - original[32:]).mean() < 4
+
+
+def test_frame_without_regions_is_passed_on_as_the_same_bytes(live: Live) -> None:
+    live.blind('/cam/compressed', mask_zones=['/other 0 0 8 8'])
+    publisher = live.publisher(CompressedImage, '/cam/compressed')
+    outputs = live.received(CompressedImage, '/anonymized/cam/compressed')
+    live.matched(publisher)
+    source = jpeg()
+    assert live.pass_one(publisher, source, outputs) == source
+
+
+def test_zones_that_fit_no_camera_are_told_of(
+    live: Live, capfd: pytest.CaptureFixture[str]
+) -> None:
+    live.blind('/cam/compressed', mask_zones=['/cam/* 0 0 8 8', '/kamera/* 1 0 8 8'])
+    said = capfd.readouterr().err
+    assert "mask_zones: '/kamera/* 1 0 8 8' fits no camera topic of this node" in said
+    assert "'/cam/* 0 0 8 8'" not in said
+    assert live.set_parameter('ignore_zones', ['/nothing 0 0 8 8']) == (True, '')
+    assert "ignore_zones: '/nothing 0 0 8 8' fits no camera topic" in capfd.readouterr().err
+
+
+def test_face_is_replaced_and_nothing_else(live: Live) -> None:
+    data = pytest.importorskip('skimage.data')
+    photo = np.ascontiguousarray(data.astronaut()[:320, 60:380, ::-1])
+    live.start(image_topics=['/cam/image_raw'])
+    publisher = live.publisher(Image, '/cam/image_raw')
+    outputs = live.received(Image, '/anonymized/cam/image_raw')
+    live.matched(publisher)
+    source = Image(height=320, width=320, encoding='bgr8', step=960, data=buffer(photo.tobytes()))
+    output = live.pass_one(publisher, source, outputs)
+    after = np.array(output.data, np.uint8).reshape(photo.shape)
+    face = (slice(80, 180), slice(130, 200))
+    outside = np.ones(photo.shape[:2], bool)
+    outside[10:260, 80:250] = False
+    np.testing.assert_array_equal(after[outside], photo[outside])
+    assert np.abs(after[face].astype(int) - photo[face]).mean() > 10
+    detail = [cv2.Laplacian(picture[face], cv2.CV_32F).std() for picture in (photo, after)]
+    assert detail[1] < 0.2 * detail[0]
+
+
+def test_several_cameras_keep_apart(live: Live) -> None:
+    node = live.blind('/front/image_raw', '/rear/image_raw', '/left/image/compressed')
+    kinds = {'/front/image_raw': Image, '/rear/image_raw': Image}
+    kinds['/left/image/compressed'] = CompressedImage
+    publishers = {topic: live.publisher(kind, topic) for topic, kind in kinds.items()}
+    outputs = {topic: live.received(kind, f'/anonymized{topic}') for topic, kind in kinds.items()}
+    live.matched(*publishers.values())
+    for round_ in range(3):
+        for index, topic in enumerate(kinds):
+            stamp = 10 * index + round_
+            make = jpeg if kinds[topic] is CompressedImage else image
+            live.pass_one(publishers[topic], make(stamp=stamp), outputs[topic])
+    for index, topic in enumerate(kinds):
+        assert [m.header.stamp.sec for m in outputs[topic]] == [10 * index + r for r in range(3)]
+        assert node.accounts()[topic].published == 3
+
+
+def test_camera_info_is_passed_on(live: Live) -> None:
+    live.blind('/cam/image_raw', '/cam/image_raw/compressed')
+    publisher = live.publisher(CameraInfo, '/cam/camera_info')
+    outputs = live.received(CameraInfo, '/anonymized/cam/camera_info')
+    live.matched(publisher)
+    source = CameraInfo(height=40, width=48, distortion_model='plumb_bob', d=[0.1, 0.2])
+    source.header = image(stamp=7).header
+    assert live.pass_one(publisher, source, outputs) == source
+    live.spin(0.2)
+    assert len(outputs) == 1
+
+
+@pytest.mark.parametrize(
+    ('topic', 'expected'),
+    [
+        ('/cam/image_raw', '/cam/camera_info'),
+        ('/cam/image_raw/compressed', '/cam/camera_info'),
+        ('/a/b/image', '/a/b/camera_info'),
+        ('/image', '/camera_info'),
+        ('/image/compressed', '/camera_info'),
+    ],
+)
+def test_camera_info_topic(topic: str, expected: str) -> None:
+    assert camera_info_topic(topic) == expected
+
+
+def test_copied_topic_is_passed_on_as_it_is(live: Live) -> None:
+    live.start(copy_topics=['/depth/image_raw'])
+    publisher = live.publisher(Image, '/depth/image_raw')
+    outputs = live.received(Image, '/anonymized/depth/image_raw')
+    live.matched(publisher)
+    source = image('16UC1', 2)
+    assert live.pass_one(publisher, source, outputs) == source
+
+
+def test_depth_image_that_is_not_copied_is_refused(live: Live) -> None:
+    node = live.blind('/depth/image_raw')
+    publisher = live.publisher(Image, '/depth/image_raw')
+    outputs = live.received(Image, '/anonymized/depth/image_raw')
+    live.matched(publisher)
+    publisher.publish(image('16UC1', 2))
+    live.until('it is counted', lambda: node.accounts()['/depth/image_raw'].failed)
+    assert 'copy_topics' in node.accounts()['/depth/image_raw'].last_error
+    assert outputs == []
+
+
+def test_lazy_node_works_only_for_subscribers(live: Live) -> None:
+    node = live.blind('/cam/image_raw')
+    publisher = live.publisher(Image, '/cam/image_raw')
+    live.until(
+        'the output is there', lambda: live.tester.count_publishers('/anonymized/cam/image_raw')
+    )
+    live.spin(0.3)
+    assert publisher.get_subscription_count() == 0
+    subscription = live.tester.create_subscription(
+        Image, '/anonymized/cam/image_raw', lambda message: None, 5
+    )
+    live.matched(publisher)
+    live.tester.destroy_subscription(subscription)
+    live.until('the node unsubscribes', lambda: publisher.get_subscription_count() == 0)
+    publisher.publish(image())
+    live.spin(0.2)
+    assert node.accounts()['/cam/image_raw'].received == 0
+
+
+def test_node_that_is_not_lazy_works_for_nobody(live: Live) -> None:
+    node = live.blind('/cam/image_raw', lazy=False)
+    publisher = live.publisher(Image, '/cam/image_raw')
+    live.matched(publisher)
+    publisher.publish(image())
+    live.until('it is published', lambda: node.accounts()['/cam/image_raw'].published)
+
+
+def burst(live: Live, node: Any, frames: int) -> list[int]:
+    """Publish faster than the node can work; return the stamps that came out."""
+    publisher = live.publisher(Image, '/cam/image_raw')
+    outputs = live.received(Image, '/anonymized/cam/image_raw')
+    live.matched(publisher)
+    for stamp in range(frames):
+        publisher.publish(image(width=320, height=240, stamp=stamp))
+        live.until(
+            'it has arrived', lambda n=stamp: node.accounts()['/cam/image_raw'].received > n
+        )
+    live.until('nothing waits', lambda: not node.accounts()['/cam/image_raw'].waiting)
+    account = node.accounts()['/cam/image_raw']
+    live.until('all have come out', lambda: len(outputs) == account.published)
+    assert account.received == account.published + account.dropped + account.failed == frames
+    assert account.failed == 0
+    return [message.header.stamp.sec for message in outputs]
+
+
+def test_newest_frame_wins(live: Live) -> None:
+    stamps = burst(live, live.blind('/cam/image_raw'), frames=40)
+    assert stamps == sorted(stamps)
+    assert stamps[-1] == 39
+    assert len(stamps) < 40
+
+
+def test_queue_keeps_every_frame_while_there_is_room(live: Live) -> None:
+    node = live.blind('/cam/image_raw', drop_old=False)
+    assert burst(live, node, frames=12) == list(range(12))
+
+
+CORRUPT = {
+    'no rows': {'height': 0, 'data': array.array('B')},
+    'no columns': {'width': 0, 'step': 0, 'data': array.array('B')},
+    'too short': {'data': array.array('B', [1] * 100)},
+    'empty': {'data': array.array('B')},
+    'step too small': {'step': 7},
+    'unknown encoding': {'encoding': 'no_such_8'},
+    'empty encoding': {'encoding': ''},
+}
+
+
+def test_corrupt_images_are_not_published_but_counted(live: Live) -> None:
+    node = live.blind('/cam/image_raw')
+    publisher = live.publisher(Image, '/cam/image_raw')
+    outputs = live.received(Image, '/anonymized/cam/image_raw')
+    statuses = live.statuses('/cam/image_raw')
+    live.matched(publisher)
+    for failed, (name, changes) in enumerate(CORRUPT.items(), start=1):
+        source = image(stamp=failed)
+        for field, value in changes.items():
+            setattr(source, field, value)
+        publisher.publish(source)
+        live.until(name, lambda n=failed: node.accounts()['/cam/image_raw'].failed == n)
+        assert node.accounts()['/cam/image_raw'].last_error
+    output = live.pass_one(publisher, image(stamp=99), outputs)
+    assert output.header.stamp.sec == 99
+    assert len(outputs) == 1
+    account = node.accounts()['/cam/image_raw']
+    assert (account.received, account.published) == (len(CORRUPT) + 1, 1)
+    live.until(
+        'an error is shown', lambda: any(s.level == DiagnosticStatus.ERROR for s in statuses)
+    )
+    worst = next(s for s in statuses if s.level == DiagnosticStatus.ERROR)
+    assert 'not published' in worst.message
+
+
+@pytest.mark.parametrize(
+    'data',
+    [b'', b'\xff\xd8\xff', jpeg().data.tobytes()[:400], b'GIF89a' + bytes(100)],
+    ids=['empty', 'start only', 'truncated', 'not a picture'],
+)
+def test_corrupt_compressed_images_are_not_published(live: Live, data: bytes) -> None:
+    node = live.blind('/cam/compressed')
+    publisher = live.publisher(CompressedImage, '/cam/compressed')
+    outputs = live.received(CompressedImage, '/anonymized/cam/compressed')
+    live.matched(publisher)
+    publisher.publish(CompressedImage(format='jpeg', data=buffer(data)))
+    live.until('it is counted', lambda: node.accounts()['/cam/compressed'].failed == 1)
+    live.pass_one(publisher, jpeg(stamp=5), outputs)
+    assert [message.header.stamp.sec for message in outputs] == [5]
+
+
+def test_no_sample_of_a_region_is_on_any_output(live: Live) -> None:
+    live.start(image_topics=['/cam/image_raw'], publish_detections=True, **BLIND)
+    source = image()
+    rows = np.array(source.data, np.uint8).reshape(40, 48, 3)
+    secret = np.random.default_rng(5).integers(1, 256, (16, 16, 3), np.uint8)
+    rows[8:24, 8:24] = secret
+    source.data = buffer(rows.tobytes())
+    publishers = [
+        live.publisher(Image, '/cam/image_raw'),
+        live.publisher(CameraInfo, '/cam/camera_info'),
+    ]
+    live.received(Image, '/anonymized/cam/image_raw')
+    live.received(CameraInfo, '/anonymized/cam/camera_info')
+    live.matched(*publishers)
+    heard: dict[str, list[bytes]] = {}
+    kinds = {'sensor_msgs/msg/Image': Image, 'sensor_msgs/msg/CameraInfo': CameraInfo}
+    kinds['diagnostic_msgs/msg/DiagnosticArray'] = DiagnosticArray
+    for topic, names in live.tester.get_topic_names_and_types():
+        if topic.startswith('/anonymized/') or topic == '/diagnostics':
+            heard[topic] = live.received(kinds[names[0]], topic, raw=True)
+    assert '/anonymized/cam/image_raw' in heard
+    live.spin(0.2)
+    publishers[1].publish(CameraInfo())
+    live.pass_one(publishers[0], source, heard['/anonymized/cam/image_raw'])
+    live.until('all have spoken', lambda: all(heard.values()))
+    everything = b''.join(message for messages in heard.values() for message in messages)
+    assert rows[30, 8:24].tobytes() in everything
+    samples = secret.reshape(-1)
+    assert not any(samples[i : i + 4].tobytes() in everything for i in range(len(samples) - 3))
+
+
+def test_live_parameter_holds_from_the_next_frame_on(live: Live) -> None:
+    node = live.blind('/cam/image_raw')
+    publisher = live.publisher(Image, '/cam/image_raw')
+    outputs = live.received(Image, '/anonymized/cam/image_raw')
+    live.matched(publisher)
+    source = image()
+    assert live.pass_one(publisher, source, outputs) != source
+    assert live.set_parameter('mask_zones', []) == (True, '')
+    assert live.pass_one(publisher, source, outputs) == source
+    assert live.set_parameter('mask_zones', ['/cam/* 0 0 4 4']) == (True, '')
+    output = live.pass_one(publisher, source, outputs)
+    assert np.array(output.data, np.uint8).reshape(40, -1)[:4, :12].max() == 0
+    assert node.settings.mask_zones == ('/cam/* 0 0 4 4',)
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'reason'),
+    [
+        ('face.threshold', 2.0, 'out of range'),
+        ('face.threshold', 2, 'from 0.01 to 1'),
+        ('face.threshold', 'high', 'expected double'),
+        ('face.method', 'vanish', 'one of: generate, blur, mosaic, solid'),
+        ('mask_zones', ['/cam 1 2 3'], 'expected `<topic or glob> x0 y0 x1 y1`'),
+        ('obscure.solid_bgr', [0, 0], 'of 3 numbers'),
+        ('image_topics', ['/other'], 'read-only'),
+        ('detector.model_path', '/other.onnx', 'read-only'),
+    ],
+)
+def test_refused_parameter_says_why_and_changes_nothing(
+    live: Live, name: str, value: Any, reason: str
+) -> None:
+    node = live.blind('/cam/image_raw')
+    before = node.settings
+    successful, text = live.set_parameter(name, value)
+    assert not successful
+    assert reason in text
+    assert node.settings == before
+
+
+def test_integer_is_taken_for_a_double(live: Live) -> None:
+    node = live.start(face__threshold=1, feather=0)
+    assert node.settings.face.threshold == 1.0
+    assert live.set_parameter('tracker.max_gap_ms', 300) == (True, '')
+    assert node.settings.tracker.max_gap_ms == 300.0
+
+
+def test_every_setting_is_declared_with_its_meaning(live: Live) -> None:
+    node = live.start()
+    names = [declared.name for declared in params.PARAMETERS]
+    request = DescribeParameters.Request(names=names)
+    found = live.call(DescribeParameters, '/anonymizer/describe_parameters', request).descriptors
+    for declared, descriptor in zip(params.PARAMETERS, found, strict=True):
+        assert descriptor.name == declared.name
+        assert descriptor.description.startswith(declared.meaning)
+        assert descriptor.read_only is not declared.live
+    by_name = {descriptor.name: descriptor for descriptor in found}
+    assert by_name['image_topics'].type == ParameterType.PARAMETER_STRING_ARRAY
+    assert by_name['face.threshold'].floating_point_range[0].to_value == 1.0
+    assert by_name['obscure.cells'].integer_range[0].from_value == 1
+    assert by_name['face.method'].additional_constraints.startswith('one of: generate')
+    assert node.get_parameter('image_topics').value == []
+
+
+@pytest.mark.parametrize(
+    ('values', 'error', 'text'),
+    [
+        ({'face.treshold': 0.5}, SettingsError, r"'face.treshold': did you mean face.threshold\?"),
+        ({'face.threshold': 7.0}, SettingsError, 'from 0.01 to 1'),
+        ({'lazy': 'yes'}, SettingsError, 'lazy: .*expected bool'),
+        ({'mask_zones': ['x']}, SettingsError, 'zone'),
+        ({'image_topics': ['/a', '/a']}, SettingsError, '/a is named twice'),
+        ({'image_topics': ['/a'], 'copy_topics': ['a']}, SettingsError, '/a is named twice'),
+        ({'image_topics': ['/a'], 'output_prefix': ''}, SettingsError, 'is an input too'),
+        ({'image_topics': ['/a', '/x/a'], 'output_prefix': '/x'}, SettingsError, 'input too'),
+        ({'image_topics': ['/a b']}, SettingsError, 'not a topic name'),
+        ({'output_prefix': '/a b', 'image_topics': ['/a']}, SettingsError, 'not a topic name'),
+        ({'detector.model_path': '/no/such.onnx'}, ModelError, '/no/such.onnx'),
+        (
+            {
+                'image_topics': ['/compressed'],
+                'qos_overrides./anonymized/compressed.publisher.reliability': 'best',
+            },
+            SettingsError,
+            '^/anonymized/compressed: the middleware refuses .*qos_overrides: .*`best`',
+        ),
+    ],
+)
+def test_wrong_parameters_refuse_to_start(
+    live: Live, values: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=text):
+        live.start(**values)
+    assert [name for name in live.tester.get_node_names() if name == 'anonymizer'] == []
+
+
+def test_names_of_rclpy_are_no_unknown_parameters(live: Live) -> None:
+    node = live.start(use_sim_time=True, **{'qos_overrides./clock.subscription.depth': 3})
+    assert node.get_parameter('use_sim_time').value is True
+
+
+def test_frames_pass_while_simulated_time_stands_still(live: Live) -> None:
+    live.blind('/cam/image_raw', use_sim_time=True)
+    publisher = live.publisher(Image, '/cam/image_raw')
+    outputs = live.received(Image, '/anonymized/cam/image_raw')
+    statuses = live.statuses('/cam/image_raw')
+    live.matched(publisher)
+    live.pass_one(publisher, image(), outputs)
+    live.until('diagnostics come', lambda: statuses)
+
+
+def requested(live: Live, topic: str) -> list[ReliabilityPolicy]:
+    return [
+        info.qos_profile.reliability
+        for info in live.tester.get_subscriptions_info_by_topic(topic)
+        if info.node_name == 'anonymizer'
+    ]
+
+
+def test_subscription_suits_the_publishers(live: Live) -> None:
+    live.blind('/cam/image_raw')
+    outputs = live.received(Image, '/anonymized/cam/image_raw')
+    reliable = live.publisher(Image, '/cam/image_raw')
+    live.matched(reliable)
+    assert requested(live, '/cam/image_raw') == [ReliabilityPolicy.RELIABLE]
+    second = live.publisher(Image, '/cam/image_raw', BEST_EFFORT)
+    live.matched(second, reliable)
+    assert requested(live, '/cam/image_raw') == [ReliabilityPolicy.BEST_EFFORT]
+    live.pass_one(second, image(stamp=3), outputs)
+    live.pass_one(reliable, image(stamp=4), outputs)
+    assert [message.header.stamp.sec for message in outputs] == [3, 4]
+
+
+def test_qos_overrides_are_obeyed(live: Live) -> None:
+    live.blind(
+        '/cam/image_raw',
+        **{
+            'qos_overrides./cam/image_raw.subscription.reliability': 'best_effort',
+            'qos_overrides./anonymized/cam/image_raw.publisher.depth': 7,
+            'qos_overrides./anonymized/cam/image_raw.publisher.reliability': 'best_effort',
+        },
+    )
+    live.tester.create_subscription(
+        Image, '/anonymized/cam/image_raw', lambda message: None, BEST_EFFORT
+    )
+    publisher = live.publisher(Image, '/cam/image_raw')
+    live.matched(publisher)
+    assert requested(live, '/cam/image_raw') == [ReliabilityPolicy.BEST_EFFORT]
+    (offered,) = live.tester.get_publishers_info_by_topic('/anonymized/cam/image_raw')
+    assert offered.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
+
+
+def test_latched_camera_info_stays_latched(live: Live) -> None:
+    live.blind('/cam/image_raw')
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    live.publisher(CameraInfo, '/cam/camera_info', latched).publish(CameraInfo(width=48))
+    outputs: list[Any] = []
+    live.tester.create_subscription(
+        CameraInfo, '/anonymized/cam/camera_info', outputs.append, latched
+    )
+    live.until('it comes out', lambda: outputs)
+    assert outputs[0].width == 48
+
+
+def test_type_is_not_guessed(live: Live) -> None:
+    node = live.blind('/cam/picture')
+    live.spin(0.3)
+    assert live.tester.count_publishers('/anonymized/cam/picture') == 0
+    publisher = live.publisher(CompressedImage, '/cam/picture')
+    outputs = live.received(CompressedImage, '/anonymized/cam/picture')
+    live.matched(publisher)
+    live.pass_one(publisher, jpeg(), outputs)
+    assert node.accounts()['/cam/picture'].published == 1
+
+
+def test_type_on_the_graph_counts_more_than_the_name(live: Live) -> None:
+    live.blind('/cam/compressed')
+    publisher = live.publisher(Image, '/cam/compressed')
+
+    def types() -> list[str]:
+        found = live.tester.get_publishers_info_by_topic('/anonymized/cam/compressed')
+        return [info.topic_type for info in found]
+
+    live.until('the output is an Image', lambda: types() == ['sensor_msgs/msg/Image'])
+    outputs = live.received(Image, '/anonymized/cam/compressed')
+    live.matched(publisher)
+    live.pass_one(publisher, image(), outputs)
+
+
+def test_topic_that_is_no_image_is_reported(live: Live) -> None:
+    live.blind('/chatter')
+    statuses = live.statuses('/chatter')
+    live.publisher(String, '/chatter')
+    live.until('it is reported', lambda: any(s.level == DiagnosticStatus.ERROR for s in statuses))
+    assert statuses[-1].message == (
+        '/chatter: got std_msgs/msg/String, expected sensor_msgs/msg/Image or '
+        'sensor_msgs/msg/CompressedImage'
+    )
+    assert live.tester.count_publishers('/anonymized/chatter') == 0
+
+
+def test_diagnostics_account_for_every_frame(live: Live) -> None:
+    live.blind('/cam/image_raw')
+    publisher = live.publisher(Image, '/cam/image_raw')
+    outputs = live.received(Image, '/anonymized/cam/image_raw')
+    statuses = live.statuses('/cam/image_raw')
+    backend = live.statuses('back end')
+    live.matched(publisher)
+    for stamp in range(1, 4):
+        live.pass_one(publisher, image(stamp=stamp), outputs)
+    publisher.publish(image('no_such_8'))
+    live.until('it is counted', lambda: statuses and _value(statuses[-1], 'frames failed') == '1')
+    live.until('the back end is described', lambda: backend)
+    status = statuses[-1]
+    assert [_value(status, f'frames {what}') for what in ('in', 'out', 'dropped', 'failed')] == [
+        '4',
+        '3',
+        '0',
+        '1',
+    ]
+    assert _value(status, 'regions') == '3'
+    assert float(_value(status, 'latency p95 ms')) >= float(_value(status, 'latency p50 ms')) > 0
+    assert float(_value(status, 'detect ms')) > 0
+    assert _value(status, 'output') == '/anonymized/cam/image_raw'
+    assert backend[-1].level == DiagnosticStatus.OK
+    assert 'sha256:' in _value(backend[-1], 'face detector')
+    assert 'onnxruntime on cpu' in _value(backend[-1], 'face detector')
+
+
+def _value(status: Any, key: str) -> str:
+    return next((item.value for item in status.values if item.key == key), '')
+
+
+def test_nodes_share_an_executor_and_relative_names_stay_in_their_namespace(live: Live) -> None:
+    live.start('one', '/bus', image_topics=['image_raw'], **BLIND)
+    live.start('two', '/car', image_topics=['image_raw'], output_prefix='/safe', **BLIND)
+    pairs = [('/bus/image_raw', '/anonymized'), ('/car/image_raw', '/safe')]
+    publishers = [live.publisher(Image, topic) for topic, _ in pairs]
+    outputs = [live.received(Image, prefix + topic) for topic, prefix in pairs]
+    live.matched(*publishers)
+    for publisher, received in zip(publishers, outputs, strict=True):
+        live.pass_one(publisher, image(), received)
+    assert [len(received) for received in outputs] == [1, 1]
+
+
+def test_detections_are_published_where_vision_msgs_is_installed(live: Live) -> None:
+    vision = pytest.importorskip('vision_msgs.msg')
+    live.blind('/cam/image_raw')
+    publisher = live.publisher(Image, '/cam/image_raw')
+    outputs = live.received(Image, '/anonymized/cam/image_raw')
+    found = live.received(vision.Detection2DArray, '/anonymizer/detections')
+    live.matched(publisher)
+    source = image()
+    live.pass_one(publisher, source, outputs)
+    live.until('the detections come', lambda: found)
+    assert found[0].header == source.header
+    (detection,) = found[0].detections
+    assert detection.results[0].hypothesis.class_id == 'zone'
+    box = detection.bbox
+    assert (box.center.position.x, box.center.position.y) == (16.0, 16.0)
+    assert (box.size_x, box.size_y) == (16.0, 16.0)
+
+
+# -- the process
+
+
+def run_node(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [
+            sys.executable,
+            '-c',
+            'import sys; from ffs_anonymizer.node.node import main; sys.exit(main())',
+            *('--ros-args', *arguments),
+        ],
+        cwd=ROOT,
+        env={**os.environ, 'ROS_DOMAIN_ID': str(DOMAIN), **environment},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_ready(process: subprocess.Popen[str]) -> str:
+    assert process.stderr is not None
+    log = ''
+    for line in process.stderr:
+        log += line
+        if 'ready: models are loaded' in line:
+            return log
+    raise AssertionError(f'the node ended early: {log}')
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM] * 3)
+def test_signal_ends_the_process_with_zero(number: signal.Signals) -> None:
+    with run_node('--params-file', 'config/anonymizer.param.yaml') as process:
+        wait_ready(process)
+        process.send_signal(number)
+        rest = process.communicate(timeout=20)[1]
+    assert process.returncode == 0, rest
+    assert 'Traceback' not in rest
+    assert 'terminate' not in rest
+
+
+def test_signal_while_frames_flow_ends_the_process_with_zero(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+    live = Live()
+    try:
+        publisher = live.publisher(Image, '/cam/image_raw')
+        outputs = live.received(Image, '/anonymized/cam/image_raw')
+        topics = ('-p', "image_topics:=['/cam/image_raw']")
+        with run_node(*topics) as process:
+            wait_ready(process)
+            live.matched(publisher)
+            for stamp in range(20):
+                publisher.publish(image(width=320, height=240, stamp=stamp))
+                live.spin(0.02)
+            live.until('frames flow', lambda: outputs)
+            process.send_signal(signal.SIGTERM)
+            publisher.publish(image(width=320, height=240))
+            rest = process.communicate(timeout=20)[1]
+        assert process.returncode == 0, rest
+    finally:
+        live.close()
+
+
+LOSSY_CAMERA = """
+import array, time
+import rclpy
+from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import Image
+rclpy.init()
+node = rclpy.create_node('camera')
+publisher = node.create_publisher(Image, '/cam/image_raw', qos_profile_sensor_data)
+message = Image(height=1080, width=1920, encoding='bgr8', step=5760)
+message.data = array.array('B', bytes(1080 * 5760))
+while rclpy.ok():
+    publisher.publish(message)
+    time.sleep(0.1)
+rclpy.try_shutdown()
+"""
+
+
+def test_large_frames_that_are_lost_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+    # Neither side has the profile: the camera's shared memory holds a twelfth of a frame.
+    for name in ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'):
+        monkeypatch.delenv(name, raising=False)
+    live = Live()
+    environment = {**os.environ, 'ROS_DOMAIN_ID': str(DOMAIN)}
+    camera = subprocess.Popen([sys.executable, '-c', LOSSY_CAMERA], env=environment)
+    try:
+        live.blind('/cam/image_raw', lazy=False)
+        statuses = live.statuses('/cam/image_raw')
+        live.until(
+            'it is told',
+            lambda: any('FASTRTPS_DEFAULT_PROFILES_FILE' in s.message for s in statuses),
+            timeout_s=20,
+        )
+        assert statuses[-1].level == DiagnosticStatus.WARN
+        assert int(_value(statuses[-1], 'frames lost before arrival')) > 0
+    finally:
+        camera.terminate()
+        camera.wait()
+        live.close()
+
+
+@pytest.mark.parametrize(
+    ('assignment', 'text'),
+    [
+        ('detector.model_path:=/no/such.onnx', '/no/such.onnx'),
+        ('face.treshold:=0.5', 'did you mean face.threshold?'),
+    ],
+)
+def test_process_that_cannot_start_exits_with_one(assignment: str, text: str) -> None:
+    with run_node('-p', assignment) as process:
+        rest = process.communicate(timeout=30)[1]
+    assert process.returncode == 1
+    assert text in rest
+    assert 'Traceback' not in rest

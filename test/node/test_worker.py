@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+import threading
+import time
+from types import SimpleNamespace
+from typing import Any
+
+from ffs_anonymizer.anonymizer import Anonymized, Anonymizer, Request
+from ffs_anonymizer.errors import ModelError, SettingsError
+from ffs_anonymizer.node.camera import Camera
+from ffs_anonymizer.node.worker import DEAD_AFTER_FRAMES, Worker
+from ffs_anonymizer.settings.runtime import Settings
+import numpy as np
+import pytest
+
+SETTINGS = Settings().updated({'mask_zones': ['* 0 0 8 8'], 'face.threshold': 1.0})
+
+
+def picture(name: str, **changes: Any) -> SimpleNamespace:
+    fields = {
+        'name': name,
+        'header': SimpleNamespace(stamp=SimpleNamespace(sec=1, nanosec=0)),
+        'height': 32,
+        'width': 32,
+        'encoding': 'mono8',
+        'is_bigendian': 0,
+        'step': 32,
+        'data': np.full(32 * 32, 200, np.uint8).tobytes(),
+    }
+    return SimpleNamespace(**{**fields, **changes})
+
+
+class Desk:
+    """Takes what the worker hands out; the first delivery waits until the gate opens."""
+
+    def __init__(self, settings: Settings = SETTINGS, *, drop_old: bool = False) -> None:
+        self.gate = threading.Event()
+        self.delivered: list[tuple[str, str, Anonymized]] = []
+        self.reported: list[tuple[str, str]] = []
+        self.error: Exception | None = None
+        self.cameras = [Camera(topic, drop_old=drop_old) for topic in ('/a', '/b')]
+        self.worker = Worker(settings, self.cameras, deliver=self._take, report=self._note)
+
+    def put(self, camera: int, message: Any) -> None:
+        self.worker.put(self.cameras[camera], message)
+
+    def finish(self) -> None:
+        """Let the worker do all that waits, and end it."""
+        self.gate.set()
+        done = threading.Event()
+        for _ in range(400):
+            if not any(camera.account().waiting for camera in self.cameras):
+                break
+            done.wait(0.025)
+        self.worker.close()
+
+    def _take(self, camera: Camera, message: Any, anonymized: Anonymized) -> None:
+        assert self.gate.wait(10)
+        if self.error is not None:
+            raise self.error
+        self.delivered.append((camera.topic, message.name, anonymized))
+
+    def _note(self, camera: Camera, reason: str) -> None:
+        self.reported.append((camera.topic, reason))
+
+
+@pytest.fixture
+def desk() -> Iterator[Desk]:
+    desk = Desk()
+    yield desk
+    desk.gate.set()
+    desk.worker.close()
+
+
+def test_missing_model_is_raised_by_the_constructor(tmp_path: Path) -> None:
+    settings = Settings().updated({'detector.model_path': str(tmp_path / 'none.onnx')})
+    with pytest.raises(ModelError, match=r'none\.onnx'):
+        Desk(settings)
+
+
+def test_cameras_take_turns(desk: Desk) -> None:
+    for name in 'abc':
+        desk.put(0, picture(name))
+    for name in 'xyz':
+        desk.put(1, picture(name))
+    desk.finish()
+    assert [name for _, name, _ in desk.delivered] == ['a', 'x', 'b', 'y', 'c', 'z']
+
+
+@pytest.mark.parametrize('gains', [True, False])
+def test_waiting_frames_go_together_where_that_gains(
+    gains: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    together = Anonymizer.anonymize_together
+
+    def counted(self: Anonymizer, requests: Sequence[Request]) -> Any:
+        sizes.append(len(requests))
+        return together(self, requests)
+
+    monkeypatch.setattr(Anonymizer, 'gains_by_joining', gains)
+    monkeypatch.setattr(Anonymizer, 'anonymize_together', counted)
+    desk = Desk()
+    desk.put(0, picture('first'))
+    while not sizes:
+        time.sleep(0.01)
+    for name in 'ab':
+        desk.put(0, picture(name))
+    desk.put(1, picture('corrupt', data=b'short'))
+    desk.put(1, picture('y'))
+    desk.finish()
+    assert sorted(name for _, name, _ in desk.delivered) == ['a', 'b', 'first', 'y']
+    assert [topic for topic, _ in desk.reported] == ['/b']
+    assert sizes[0] == 1
+    assert max(sizes) == (2 if gains else 1)
+
+
+def test_zone_is_covered(desk: Desk) -> None:
+    desk.put(0, picture('a'))
+    desk.finish()
+    pixels = np.frombuffer(desk.delivered[0][2].data, np.uint8).reshape(32, 32)
+    expected = np.full((32, 32), 200, np.uint8)
+    expected[:8, :8] = 0
+    np.testing.assert_array_equal(pixels, expected)
+
+
+def test_failure_is_counted_and_the_next_frame_passes(desk: Desk) -> None:
+    desk.put(0, picture('short', data=b'1234'))
+    desk.put(0, picture('good'))
+    desk.finish()
+    assert [name for _, name, _ in desk.delivered] == ['good']
+    account = desk.cameras[0].account()
+    assert (account.received, account.published, account.failed) == (2, 1, 1)
+    assert [topic for topic, _ in desk.reported] == ['/a']
+    assert account.last_error == desk.reported[0][1] != ''
+
+
+def test_fault_of_any_kind_is_counted_and_the_worker_goes_on(desk: Desk) -> None:
+    desk.put(0, SimpleNamespace(name='no image at all'))
+    desk.put(0, picture('good'))
+    desk.finish()
+    assert [name for _, name, _ in desk.delivered] == ['good']
+    assert 'AttributeError' in desk.reported[0][1]
+
+
+def test_back_end_is_called_dead_and_alive_again() -> None:
+    desk = Desk()
+    desk.gate.set()
+    desk.error = RuntimeError('device lost')
+    for _ in range(DEAD_AFTER_FRAMES):
+        assert desk.worker.dead_reason == ''
+        desk.put(0, picture('a'))
+        while desk.cameras[0].account().waiting:
+            threading.Event().wait(0.005)
+    assert desk.worker.dead_reason == (
+        f'the last {DEAD_AFTER_FRAMES} frames failed, most recently: RuntimeError: device lost'
+    )
+    desk.error = None
+    desk.put(0, picture('a'))
+    desk.finish()
+    assert desk.worker.dead_reason == ''
+
+
+def test_corrupt_frames_do_not_kill_the_back_end(desk: Desk) -> None:
+    for _ in range(DEAD_AFTER_FRAMES + 1):
+        desk.put(0, picture('short', data=b''))
+    desk.finish()
+    assert desk.cameras[0].account().failed == DEAD_AFTER_FRAMES + 1
+    assert desk.worker.dead_reason == ''
+
+
+def test_update_holds_from_the_next_frame_on(desk: Desk) -> None:
+    desk.gate.set()
+    desk.worker.update(SETTINGS.updated({'mask_zones': []}))
+    desk.put(0, picture('a'))
+    desk.finish()
+    assert bytes(desk.delivered[0][2].data) == picture('a').data
+
+
+def test_refused_update_changes_nothing(desk: Desk) -> None:
+    desk.gate.set()
+    with pytest.raises(SettingsError, match='zone'):
+        desk.worker.update(SETTINGS.updated({'mask_zones': ['nonsense']}))
+    desk.put(0, picture('a'))
+    desk.finish()
+    assert desk.delivered[0][2].data[0] == 0
+
+
+def test_close_drops_what_waits_and_takes_no_more() -> None:
+    desk = Desk()
+    for name in 'abc':
+        desk.put(0, picture(name))
+    threading.Timer(0.2, desk.gate.set).start()
+    desk.worker.close()
+    account = desk.cameras[0].account()
+    assert (account.received, account.waiting) == (3, 0)
+    assert account.published + account.dropped == 3
+    assert account.published == len(desk.delivered) <= 1
+    desk.put(0, picture('d'))
+    assert desk.cameras[0].account() == account

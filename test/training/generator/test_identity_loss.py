@@ -1,0 +1,118 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+from ffs_anonymizer.datasets.faces import INDEX, PHOTOS, POINT_COLUMNS
+from ffs_anonymizer.errors import MediaError, ModelError
+from ffs_anonymizer.evaluation.judges import ALIGNED_POINTS_PX, similarity
+from ffs_anonymizer.training.settings import TrainSettings
+import numpy as np
+import pytest
+
+torch = pytest.importorskip('torch')
+
+from ffs_anonymizer.training.checkpoint import load_checkpoint  # noqa: E402, I100
+from ffs_anonymizer.training.generator.identity_loss import align, load_stranger, Stranger  # noqa: E402, I100
+from ffs_anonymizer.training.generator.train import train  # noqa: E402, I100
+
+POINTS = torch.tensor([[50.0, 60.0], [75.0, 58.0], [64.0, 72.0], [54.0, 86.0], [74.0, 85.0]])
+
+
+class Colours(torch.nn.Module):  # type: ignore[misc]
+    """Take the mean colour of a face for the person."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean((2, 3))
+
+
+@pytest.fixture(scope='module')
+def recognizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp('recognizer') / 'colours.pt2'
+    free = {'x': {0: torch.export.Dim('n', min=1, max=64)}}
+    example = (torch.zeros(2, 3, 112, 112),)
+    torch.export.save(torch.export.export(Colours(), example, dynamic_shapes=free), str(path))
+    return path
+
+
+def people(count: int) -> torch.Tensor:
+    """Return people whose colours lie on a circle, neighbours alike."""
+    angles = torch.arange(count)[:, None] / count + torch.arange(3) / 3
+    colours = 0.5 + 0.4 * torch.cos(angles * 2 * torch.pi)
+    return colours[:, :, None, None].expand(-1, -1, 128, 128).clone()
+
+
+def test_faces_are_aligned_as_the_judge_aligns_them() -> None:
+    rng = np.random.default_rng(0)
+    image = cv2.GaussianBlur(rng.random((128, 128, 3), np.float32), (0, 0), 2)
+    turned = POINTS.double().numpy() + rng.normal(0, 3, (5, 2))
+    wanted = cv2.warpAffine(
+        image,
+        similarity(turned, ALIGNED_POINTS_PX),
+        (112, 112),
+        flags=cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    got = align(
+        torch.from_numpy(image).permute(2, 0, 1)[None], torch.from_numpy(turned)[None].float()
+    )
+    assert np.abs(got[0].permute(1, 2, 0).numpy() - wanted).max() < 0.02
+
+
+def test_nearer_than_people_alike_counts_and_gradients_pass() -> None:
+    originals = people(8)
+    points = POINTS.expand(8, -1, -1)
+    term = Stranger(Colours())
+    same = originals.clone().requires_grad_(True)
+    assert float(term(same, originals, points).detach()) == pytest.approx(1.0, abs=1e-5)
+    assert float(term(originals.roll(4, 0), originals, points)) == 0.0
+    assert 0.1 < float(term(originals.roll(1, 0), originals, points)) < 0.9
+    term(same * torch.tensor([1.0, 0.8, 0.6])[None, :, None, None], originals, points).backward()
+    assert same.grad is not None
+    assert float(same.grad.abs().sum()) > 0
+
+
+def test_faces_without_points_do_not_count() -> None:
+    originals = people(8)
+    points = POINTS.repeat(8, 1, 1)
+    generated = originals.roll(4, 0)
+    generated[0] = originals[0]
+    term = Stranger(Colours())
+    assert float(term(generated, originals, points)) > 0.1
+    points[0] = float('nan')
+    assert float(term(generated, originals, points)) == 0.0
+    points[3:] = float('nan')
+    assert float(term(originals, originals, points)) == 0.0
+
+
+def test_unfit_recognizers_are_refused(tmp_path: Path, recognizer: Path) -> None:
+    assert isinstance(load_stranger(recognizer), Stranger)
+    with pytest.raises(ModelError, match='cannot be used as a recognizer'):
+        load_stranger(tmp_path / 'none.pt2')
+    (tmp_path / 'broken.pt2').write_bytes(b'no program')
+    with pytest.raises(ModelError, match='cannot be used as a recognizer'):
+        load_stranger(tmp_path / 'broken.pt2')
+    whole = torch.export.export(torch.nn.Identity(), (torch.zeros(2, 3, 112, 112),))
+    torch.export.save(whole, str(tmp_path / 'fixed.pt2'))
+    with pytest.raises(ModelError):
+        load_stranger(tmp_path / 'fixed.pt2')
+
+
+def test_a_run_with_a_recognizer_needs_points_and_uses_them(
+    tiny_settings: Callable[..., TrainSettings], packed: Path, tmp_path: Path, recognizer: Path
+) -> None:
+    settings = {'recognizer': str(recognizer), 'steps': 2}
+    with pytest.raises(MediaError, match='--landmarks-model'):
+        train(tiny_settings(packed, tmp_path / 'without', **settings), quiet=True)
+    placed = tmp_path / 'placed'
+    placed.mkdir()
+    (placed / PHOTOS).symlink_to(packed / PHOTOS)
+    head, *rows = (packed / INDEX).read_text().splitlines()
+    assert head.endswith(','.join(POINT_COLUMNS))
+    points = '66,68,94,68,80,84,66,104,94,104'
+    (placed / INDEX).write_text(
+        '\n'.join([head, *(row.rstrip(',') + f',{points}' for row in rows)]) + '\n'
+    )
+    done = train(tiny_settings(placed, tmp_path / 'with', **settings), quiet=True)
+    plain = train(tiny_settings(packed, tmp_path / 'plain', steps=2), quiet=True)
+    ours, theirs = load_checkpoint(done)['generator'], load_checkpoint(plain)['generator']
+    assert any(not torch.equal(ours[name], theirs[name]) for name in ours)
