@@ -67,28 +67,43 @@ def test_there_are_commands_of_every_kind() -> None:
 
 
 def test_files_that_are_linked_to_exist() -> None:
-    targets = re.findall(r'\]\(([^)#]+)\)', README)
-    local = [target for target in targets if '://' not in target]
-    assert 'docs/before_after.jpg' in local
-    assert [target for target in local if not (ROOT / target).is_file()] == []
+    pages = {ROOT / 'README.md': README, **{ROOT / 'docs' / n: t for n, t in DOCUMENTS.items()}}
+    for page, text in pages.items():
+        targets = re.findall(r'\]\(([^)#]+)(?:#[^)]*)?\)', text)
+        local = [target for target in targets if '://' not in target]
+        missing = [target for target in local if not (page.parent / target).is_file()]
+        assert missing == [], page.name
+    assert '](docs/before_after.jpg)' in README
     assert (ROOT / 'docs' / 'before_after.jpg').stat().st_size < 300_000
 
 
 def test_headings_that_are_linked_to_exist() -> None:
-    headings = {
-        h.lower().replace(' ', '-') for h in re.findall(r'^#+ (.*)$', README, re.MULTILINE)
-    }
-    assert set(re.findall(r'\]\(#([^)]+)\)', README)) <= headings
+    def anchors(text: str) -> set[str]:
+        headings = re.findall(r'^#+ (.*)$', text, re.MULTILINE)
+        return {re.sub(r'[^\w -]', '', h).lower().replace(' ', '-') for h in headings}
+
+    for name, text in {'': README, **DOCUMENTS}.items():
+        assert set(re.findall(r'\]\(#([^)]+)\)', text)) <= anchors(text), name
+        for page, anchor in re.findall(r'\]\((?:docs/)?(\w+\.md)#([^)]+)\)', text):
+            assert anchor in anchors(DOCUMENTS[page]), f'{name}: {page}#{anchor}'
+
+
+def test_every_page_is_in_the_index() -> None:
+    linked = set(re.findall(r'\]\((\w+\.md)\)', DOCUMENTS['index.md']))
+    assert linked == DOCUMENTS.keys() - {'index.md'}
 
 
 def test_the_configuration_loads(tmp_path) -> None:
-    for i, block in enumerate(blocks(README, 'yaml')):
+    texts = [README, *DOCUMENTS.values()]
+    for i, block in enumerate(block for text in texts for block in blocks(text, 'yaml')):
         file = tmp_path / f'{i}.yaml'
         file.write_text(block, encoding='utf-8')
         assert load(file) != Settings()
 
 
 def test_the_table_of_parameters_is_the_program_s_own() -> None:
-    table = re.search(r'<!-- made by .*? -->\n(.*?)<!-- end -->', README, re.DOTALL)
+    table = re.search(
+        r'<!-- made by .*? -->\n(.*?)<!-- end -->', DOCUMENTS['parameters.md'], re.DOTALL
+    )
     assert table is not None
     assert table.group(1) == to_markdown()

@@ -127,7 +127,7 @@ def _add_params(subparsers: Subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        '--markdown', action='store_true', help='print the table of the README instead'
+        '--markdown', action='store_true', help='print the table of docs/parameters.md instead'
     )
     add_settings_options(parser)
     parser.set_defaults(run=_run_params)

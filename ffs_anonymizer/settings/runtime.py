@@ -465,7 +465,7 @@ def _limits(parameter: Parameter) -> str:
 
 
 def to_markdown() -> str:
-    """Return the table of all settings as it stands in the README."""
+    """Return the table of all settings as it stands in docs/parameters.md."""
     lines = ['| name | type | default | meaning | live |', '|---|---|---|---|---|']
     for parameter in PARAMETERS:
         default = (
