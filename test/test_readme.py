@@ -5,7 +5,8 @@ import shlex
 
 from ffs_anonymizer.cli.options import settings_from
 from ffs_anonymizer.cli.program import make_parser
-from ffs_anonymizer.settings.runtime import load, Settings, to_markdown
+from ffs_anonymizer.settings.parameter_file import load, to_markdown
+from ffs_anonymizer.settings.runtime import Settings
 import pytest
 from support.program import ROOT
 

@@ -37,7 +37,8 @@ from ffs_anonymizer.rosbag2 import cdr
 from ffs_anonymizer.rosbag2.reader import BagReader, decompressed
 from ffs_anonymizer.rosbag2.storage import Attachment, Item, Message, Note, Topic
 from ffs_anonymizer.rosbag2.writer import BagWriter, Format
-from ffs_anonymizer.settings.runtime import Settings, to_yaml
+from ffs_anonymizer.settings.parameter_file import to_yaml
+from ffs_anonymizer.settings.runtime import Settings
 
 if TYPE_CHECKING:
     from ffs_anonymizer.anonymizer import Anonymizer

@@ -9,14 +9,8 @@ from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
 from ffs_anonymizer.errors import SettingsError
-from ffs_anonymizer.settings.runtime import (
-    DEVICES,
-    FALLBACKS,
-    find_parameter,
-    load,
-    METHODS,
-    Settings,
-)
+from ffs_anonymizer.settings.parameter_file import load
+from ffs_anonymizer.settings.runtime import DEVICES, FALLBACKS, find_parameter, METHODS, Settings
 import yaml
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import NoReturn, TYPE_CHECKING
 from ffs_anonymizer import __version__
 from ffs_anonymizer.cli.options import add_settings_options, settings_from
 from ffs_anonymizer.errors import AnonymizerError, SettingsError
-from ffs_anonymizer.settings.runtime import to_markdown, to_yaml
+from ffs_anonymizer.settings.parameter_file import to_markdown, to_yaml
 
 if TYPE_CHECKING:
     from ffs_anonymizer.cli.options import Subparsers

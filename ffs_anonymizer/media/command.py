@@ -25,7 +25,7 @@ from ffs_anonymizer.frames import image_file as picture
 from ffs_anonymizer.models.manifest import DEFAULT_GENERATOR, default_generator
 from ffs_anonymizer.pipeline import anonymize_all, callers, Outcome, Task
 from ffs_anonymizer.regions.detector import CLASSES, default_model, read_boxes
-from ffs_anonymizer.settings.runtime import to_yaml
+from ffs_anonymizer.settings.parameter_file import to_yaml
 import numpy as np
 from numpy.typing import NDArray
 

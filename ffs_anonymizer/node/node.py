@@ -19,8 +19,9 @@ from ffs_anonymizer.node.route import Route, SENSOR_DEPTH
 from ffs_anonymizer.node.worker import Worker
 from ffs_anonymizer.regions.detector import CLASSES
 from ffs_anonymizer.regions.tracker import Regions
-from ffs_anonymizer.settings import runtime as params
-from ffs_anonymizer.settings.runtime import Settings
+from ffs_anonymizer.settings import declaration
+from ffs_anonymizer.settings.parameter_file import ROS_NAMES
+from ffs_anonymizer.settings.runtime import find_parameter, PARAMETERS, Settings
 from rcl_interfaces.msg import (
     FloatingPointRange,
     IntegerRange,
@@ -151,7 +152,7 @@ class AnonymizerNode(Node):  # type: ignore[misc]
 
     def _declare_settings(self) -> None:
         values = self._settings.flat()
-        for declared in params.PARAMETERS:
+        for declared in PARAMETERS:
             value = values[declared.name]
             typed = Parameter(
                 declared.name,
@@ -159,7 +160,7 @@ class AnonymizerNode(Node):  # type: ignore[misc]
                 list(value) if isinstance(value, tuple) else value,
             )
             # Dynamic typing, for rclpy takes no integer for a double and no empty list at all;
-            # the types are checked in settings/runtime.py. The value is set once more because
+            # the types are checked in settings/declaration.py. The value is set once more because
             # declaring guesses the type of an empty list.
             self.declare_parameter(
                 declared.name,
@@ -174,7 +175,7 @@ class AnonymizerNode(Node):  # type: ignore[misc]
         changes = {
             parameter.name: parameter.value
             for parameter in parameters
-            if parameter.name.split('.')[0] not in params.ROS_NAMES
+            if parameter.name.split('.')[0] not in ROS_NAMES
         }
         if not changes:
             return SetParametersResult(successful=True)
@@ -371,16 +372,16 @@ def _settings_from(overrides: dict[str, Parameter]) -> Settings:
     """
     changes = {}
     for name, override in overrides.items():
-        if name.split('.')[0] in params.ROS_NAMES:
+        if name.split('.')[0] in ROS_NAMES:
             continue
-        declared = params.find_parameter(name)
+        declared = find_parameter(name)
         # rcl gives an empty list no type, and rclpy no value.
         empty = override.value is None and isinstance(declared.default, tuple)
         changes[name] = [] if empty else override.value
     return Settings().updated(changes)
 
 
-def _descriptor(declared: params.Parameter) -> ParameterDescriptor:
+def _descriptor(declared: declaration.Parameter) -> ParameterDescriptor:
     unit = f' Unit: {declared.unit}.' if declared.unit else ''
     descriptor = ParameterDescriptor(
         name=declared.name,

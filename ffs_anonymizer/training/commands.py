@@ -268,7 +268,8 @@ def run_evaluate(args: argparse.Namespace) -> int:
     import cv2
     from ffs_anonymizer.evaluation import faces as evaluation
     from ffs_anonymizer.evaluation.judges import FaceDetector, LandmarkFinder, Recognizer
-    from ffs_anonymizer.settings.runtime import load, Settings
+    from ffs_anonymizer.settings.parameter_file import load
+    from ffs_anonymizer.settings.runtime import Settings
     import numpy as np
 
     usual = load(args.config) if args.config is not None else Settings()

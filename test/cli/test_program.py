@@ -6,7 +6,8 @@ import sys
 from ffs_anonymizer import __version__
 from ffs_anonymizer.cli.options import settings_from
 from ffs_anonymizer.cli.program import main, make_parser
-from ffs_anonymizer.settings.runtime import load, Settings, to_markdown, to_yaml
+from ffs_anonymizer.settings.parameter_file import load, to_markdown, to_yaml
+from ffs_anonymizer.settings.runtime import Settings
 import pytest
 from support.program import ROOT, run_program
 

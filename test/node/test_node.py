@@ -20,7 +20,7 @@ rclpy = pytest.importorskip('rclpy')
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402, I100
 from ffs_anonymizer.errors import ModelError, SettingsError  # noqa: E402, I100
 from ffs_anonymizer.node.node import AnonymizerNode, camera_info_topic  # noqa: E402, I100
-from ffs_anonymizer.settings import runtime as params  # noqa: E402, I100
+from ffs_anonymizer.settings.runtime import PARAMETERS  # noqa: E402, I100
 from rcl_interfaces.msg import ParameterType  # noqa: E402, I100
 from rcl_interfaces.srv import DescribeParameters, SetParameters  # noqa: E402, I100
 from rclpy.context import Context  # noqa: E402, I100
@@ -534,10 +534,10 @@ def test_integer_is_taken_for_a_double(live: Live) -> None:
 
 def test_every_setting_is_declared_with_its_meaning(live: Live) -> None:
     node = live.start()
-    names = [declared.name for declared in params.PARAMETERS]
+    names = [declared.name for declared in PARAMETERS]
     request = DescribeParameters.Request(names=names)
     found = live.call(DescribeParameters, '/anonymizer/describe_parameters', request).descriptors
-    for declared, descriptor in zip(params.PARAMETERS, found, strict=True):
+    for declared, descriptor in zip(PARAMETERS, found, strict=True):
         assert descriptor.name == declared.name
         assert descriptor.description.startswith(declared.meaning)
         assert descriptor.read_only is not declared.live
