@@ -35,3 +35,22 @@ def test_every_file_of_the_package_is_installed() -> None:
         elif path.is_file() and path.suffix not in ('.py', '.pyc'):
             kinds = (f"'{path.name}'", f"*{path.suffix}'")
             assert any(kind in declared for kind in kinds), f'{path} is in no package_data'
+
+
+def test_each_dependency_stands_where_it_is_needed() -> None:
+    """What the runtime imports of ROS is declared for it, what tests alone import is not."""
+    package = ElementTree.parse(ROOT / 'package.xml').getroot()
+    runtime = {item.text for kind in ('depend', 'exec_depend') for item in package.iter(kind)}
+    tests = {item.text for item in package.iter('test_depend')}
+    sources = ''.join(
+        path.read_text('utf-8')
+        for folder in ('ffs_anonymizer', 'launch')
+        for path in (ROOT / folder).rglob('*.py')
+    )
+    imported = set(re.findall(r'^ *(?:from|import) (\w+)', sources, re.M))
+    messages = {name for name in imported if name.endswith(('_msgs', '_interfaces', '_srvs'))}
+    assert messages <= runtime
+    assert 'cv_bridge' not in runtime
+    assert {'cv_bridge', 'python3-pil', 'python3-pytest'} <= tests
+    assert 'python3-onnxruntime-pip' in runtime
+    assert 'ament_xmllint' not in tests

@@ -39,6 +39,8 @@ from mcap.stream_reader import StreamReader
 from mcap.writer import CompressionType, Writer
 import numpy as np
 import pytest
+from rosbags import rosbag2 as rosbags_rosbag2
+from rosbags import typesys as rosbags_typesys
 from support.onnx_models import (
     save_failing_generator,
     save_generator,
@@ -46,9 +48,6 @@ from support.onnx_models import (
 )
 import yaml
 import zstandard
-
-rosbags_rosbag2 = pytest.importorskip('rosbags.rosbag2')
-rosbags_typesys = pytest.importorskip('rosbags.typesys')
 
 ROOT = Path(__file__).parents[2]
 T0 = 1_700_000_000_000_000_000

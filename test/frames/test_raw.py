@@ -4,7 +4,14 @@ from ffs_anonymizer.errors import ImageError
 from ffs_anonymizer.frames.raw import black_image, decode_image, ENCODINGS, is_depth
 import numpy as np
 import pytest
-from support.messages import bytes_of_rect, NO_RECTS, noise_message, raw_message, with_data
+from support.messages import (
+    bytes_of_rect,
+    NO_RECTS,
+    noise_message,
+    PACKED_BYTES,
+    raw_message,
+    with_data,
+)
 
 LAYOUTS = [(encoding, endian) for encoding in ENCODINGS for endian in (0, 1)]
 LAYOUTS = [(e, endian) for e, endian in LAYOUTS if endian == 0 or e == 'mono16']
@@ -310,11 +317,17 @@ BRIDGED = dict.fromkeys([e for e in ENCODINGS if 'bayer' in e or e.endswith('8')
 BRIDGED |= {'mono16': 1, 'yuv422': 1, 'uyvy': 1, 'yuv422_yuy2': 1, 'yuyv': 1}
 
 
+# cv_bridge counts the pixels of a row in whole numbers, so a padding must hold whole ones of 1, 2,
+# 3 and 4 bytes.
+BRIDGED_PADDING = 12
+
+
 @pytest.mark.parametrize('encoding', BRIDGED)
 def test_same_as_cv_bridge(encoding):
+    plain = noise_message(encoding, *EVEN, padding=BRIDGED_PADDING)
+    assert plain.step % PACKED_BYTES.get(encoding, 2) == 0
     cv_bridge = pytest.importorskip('cv_bridge')
     sensor_msgs = pytest.importorskip('sensor_msgs.msg')
-    plain = noise_message(encoding, *EVEN, padding=4)
     msg = sensor_msgs.Image()
     for name in ('width', 'height', 'encoding', 'step', 'is_bigendian', 'data'):
         setattr(msg, name, getattr(plain, name))

@@ -11,24 +11,22 @@ import time
 from typing import Any
 
 import cv2
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from ffs_anonymizer.errors import ModelError, SettingsError
+from ffs_anonymizer.node.node import AnonymizerNode, camera_info_topic
+from ffs_anonymizer.settings.runtime import PARAMETERS
 import numpy as np
 from numpy.typing import NDArray
 import pytest
-
-rclpy = pytest.importorskip('rclpy')
-
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402, I100
-from ffs_anonymizer.errors import ModelError, SettingsError  # noqa: E402, I100
-from ffs_anonymizer.node.node import AnonymizerNode, camera_info_topic  # noqa: E402, I100
-from ffs_anonymizer.settings.runtime import PARAMETERS  # noqa: E402, I100
-from rcl_interfaces.msg import ParameterType  # noqa: E402, I100
-from rcl_interfaces.srv import DescribeParameters, SetParameters  # noqa: E402, I100
-from rclpy.context import Context  # noqa: E402, I100
-from rclpy.executors import SingleThreadedExecutor  # noqa: E402, I100
-from rclpy.parameter import Parameter  # noqa: E402, I100
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E402, I100
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image  # noqa: E402, I100
-from std_msgs.msg import String  # noqa: E402, I100
+from rcl_interfaces.msg import ParameterType
+from rcl_interfaces.srv import DescribeParameters, SetParameters
+import rclpy
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import String
 
 ROOT = Path(__file__).resolve().parents[2]
 DOMAIN = 1 + os.getpid() % 100

@@ -51,7 +51,7 @@ def applied(image, job, parts):
 
 
 def reference(image, faces, job):
-    """What the recipe does on the CPU, with the faces of a network."""
+    """Do what the recipe does on the CPU, with the faces of a network."""
     levels = np.rint((np.clip(faces, -1, 1) + 1) * 127.5).astype(np.uint8)
     result, own = image.copy(), iter(job.pixels)
     patches = zip(job.outer_xyxy_px, job.rect_xyxy_px, job.crop_index, strict=True)

@@ -45,7 +45,7 @@ def settings(tmp_path, **changes):
 
 @pytest.fixture
 def both(tmp_path, kernels):
-    """The recipe by its stages, and the same through a painter."""
+    """Return the recipe by its stages, and the same through a painter."""
 
     def make(**changes):
         plain, painted = (Anonymizer(settings(tmp_path, **changes)) for _ in range(2))

@@ -52,7 +52,7 @@ def save_generator(path: Path, *, size_px: int = 32, seed: int = 0, scale: float
 
 
 def save_wrongly_shaped_generator(path: Path, *, size_px: int = 32) -> Path:
-    """The output is half as large as the contract says, which its own description hides."""
+    """Write one whose output is half as large as it should be, which its description hides."""
     nodes = [
         helper.make_node('Mul', ['condition', 'mask'], ['kept']),
         helper.make_node(
@@ -70,7 +70,7 @@ def save_wrongly_shaped_generator(path: Path, *, size_px: int = 32) -> Path:
 
 
 def save_failing_generator(path: Path, *, size_px: int = 32) -> Path:
-    """The network loads, and raises on every run: it picks a column far outside the crop."""
+    """Write one that loads, and raises on every run: it picks a column far outside the crop."""
     nodes = [
         helper.make_node('ReduceMax', ['mask'], ['one'], keepdims=0),
         helper.make_node('Mul', ['one', 'far'], ['outside']),
@@ -89,7 +89,7 @@ def save_failing_generator(path: Path, *, size_px: int = 32) -> Path:
 
 
 def save_yunet(path: Path, cells: dict[int, dict[str, np.ndarray]]) -> Path:
-    """A network of YuNet's outputs that returns the given cells, whatever it sees."""
+    """Write a network of YuNet's outputs that returns the given cells, whatever it sees."""
     nodes, outputs, weights = [], {}, {}
     nodes.append(helper.make_node('ReduceMean', ['input'], ['mean'], keepdims=0))
     nodes.append(helper.make_node('Mul', ['mean', 'nothing'], ['zero']))

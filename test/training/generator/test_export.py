@@ -2,22 +2,19 @@ from collections.abc import Callable
 import json
 from pathlib import Path
 
+from ffs_anonymizer.datasets.faces import draw_batch, load_packed
+from ffs_anonymizer.errors import ModelError
+from ffs_anonymizer.models.manifest import load_manifest
+from ffs_anonymizer.painting.generator import Generator
+from ffs_anonymizer.settings.runtime import Settings
+from ffs_anonymizer.training.checkpoint import load_checkpoint, save_checkpoint
+from ffs_anonymizer.training.generator.export import export, Provenance
+from ffs_anonymizer.training.generator.onnx_file import run_onnx
+from ffs_anonymizer.training.generator.train import train
+from ffs_anonymizer.training.settings import TrainSettings
 import numpy as np
+import onnx
 import pytest
-
-torch = pytest.importorskip('torch')
-onnx = pytest.importorskip('onnx')
-
-from ffs_anonymizer.datasets.faces import draw_batch, load_packed  # noqa: E402, I100
-from ffs_anonymizer.errors import ModelError  # noqa: E402, I100
-from ffs_anonymizer.models.manifest import load_manifest  # noqa: E402, I100
-from ffs_anonymizer.painting.generator import Generator  # noqa: E402, I100
-from ffs_anonymizer.settings.runtime import Settings  # noqa: E402, I100
-from ffs_anonymizer.training.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402, I100
-from ffs_anonymizer.training.generator.export import export, Provenance  # noqa: E402, I100
-from ffs_anonymizer.training.generator.onnx_file import run_onnx  # noqa: E402, I100
-from ffs_anonymizer.training.generator.train import train  # noqa: E402, I100
-from ffs_anonymizer.training.settings import TrainSettings  # noqa: E402, I100
 
 Settled = Callable[..., TrainSettings]
 

@@ -5,15 +5,13 @@ import cv2
 from ffs_anonymizer.datasets.faces import INDEX, PHOTOS, POINT_COLUMNS
 from ffs_anonymizer.errors import MediaError, ModelError
 from ffs_anonymizer.evaluation.judges import ALIGNED_POINTS_PX, similarity
+from ffs_anonymizer.training.checkpoint import load_checkpoint
+from ffs_anonymizer.training.generator.identity_loss import align, load_stranger, Stranger
+from ffs_anonymizer.training.generator.train import train
 from ffs_anonymizer.training.settings import TrainSettings
 import numpy as np
 import pytest
-
-torch = pytest.importorskip('torch')
-
-from ffs_anonymizer.training.checkpoint import load_checkpoint  # noqa: E402, I100
-from ffs_anonymizer.training.generator.identity_loss import align, load_stranger, Stranger  # noqa: E402, I100
-from ffs_anonymizer.training.generator.train import train  # noqa: E402, I100
+import torch
 
 POINTS = torch.tensor([[50.0, 60.0], [75.0, 58.0], [64.0, 72.0], [54.0, 86.0], [74.0, 85.0]])
 

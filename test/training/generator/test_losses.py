@@ -1,8 +1,4 @@
-import pytest
-
-torch = pytest.importorskip('torch')
-
-from ffs_anonymizer.training.generator.losses import (  # noqa: E402, I100
+from ffs_anonymizer.training.generator.losses import (
     augment,
     critic_hinge,
     feature_distance,
@@ -11,6 +7,8 @@ from ffs_anonymizer.training.generator.losses import (  # noqa: E402, I100
     inner_border,
     pixel_distance,
 )
+import pytest
+import torch
 
 
 def half_mask(side: int = 8) -> torch.Tensor:

@@ -1,19 +1,17 @@
-import pytest
-
-torch = pytest.importorskip('torch')
-
-from ffs_anonymizer.errors import ModelError  # noqa: E402, I100
-from ffs_anonymizer.evaluation.baseline import DeepPrivacyGenerator  # noqa: E402, I100
-from ffs_anonymizer.evaluation.cost import measure  # noqa: E402, I100
-from ffs_anonymizer.training.generator.fold import fold  # noqa: E402, I100
-from ffs_anonymizer.training.generator.network import (  # noqa: E402, I100
+from ffs_anonymizer.errors import ModelError
+from ffs_anonymizer.evaluation.baseline import DeepPrivacyGenerator
+from ffs_anonymizer.evaluation.cost import measure
+from ffs_anonymizer.training.generator.fold import fold
+from ffs_anonymizer.training.generator.network import (
     ARCHITECTURES,
     composite,
     make_generator,
     meet,
     transplant,
 )
-from ffs_anonymizer.training.generator.onnx_file import probe  # noqa: E402, I100
+from ffs_anonymizer.training.generator.onnx_file import probe
+import pytest
+import torch
 
 
 @pytest.mark.parametrize('name', ['ffs-tiny', 'ffs-128-small', 'ffs-128-lean'])

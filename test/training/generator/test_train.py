@@ -3,14 +3,12 @@ from pathlib import Path
 import threading
 
 import cv2
+from ffs_anonymizer.errors import MediaError, ModelError, SettingsError
+from ffs_anonymizer.training.checkpoint import load_checkpoint, save_checkpoint
+from ffs_anonymizer.training.generator.train import rate_at, train
+from ffs_anonymizer.training.settings import from_mapping, TrainSettings
 import pytest
-
-torch = pytest.importorskip('torch')
-
-from ffs_anonymizer.errors import MediaError, ModelError, SettingsError  # noqa: E402, I100
-from ffs_anonymizer.training.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402, I100
-from ffs_anonymizer.training.generator.train import rate_at, train  # noqa: E402, I100
-from ffs_anonymizer.training.settings import from_mapping, TrainSettings  # noqa: E402, I100
+import torch
 
 Settled = Callable[..., TrainSettings]
 
