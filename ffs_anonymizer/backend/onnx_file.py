@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from ffs_anonymizer.errors import ModelError
+import numpy as np
 
 try:
     import onnx
+    from onnx import numpy_helper, TensorProto
 except ImportError as error:
     raise ModelError(f'cannot import {error.name}: install it with `pip install onnx`') from error
 
@@ -22,23 +24,35 @@ _SIZE_FREE = {
     'Sigmoid',
 }
 
+# Where an integer operator names the zero point of its activations, which has their type.
+_ZERO_POINT = {'MatMulIntegerToFloat': 4, 'QGemm': 2, 'QLinearConv': 2, 'QLinearMatMul': 2}
+# Of QLinearConv.
+_WEIGHT, _WEIGHT_ZERO_POINT = 3, 5
 
-def cleaned(path: Path) -> bytes:
+
+def read(path: Path) -> onnx.ModelProto:
     """
-    Return the model without what keeps a runtime from optimizing it.
+    Read a network as it stands.
 
-    :param path: an ONNX file.
-    :returns: the serialized model.
     :raises ModelError: the file is no valid ONNX model.
     """
     try:
-        model = onnx.load(path)
+        model = onnx.load(str(path))
         onnx.checker.check_model(model, full_check=False)
     except Exception as error:  # protobuf, I/O and checker errors share no base
         raise ModelError(f'{path}: got a file that is no valid ONNX model: {error}') from error
+    return model
+
+
+def cleaned(path: Path) -> onnx.ModelProto:
+    """
+    Read a network without what keeps a runtime from optimizing it.
+
+    :raises ModelError: the file is no valid ONNX model.
+    """
+    model = read(path)
     free_inputs(model)
-    serialized: bytes = model.SerializeToString()
-    return serialized
+    return model
 
 
 def free_inputs(model: onnx.ModelProto) -> None:
@@ -61,3 +75,60 @@ def free_inputs(model: onnx.ModelProto) -> None:
             for axis in (0, 2, 3):
                 value.type.tensor_type.shape.dim[axis].dim_param = f'{value.name}_{axis}'
         del graph.value_info[:]
+
+
+def has_integers(model: onnx.ModelProto) -> bool:
+    """Tell whether a network computes in 8 bits anywhere."""
+    kinds = {tensor.data_type for tensor in model.graph.initializer}
+    return not kinds.isdisjoint({TensorProto.INT8, TensorProto.UINT8})
+
+
+def has_signed_activations(model: onnx.ModelProto) -> bool:
+    """
+    Tell whether the integer operators take activations of 8 bits with sign.
+
+    :raises ModelError: some do and some do not.
+    """
+    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    found = {
+        kinds[node.input[place]]
+        for node in model.graph.node
+        if (place := _ZERO_POINT.get(node.op_type, len(node.input))) < len(node.input)
+        and node.input[place] in kinds
+    }
+    if len(found) > 1:
+        raise ModelError(
+            'got integer operators on numbers with and without sign, expected one kind: on this '
+            'processor, which has no VNNI, no setting computes both; take the FP32 file'
+        )
+    return TensorProto.INT8 in found
+
+
+def drop_weight_signs(model: onnx.ModelProto) -> None:
+    """
+    Write the weights of convolutions with the channels last without sign, in place.
+
+    Weights and zero point are 128 higher, so that their difference is the same.
+
+    :raises ModelError: such weights are no constants.
+    """
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type != 'QLinearConv' or not _has_channels_last(node):
+            continue
+        for place in (_WEIGHT, _WEIGHT_ZERO_POINT):
+            name = node.input[place]
+            if name not in constants:
+                raise ModelError(f'{node.name}: got weights that are computed, expected constants')
+            if constants[name].data_type != TensorProto.INT8:
+                continue
+            node.input[place] = f'{name}/unsigned'
+            if node.input[place] not in constants:
+                raised = numpy_helper.to_array(constants[name]).astype(np.int16) + 128
+                tensor = numpy_helper.from_array(raised.astype(np.uint8), node.input[place])
+                constants[tensor.name] = tensor
+                model.graph.initializer.append(tensor)
+
+
+def _has_channels_last(node: onnx.NodeProto) -> bool:
+    return any(value.name == 'channels_last' and value.i for value in node.attribute)

@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 try:
-    import onnx
     import openvino
 except ImportError as error:
     raise ModelError(
-        f'cannot import {error.name}: install it with `pip install onnx openvino`'
+        f'cannot import {error.name}: install it with `pip install openvino`'
     ) from error
 
 _GENERATOR_INPUTS = {'condition', 'mask'}
@@ -38,11 +37,11 @@ class OpenVinoBackend(Backend):
 
     def __init__(self, path: Path, *, threads: int) -> None:
         self.path = path
-        model_bytes = cleaned(path)
-        graph = onnx.load_model_from_string(model_bytes).graph
+        network = cleaned(path)
+        graph = network.graph
         core = openvino.Core()
         try:
-            model = core.read_model(model_bytes, b'')
+            model = core.read_model(network.SerializeToString(), b'')
             names = {port.any_name for port in model.inputs}
             able = 'BF16' in core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
             precision = 'bf16' if able and names == _GENERATOR_INPUTS else 'f32'

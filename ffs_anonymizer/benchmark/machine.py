@@ -8,12 +8,12 @@ import os
 from pathlib import Path
 import platform
 
+from ffs_anonymizer.backend.ort import open_session
 from ffs_anonymizer.benchmark.timing import interleaved, Run
 import numpy as np
 from numpy.typing import NDArray
 import onnx
 from onnx import helper, TensorProto
-import onnxruntime
 
 _SIDE = 1024
 _COPIED_BYTES = 128 << 20
@@ -102,12 +102,7 @@ def _product(threads: int, *, quantized: bool) -> Run:
         [onnx.numpy_helper.from_array(right, 'right')],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=8)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=['CPUExecutionProvider']
-    )
+    session = open_session(model, threads=threads)
     return lambda: session.run(None, {'left': left})
 
 

@@ -226,7 +226,8 @@ def _model_bytes(path: Path) -> bytes:
     from ffs_anonymizer.backend.onnx_file import cleaned
 
     check_file(path)
-    return cleaned(path)
+    serialized: bytes = cleaned(path).SerializeToString()
+    return serialized
 
 
 def _build_kernels(cache: EngineCache, compute_capability: str, *, force: bool) -> None:

@@ -10,11 +10,12 @@ from statistics import median
 from tempfile import TemporaryDirectory
 import time
 
+from ffs_anonymizer.backend.onnx_file import read
+from ffs_anonymizer.backend.ort import open_session
 from ffs_anonymizer.evaluation.baseline import DeepPrivacyGenerator
 from ffs_anonymizer.training.generator.fold import fold
 from ffs_anonymizer.training.generator.network import ARCHITECTURES, make_generator
 from ffs_anonymizer.training.generator.onnx_file import probe, write_onnx
-import onnxruntime
 import torch
 from torch import nn
 
@@ -127,16 +128,12 @@ def speeds(threads: int = 0, *, batch: int = 4, rounds: int = 5) -> list[Speed]:
         torch.set_num_threads(threads)
     condition, mask = probe(128, batch)
     feeds = {'condition': condition.numpy(), 'mask': mask.numpy()}
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
     runs: dict[str, tuple[str, Callable[[], object]]] = {}
     with TemporaryDirectory() as folder:
         for name in SHIPPED:
             path = Path(folder) / f'{name}.onnx'
             write_onnx(fold(make_generator(name)), path, 128)
-            session = onnxruntime.InferenceSession(
-                str(path), options, providers=['CPUExecutionProvider']
-            )
+            session = open_session(read(path), threads=torch.get_num_threads())
             ours = functools.partial(session.run, None, feeds)
             runs[name] = ('ONNX Runtime', ours)
     baseline = DeepPrivacyGenerator().eval()

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 import tempfile
 
-from ffs_anonymizer.backend.onnx_file import free_inputs
+from ffs_anonymizer.backend.onnx_file import free_inputs, read
+from ffs_anonymizer.backend.ort import open_session
 from ffs_anonymizer.errors import ModelError
 import numpy as np
 from numpy.typing import NDArray
 import onnx
 from onnx import numpy_helper, version_converter
-import onnxruntime
 
 OPSET = 17
 IR_VERSION = 8
@@ -27,11 +27,7 @@ def prepare(path: Path) -> onnx.ModelProto:
     :param path: the ONNX file.
     :raises ModelError: it is no FP32 network of standard operators, or has no convolution.
     """
-    try:
-        model = onnx.load(str(path))
-        onnx.checker.check_model(model)
-    except Exception as error:  # protobuf, I/O and checker errors share no base
-        raise ModelError(f'{path}: got a file that is no valid ONNX model: {error}') from error
+    model = read(path)
     _refuse_unfit(model, path)
     free_inputs(model)
     try:
@@ -144,14 +140,9 @@ def _refuse_unfit(model: onnx.ModelProto, path: Path) -> None:
 def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
     """Let ONNX Runtime's basic optimizations fold what needs no operators of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        options.optimized_model_filepath = str(Path(folder) / 'folded.onnx')
-        onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=['CPUExecutionProvider']
-        )
-        folded = onnx.load(options.optimized_model_filepath)
+        path = Path(folder) / 'folded.onnx'
+        open_session(model, folded_into=path)
+        folded = onnx.load(str(path))
     for opset in [o for o in folded.opset_import if o.domain not in ('', 'ai.onnx')]:
         folded.opset_import.remove(opset)
     return folded

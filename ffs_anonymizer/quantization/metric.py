@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-import os
 from pathlib import Path
 
 import cv2
-from ffs_anonymizer.backend import Backend, Tensors, TensorSpec
-from ffs_anonymizer.errors import ModelError
+from ffs_anonymizer.backend import Backend, Tensors
+from ffs_anonymizer.backend.ort import open_session, specs_of
 from ffs_anonymizer.painting.crops import Crops
 from ffs_anonymizer.quantization.calibration import detect, Photo, THRESHOLD
 from ffs_anonymizer.regions.detector import Detections, FACE, Network
 import numpy as np
 from numpy.typing import NDArray
 import onnx
-import onnxruntime
 
 GENERATOR_METRICS = ('ssim', 'error')
 DETECTOR_METRICS = ('ap',)
@@ -41,19 +39,8 @@ class Candidate(Backend):
 
     def __init__(self, model: onnx.ModelProto, *, optimized: bool = True) -> None:
         self.path = Path(model.graph.name or 'network')
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = len(os.sched_getaffinity(0))
-        if not optimized:
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        try:
-            self._session = onnxruntime.InferenceSession(
-                model.SerializeToString(), options, providers=['CPUExecutionProvider']
-            )
-        except Exception as error:  # the library's exceptions share no base of their own
-            raise ModelError(f'ONNX Runtime cannot load the quantized network: {error}') from error
-        self.inputs = tuple(_spec(value) for value in self._session.get_inputs())
-        self.outputs = tuple(_spec(value) for value in self._session.get_outputs())
+        self._session = open_session(model, optimized=optimized)
+        self.inputs, self.outputs = specs_of(self._session)
 
     def infer_impl(self, feeds: Tensors) -> dict[str, NDArray[np.float32]]:
         """Run the session."""
@@ -289,7 +276,3 @@ def _ious(box: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.f
 
 def _blurred(image: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(cv2.GaussianBlur(image, (11, 11), _SIGMA_PX), np.float32)
-
-
-def _spec(value: onnxruntime.NodeArg) -> TensorSpec:
-    return TensorSpec(value.name, tuple(n if isinstance(n, int) else -1 for n in value.shape))

@@ -7,6 +7,7 @@ from contextlib import redirect_stdout
 import io
 
 from ffs_anonymizer.backend import Tensors
+from ffs_anonymizer.backend.ort import open_session
 from ffs_anonymizer.errors import ModelError
 import numpy as np
 from numpy.typing import NDArray
@@ -88,11 +89,7 @@ def _session_with_outputs(
         if name not in present:
             value = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
             shown.graph.output.append(value)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(
-        shown.SerializeToString(), options, providers=['CPUExecutionProvider']
-    )
+    return open_session(shown)
 
 
 def _sampled(value: NDArray[np.float32], count: int, number: int) -> NDArray[np.float32]:

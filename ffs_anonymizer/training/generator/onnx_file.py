@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ffs_anonymizer.backend.onnx_file import read
+from ffs_anonymizer.backend.ort import open_session
 from ffs_anonymizer.training.generator.network import Generator
 import numpy as np
 from numpy.typing import NDArray
 import onnx
-import onnxruntime
 import torch
 
 OPSET = 17
@@ -110,6 +111,6 @@ def run_onnx(
     :param condition: (N, 3, S, S).
     :param mask: (N, 1, S, S).
     """
-    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+    session = open_session(read(path))
     (painted,) = session.run(['inpainted'], {'condition': condition, 'mask': mask})
     return np.asarray(painted, np.float32)
