@@ -1,0 +1,89 @@
+"""Point clouds and depth images made on the spot, without ROS, and a head to put into them."""
+
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+
+FLOAT32, UINT32, UINT8, UINT16, FLOAT64 = 7, 6, 2, 4, 8
+BYTES = {1: 1, 2: 1, 3: 2, 4: 2, 5: 4, 6: 4, 7: 4, 8: 8}
+LETTERS = ('i1', 'u1', 'i2', 'u2', 'i4', 'u4', 'f4', 'f8')
+XYZ_RGB = (('x', 0, FLOAT32), ('y', 4, FLOAT32), ('z', 8, FLOAT32), ('rgb', 16, FLOAT32))
+FOCAL_PX = 525.0
+
+
+def cloud_message(
+    points, colours_bgr, *, fields=XYZ_RGB, point_step=32, padding=0, bigendian=False, others=None
+):
+    """
+    Return a PointCloud2 of (H, W, 3) points and colours, one point after the other.
+
+    Bytes that no field names are 0xA5; `others` are values (H, W) by field.
+    """
+    height, width = points.shape[:2]
+    row_step = width * point_step + padding
+    data = np.full((height, row_step), 0xA5, np.uint8)
+    order = '>' if bigendian else '<'
+    values = {'x': points[..., 0], 'y': points[..., 1], 'z': points[..., 2], **(others or {})}
+    for name, offset, kind in fields:
+        if name in ('rgb', 'rgba'):
+            b, g, r = (colours_bgr[..., i].astype(np.uint32) for i in range(3))
+            alpha = 0 if name == 'rgb' else 255
+            packed = (alpha << 24 | r << 16 | g << 8 | b).astype(f'{order}u4')
+        elif name in 'rgb':
+            packed = colours_bgr[..., 'bgr'.index(name)]
+        else:
+            packed = values[name].astype(order + LETTERS[kind - 1])
+        size = BYTES[kind]
+        raw = np.ascontiguousarray(packed)[..., None].view(np.uint8).reshape(height, width, size)
+        for i in range(size):
+            data[:, offset + i : width * point_step : point_step] = raw[..., i]
+    return SimpleNamespace(
+        height=height,
+        width=width,
+        fields=[
+            SimpleNamespace(name=name, offset=offset, datatype=kind, count=1)
+            for name, offset, kind in fields
+        ],
+        is_bigendian=bigendian,
+        point_step=point_step,
+        row_step=row_step,
+        data=data.tobytes(),
+        is_dense=False,
+    )
+
+
+def points_from(depth_m, focal_px=FOCAL_PX):
+    """Return the points (H, W, 3) that a pinhole camera sees; NaN where the depth is."""
+    height, width = depth_m.shape
+    v, u = np.mgrid[:height, :width]
+    x = (u - (width - 1) / 2) / focal_px * depth_m
+    y = (v - (height - 1) / 2) / focal_px * depth_m
+    return np.stack([x, y, depth_m], axis=-1)
+
+
+def head_scene(portrait_bgr, box_xyxy_px, *, size_wh=(640, 480), seed=0):
+    """
+    Render a head in front of a wall: an ellipsoid with a nose, coloured by a portrait.
+
+    :param box_xyxy_px: of the face in the portrait; the head's surface follows it.
+    :returns: image (H, W, 3) BGR and depth (H, W) in m, with noise of 2 mm at 1 m.
+    """
+    width, height = size_wh
+    image = cv2.resize(portrait_bgr, size_wh, interpolation=cv2.INTER_AREA)
+    scale = np.array([width / portrait_bgr.shape[1], height / portrait_bgr.shape[0]] * 2)
+    x0, y0, x1, y1 = np.array(box_xyxy_px) * scale
+    v, u = np.mgrid[:height, :width].astype(np.float64)
+    across = (u - (x0 + x1) / 2) / ((x1 - x0) * 0.75)
+    down = (v - (y0 + y1) / 2) / ((y1 - y0) * 0.75)
+    depth = 2.0 + 0.1 * (u / width) - 0.05 * (v / height)
+    body = (down > 0.6) & (np.abs(across) < 2.5)
+    depth[body] = 1.15 + 0.05 * np.abs(across[body])
+    radius2 = across**2 + down**2
+    head = radius2 < 1
+    depth[head] = 1.12 - 0.12 * np.sqrt(1 - radius2[head])
+    nose = np.exp(-((across / 0.14) ** 2) - ((down - 0.12) / 0.22) ** 2)
+    depth -= 0.03 * nose * head
+    rng = np.random.default_rng(seed)
+    depth += 0.002 * depth**2 * rng.standard_normal(depth.shape)
+    return image, depth
