@@ -26,7 +26,7 @@ LAYERS: list[list[str]] = [
     ['__main__.py', 'cli/*', 'bag/*', 'media/*', 'node/*', 'review/*'],
     WORKSHOP,
 ]
-# Where a layer's folders may import from each other: the workshop's do, and commands their options.
+# Where a layer's folders may import from each other: the workshop's do, and commands' options.
 OPEN = {len(LAYERS) - 2, len(LAYERS) - 1}
 # The engine's file makes the painter of its device; the program lists the workshop's commands.
 CLIMBS = [
