@@ -3,6 +3,7 @@
 import ast
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
+import re
 
 import pytest
 from support.program import loaded_by, ROOT
@@ -129,6 +130,13 @@ def test_the_runtime_never_imports_the_workshop() -> None:
         and any(fnmatchcase(file_of(name) or '', pattern) for pattern in WORKSHOP)
     ]
     assert users == []
+
+
+@pytest.mark.parametrize('module', MODULES)
+def test_no_module_looks_beside_the_project(module: str) -> None:
+    depth = len((PACKAGE / module).relative_to(ROOT).parts)
+    for found in re.finditer(r'\.parents\[(\d+)\]', (PACKAGE / module).read_text('utf-8')):
+        assert int(found[1]) < depth, f'{module}: {found[0]} is a folder of one machine'
 
 
 def test_the_rules_are_able_to_fail() -> None:

@@ -11,6 +11,7 @@ import cv2
 from ffs_anonymizer.anonymizer import Anonymizer
 from ffs_anonymizer.errors import MediaError
 from ffs_anonymizer.frames.message import decode
+from ffs_anonymizer.models.manifest import crop_scale_of, load_manifest
 from ffs_anonymizer.regions.detector import Detections, Detector, FACE
 from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
@@ -49,6 +50,9 @@ def measure(
     :param say: told what is being measured.
     """
     anonymizer, detector = Anonymizer(settings), Detector(settings)
+    generator = settings.generator
+    manifest = load_manifest(Path(generator.model_path)) if generator.model_path else None
+    crop_scale = generator.crop_scale or crop_scale_of(manifest)
     rows = []
     for size in sizes:
         width, height = SIZES[size]
@@ -68,7 +72,7 @@ def measure(
                     stage: round(float(np.median([t.get(stage, 0.0) for t in several])), 3)
                     for stage in (*STAGES, 'total')
                 }
-                least = _least_ms((width, height), count, limits, macs, settings)
+                least = _least_ms((width, height), count, limits, macs, settings, crop_scale)
                 rows.append(_row(size, encoding, count, medians, least))
     anonymizer.close()
     detector.close()
@@ -171,6 +175,7 @@ def _least_ms(
     limits: dict[str, float],
     macs: tuple[float, float],
     settings: Settings,
+    crop_scale: float,
 ) -> dict[str, float]:
     """
     Return what each stage would take at the machine's limits; 0 where nothing can be said.
@@ -187,15 +192,10 @@ def _least_ms(
     return {
         'decode': 2 * frame_bytes / copy,
         'detect': 2 * macs[0] * size_wh[0] * size_wh[1] / products,
-        'crop': region_bytes * settings_area(settings) / copy,
+        'crop': region_bytes * crop_scale**2 / copy,
         'generate': 2 * macs[1] * faces / products,
         'paste': 3 * region_bytes / copy,
     }
-
-
-def settings_area(settings: Settings) -> float:
-    """Return the area of a crop over that of its region."""
-    return (settings.generator.crop_scale or 1.7) ** 2
 
 
 def _row(

@@ -14,6 +14,8 @@ from ffs_anonymizer.errors import ModelError
 TASKS = ('generator', 'detector')
 PRECISIONS = ('fp32', 'fp16', 'int8')
 DEFAULT_GENERATOR = 'ffs-128-small.onnx'
+# That of the generators whose contract is taken over, which have no manifest.
+CROP_SCALE = 1.7
 DEFAULT_FOR_CPU = 'ffs-128-small-int8-cpu.onnx'
 
 Shape = tuple[int | str, ...]
@@ -112,6 +114,11 @@ def load_manifest(onnx_path: Path) -> Manifest | None:
             'fetch both files again, or export the model again'
         )
     return manifest
+
+
+def crop_scale_of(manifest: Manifest | None) -> float:
+    """Return the side of a crop over the longer side of its region, as a generator was trained."""
+    return CROP_SCALE if manifest is None else manifest.crop_scale
 
 
 def parse_manifest(values: object) -> Manifest:

@@ -7,7 +7,12 @@ import time
 
 from ffs_anonymizer.backend import Backend, multiplies_bytes, open_model
 from ffs_anonymizer.errors import ModelError, SettingsError
-from ffs_anonymizer.models.manifest import DEFAULT_FOR_CPU, default_generator, load_manifest
+from ffs_anonymizer.models.manifest import (
+    crop_scale_of,
+    DEFAULT_FOR_CPU,
+    default_generator,
+    load_manifest,
+)
 from ffs_anonymizer.painting.budget import Cost
 from ffs_anonymizer.painting.crops import Crops
 from ffs_anonymizer.painting.job import Job, Painter
@@ -15,7 +20,6 @@ from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 from numpy.typing import NDArray
 
-CROP_SCALE = 1.7
 MEASURED_BATCH = 4
 MEASURED_RUNS = 5
 
@@ -41,8 +45,7 @@ class Generator:
         manifest = load_manifest(self.model.path)
         self.size_px = _check_contract(self.model)
         self.licence = manifest.licence if manifest is not None else ''
-        from_manifest = manifest.crop_scale if manifest is not None else CROP_SCALE
-        self.crop_scale = settings.generator.crop_scale or from_manifest
+        self.crop_scale = settings.generator.crop_scale or crop_scale_of(manifest)
         if self.crop_scale < 1:
             raise SettingsError(f'generator.crop_scale: got {self.crop_scale}, expected 0 or >= 1')
         self.max_batch = settings.generator.max_batch

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 INSTALL = "pip install 'ffs_anonymizer[train]'"
-REFERENCE_MODELS = Path(__file__).resolve().parents[3] / 'shared' / 'data' / 'models'
 METHODS = ('face=generate', 'face=blur', 'face=mosaic', 'face=solid')
 T = TypeVar('T')
 
@@ -258,7 +257,10 @@ def add_evaluate_parser(subparsers: Subparsers) -> None:
         '--landmarks-model', type=Path, metavar='FILE', help='YuNet for OpenCV (ONNX)'
     )
     parser.add_argument(
-        '--recognizer', type=Path, metavar='FILE', help='MobileFaceNet for ncnn (.param)'
+        '--recognizer',
+        type=Path,
+        metavar='FILE',
+        help='MobileFaceNet for ncnn (.param); needs --landmarks-model',
     )
     parser.set_defaults(run=run_evaluate)
 
@@ -281,16 +283,17 @@ def run_evaluate(args: argparse.Namespace) -> int:
         if name != 'face' or not equals:
             raise SettingsError(f'--method: got {text!r}, expected face=METHOD')
         by_method[method] = usual.updated({'face.method': method})
-    landmarks_model = args.landmarks_model or reference('face_detection_yunet_2023mar.onnx')
-    recognizer_model = args.recognizer or reference('mobilefacenet.param')
-    if landmarks_model is None:
+    if args.landmarks_model is None:
+        if args.recognizer is not None:
+            raise SettingsError(
+                f'--recognizer: got {args.recognizer} without --landmarks-model, expected both: '
+                'faces are aligned by their landmarks before they are recognized'
+            )
         print('landmarks, identity, linkage: null, no --landmarks-model', file=sys.stderr)
-    elif recognizer_model is None:
+    elif args.recognizer is None:
         print('identity, linkage: null, no --recognizer', file=sys.stderr)
-    finder = recognizer = None
-    if landmarks_model is not None:
-        finder = LandmarkFinder(landmarks_model)
-        recognizer = None if recognizer_model is None else Recognizer(recognizer_model)
+    finder = None if args.landmarks_model is None else LandmarkFinder(args.landmarks_model)
+    recognizer = None if args.recognizer is None else Recognizer(args.recognizer)
     judges = evaluation.Judges(FaceDetector(args.judge_detector), finder, recognizer)
     photos = evaluation.load_photos(args.input, args.boxes, judges.detector)
     others = {}
@@ -358,12 +361,6 @@ def need_torch() -> None:
     except ImportError as error:
         raise ModelError(f'training needs torch, which is not installed: {INSTALL}') from error
     del torch
-
-
-def reference(name: str) -> Path | None:
-    """Return a model to judge with from the folder of shared data, None where there is none."""
-    path = REFERENCE_MODELS / name
-    return path if path.is_file() else None
 
 
 def read_text(path: Path) -> str:

