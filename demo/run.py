@@ -24,10 +24,10 @@ from typing import Any
 import cv2
 from ffs_anonymizer.anonymizer import Anonymizer
 from ffs_anonymizer.frames.message import decode, decode_image
+from ffs_anonymizer.regions.boxes import iou
 from ffs_anonymizer.regions.detector import Detector
 from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
-from numpy.typing import NDArray
 import recording
 from recording import FRONT, IMAGE_TOPICS, INFO_TOPICS, TYPESTORE
 from rosbags.rosbag2 import Reader
@@ -302,17 +302,10 @@ def check_faces(before: Messages, after: Messages, findings: Findings) -> None:
                 for boxes in (detector.detect(decode(message(topic, d)).image_bgr) for d in pair)
             )
             seen += len(was)
-            left += sum(any(iou(a, b) > SAME_PLACE_IOU for b in now) for a in was)
+            left += int((iou(was, now) > SAME_PLACE_IOU).any(axis=1).sum())
         findings.expect(seen > 0, f'{topic}: no face in {len(pairs)} frames of the recording')
         findings.expect(left == 0, f'{topic}: {left} of {seen} faces are still found')
     detector.close()
-
-
-def iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """Return the overlap of two boxes over their union."""
-    low, high = np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])
-    shared = float(np.prod(np.clip(high - low, 0, None)))
-    return shared / float(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - shared)
 
 
 def draw(path: Path, before: Messages, after: Messages) -> None:

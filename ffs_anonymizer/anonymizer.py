@@ -18,8 +18,9 @@ from ffs_anonymizer.painting import budget, composite, crops, obscure
 from ffs_anonymizer.painting.generator import Generator
 from ffs_anonymizer.painting.job import Job
 from ffs_anonymizer.regions import tracker
-from ffs_anonymizer.regions.detector import CLASSES, Detections, Detector, FACE, PLATE, ZONE
-from ffs_anonymizer.regions.tracker import Regions, Tracks
+from ffs_anonymizer.regions.detections import CLASSES, Detections, FACE, PLATE, Regions
+from ffs_anonymizer.regions.detector import Detector
+from ffs_anonymizer.regions.tracker import Tracks
 from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 from numpy.typing import NDArray
@@ -339,23 +340,14 @@ class Anonymizer:
             if zone.fits_any([stream]):
                 low, high = np.array(zone.xyxy_px[:2]), np.array(zone.xyxy_px[2:])
                 kept &= ~np.all((centre >= low) & (centre < high), axis=1)
-        return Detections(
-            detections.xyxy_px[kept], detections.scores[kept], detections.classes[kept]
-        )
+        return detections.take(kept)
 
     def _zones(self, stream: str, size_wh: tuple[int, int]) -> Regions:
         boxes = [zone.xyxy_px for zone in self._masked if zone.fits_any([stream])]
         limits = np.array([*size_wh, *size_wh], np.float32)
         xyxy_px = np.clip(np.array(boxes, np.float32).reshape(-1, 4), 0, limits)
         xyxy_px = xyxy_px[np.all(xyxy_px[:, 2:] > xyxy_px[:, :2], axis=1)]
-        n = len(xyxy_px)
-        return Regions(
-            xyxy_px,
-            np.full(n, ZONE, np.int8),
-            np.ones(n, np.float32),
-            np.full(n, -1, np.int64),
-            np.ones(n, np.bool_),
-        )
+        return Regions.of_zones(xyxy_px)
 
     def _fallbacks(self) -> NDArray[np.str_]:
         return np.array([self.settings.face.fallback, self.settings.plate.fallback, 'solid'])

@@ -14,12 +14,13 @@ import threading
 from typing import Generic, TYPE_CHECKING, TypeVar, Union
 
 from ffs_anonymizer.errors import AnonymizerError
-from ffs_anonymizer.regions.tracker import backfill, Regions
+from ffs_anonymizer.regions.detections import Regions
+from ffs_anonymizer.regions.tracker import backfill
 
 if TYPE_CHECKING:
     from ffs_anonymizer.anonymizer import Anonymizer, Data, Replaced
     from ffs_anonymizer.frames.message import Frame
-    from ffs_anonymizer.regions.detector import Detections
+    from ffs_anonymizer.regions.detections import Detections
     from ffs_anonymizer.settings.runtime import Settings
 
 _Item = TypeVar('_Item')

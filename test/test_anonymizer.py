@@ -4,7 +4,7 @@ from ffs_anonymizer.anonymizer import Anonymized, Anonymizer, Request, Zone
 from ffs_anonymizer.errors import AnonymizerError, ModelError, SettingsError
 from ffs_anonymizer.frames.message import decode_image, ENCODINGS
 from ffs_anonymizer.painting.budget import Cost
-from ffs_anonymizer.regions.detector import Detections, FACE, PLATE
+from ffs_anonymizer.regions.detections import Detections, FACE, PLATE
 from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 import pytest
@@ -170,11 +170,7 @@ def test_each_class_has_its_method():
     anonymizer = Anonymizer(
         settings(face__method='solid', plate__method='mosaic', plate__region_scale=1.0)
     )
-    found = Detections(
-        np.array([(10, 10, 30, 30), (50, 10, 80, 30)], np.float32),
-        np.ones(2, np.float32),
-        np.array([FACE, PLATE], np.int8),
-    )
+    found = Detections.of([(10, 10, 30, 30), (50, 10, 80, 30)], [1, 1], [FACE, PLATE])
     msg = message('bgr8', np.random.default_rng(0))
     result = anonymizer.anonymize(
         decode_image(msg), stream='/camera', stamp_ns=None, detections=found

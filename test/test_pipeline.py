@@ -10,7 +10,7 @@ from ffs_anonymizer.errors import AnonymizerError, BagError, ImageError
 from ffs_anonymizer.frames.frame import Frame
 from ffs_anonymizer.frames.message import decode
 from ffs_anonymizer.pipeline import anonymize_all, BATCH_ITEMS, callers, Task
-from ffs_anonymizer.regions.detector import Detections, FACE
+from ffs_anonymizer.regions.detections import Detections, FACE
 from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 import pytest

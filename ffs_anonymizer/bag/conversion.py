@@ -32,7 +32,7 @@ from ffs_anonymizer.bag.selection import (
 from ffs_anonymizer.errors import AnonymizerError, BagError, SettingsError
 from ffs_anonymizer.frames.message import black_like, decode, is_depth
 from ffs_anonymizer.pipeline import anonymize_all, callers, Outcome, Task
-from ffs_anonymizer.regions.detector import CLASSES
+from ffs_anonymizer.regions.detections import CLASSES
 from ffs_anonymizer.rosbag2 import cdr
 from ffs_anonymizer.rosbag2.reader import BagReader, decompressed
 from ffs_anonymizer.rosbag2.storage import Attachment, Item, Message, Note, Topic

@@ -12,7 +12,8 @@ from ffs_anonymizer.anonymizer import Anonymizer
 from ffs_anonymizer.errors import MediaError
 from ffs_anonymizer.frames.message import decode
 from ffs_anonymizer.models.manifest import crop_scale_of, load_manifest
-from ffs_anonymizer.regions.detector import Detections, Detector, FACE
+from ffs_anonymizer.regions.detections import Detections, FACE
+from ffs_anonymizer.regions.detector import Detector
 from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 from numpy.typing import NDArray

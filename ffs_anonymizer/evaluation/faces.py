@@ -14,14 +14,14 @@ from ffs_anonymizer.errors import ImageError, MediaError
 from ffs_anonymizer.evaluation.judges import (
     FaceDetector,
     LandmarkFinder,
-    overlap,
     Recognizer,
     SAME_PERSON,
 )
 from ffs_anonymizer.frames.frame import Buffer, Frame
 from ffs_anonymizer.painting.composite import cover, with_feather
 from ffs_anonymizer.painting.crops import cut_square, resize_square
-from ffs_anonymizer.regions.detector import Detections, FACE
+from ffs_anonymizer.regions.boxes import iou
+from ffs_anonymizer.regions.detections import Detections, FACE
 from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 from numpy.typing import NDArray
@@ -185,8 +185,8 @@ def judge(
     for photo, image in zip(photos, images, strict=True):
         there = judges.detector.boxes(image)
         for box in photo.boxes_xyxy_px:
-            ious = overlap(box, there)
-            found.append(bool(len(ious)) and bool(ious.max() >= 0.5))
+            ious = iou(box[None], there)
+            found.append(bool((ious >= 0.5).any()))
             seen = None if judges.landmarks is None else judges.landmarks.points(image, box)
             points.append(np.full((5, 2), np.nan) if seen is None else seen)
             at = seen

@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.painting.crops import cut_square
+from ffs_anonymizer.regions import boxes
 from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 from numpy.typing import NDArray
@@ -20,20 +21,6 @@ ALIGNED_POINTS_PX = np.array(
 )
 LOOK_PX = 224
 LOOK_SCALE = 2.0
-
-
-def overlap(box_xyxy_px: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float64]:
-    """
-    Return the intersection over union of a box with each of others.
-
-    :param box_xyxy_px: (4,).
-    :param others: (N, 4).
-    """
-    low = np.maximum(box_xyxy_px[:2], others[:, :2])
-    high = np.minimum(box_xyxy_px[2:], others[:, 2:])
-    shared = np.clip(high - low, 0, None).prod(1).astype(np.float64)
-    areas = (others[:, 2:] - others[:, :2]).prod(1) + (box_xyxy_px[2:] - box_xyxy_px[:2]).prod()
-    return np.asarray(shared / np.maximum(areas - shared, 1e-9), np.float64)
 
 
 class FaceDetector:
@@ -95,8 +82,9 @@ class LandmarkFinder:
         _, found = self.finder.detect(cv2.resize(patch, (LOOK_PX, LOOK_PX), interpolation=kind))
         if found is None:
             return None
-        boxes = np.concatenate([found[:, :2], found[:, :2] + found[:, 2:4]], 1)
-        there = overlap((box_xyxy_px - np.tile(corner, 2)) * scale, boxes)
+        seen = np.concatenate([found[:, :2], found[:, :2] + found[:, 2:4]], 1)
+        wanted = (box_xyxy_px - np.tile(corner, 2)) * scale
+        there = boxes.iou(wanted[None], seen)[0]
         best = int(there.argmax())
         if there[best] < 0.3:
             return None

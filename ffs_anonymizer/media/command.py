@@ -24,7 +24,8 @@ from ffs_anonymizer.errors import (
 from ffs_anonymizer.frames import image_file as picture
 from ffs_anonymizer.models.manifest import DEFAULT_GENERATOR, default_generator
 from ffs_anonymizer.pipeline import anonymize_all, callers, Outcome, Task
-from ffs_anonymizer.regions.detector import CLASSES, default_model, read_boxes
+from ffs_anonymizer.regions.detections import CLASSES, read_boxes
+from ffs_anonymizer.regions.detector import default_model
 from ffs_anonymizer.settings.parameter_file import to_yaml
 import numpy as np
 from numpy.typing import NDArray

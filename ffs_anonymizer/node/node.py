@@ -17,8 +17,7 @@ from ffs_anonymizer.node import middleware
 from ffs_anonymizer.node.camera import Account, Camera, QUEUE_FRAMES
 from ffs_anonymizer.node.route import Route, SENSOR_DEPTH
 from ffs_anonymizer.node.worker import Worker
-from ffs_anonymizer.regions.detector import CLASSES
-from ffs_anonymizer.regions.tracker import Regions
+from ffs_anonymizer.regions.detections import CLASSES, Regions
 from ffs_anonymizer.settings import declaration
 from ffs_anonymizer.settings.parameter_file import ROS_NAMES
 from ffs_anonymizer.settings.runtime import find_parameter, PARAMETERS, Settings

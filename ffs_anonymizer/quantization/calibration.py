@@ -10,7 +10,8 @@ import cv2
 from ffs_anonymizer.backend import open_model
 from ffs_anonymizer.errors import MediaError
 from ffs_anonymizer.painting.crops import Crops, cut, joined
-from ffs_anonymizer.regions.detector import default_model, Detections, FACE, Network, read_boxes
+from ffs_anonymizer.regions.detections import Detections, FACE, read_boxes
+from ffs_anonymizer.regions.detector import default_model, Network
 from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 from numpy.typing import NDArray

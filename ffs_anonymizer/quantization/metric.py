@@ -11,7 +11,9 @@ from ffs_anonymizer.backend import Backend, Tensors
 from ffs_anonymizer.backend.ort import open_session, specs_of
 from ffs_anonymizer.painting.crops import Crops
 from ffs_anonymizer.quantization.calibration import detect, Photo, THRESHOLD
-from ffs_anonymizer.regions.detector import Detections, FACE, Network
+from ffs_anonymizer.regions import boxes
+from ffs_anonymizer.regions.detections import Detections, FACE
+from ffs_anonymizer.regions.detector import Network
 import numpy as np
 from numpy.typing import NDArray
 import onnx
@@ -218,7 +220,7 @@ def average_precision(found: Sequence[Detections], photos: Sequence[Photo]) -> f
     for detections, photo in zip(found, photos, strict=True):
         matched = _matched(detections, photo.boxes_xyxy_px)
         for box, score, hit in zip(detections.xyxy_px, detections.scores, matched, strict=True):
-            if hit or not (_ious(box, photo.ignored_xyxy_px) >= _MATCH_IOU).any():
+            if hit or not (boxes.iou(box[None], photo.ignored_xyxy_px) >= _MATCH_IOU).any():
                 scores.append(float(score))
                 right.append(hit)
     if not scores or not wanted:
@@ -250,8 +252,7 @@ def in_common(one: Sequence[Detections], other: Sequence[Detections]) -> dict[st
 
 
 def _sure(found: Detections) -> Detections:
-    sure = found.scores >= THRESHOLD
-    return Detections(found.xyxy_px[sure], found.scores[sure], found.classes[sure])
+    return found.take(found.scores >= THRESHOLD)
 
 
 def _matched(found: Detections, boxes_xyxy_px: NDArray[np.float32]) -> list[bool]:
@@ -259,19 +260,11 @@ def _matched(found: Detections, boxes_xyxy_px: NDArray[np.float32]) -> list[bool
     free = np.ones(len(boxes_xyxy_px), bool)
     matched = [False] * len(found)
     for i in np.argsort(-found.scores, kind='stable').tolist():
-        overlap = _ious(found.xyxy_px[i], boxes_xyxy_px) * free
+        overlap = boxes.iou(found.xyxy_px[i : i + 1], boxes_xyxy_px)[0] * free
         if len(overlap) and float(overlap.max()) >= _MATCH_IOU:
             free[int(overlap.argmax())] = False
             matched[i] = True
     return matched
-
-
-def _ious(box: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
-    low = np.maximum(others[:, :2], box[:2])
-    high = np.minimum(others[:, 2:], box[2:])
-    shared = np.prod(np.clip(high - low, 0, None), axis=1)
-    area = np.prod(box[2:] - box[:2]) + np.prod(others[:, 2:] - others[:, :2], axis=1)
-    return np.asarray(shared / np.maximum(area - shared, 1e-9), np.float32)
 
 
 def _blurred(image: NDArray[np.float32]) -> NDArray[np.float32]:

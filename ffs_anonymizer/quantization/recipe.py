@@ -46,7 +46,8 @@ from ffs_anonymizer.quantization.metric import (
 from ffs_anonymizer.quantization.plot import draw, draw_faces, refuse_without_library
 from ffs_anonymizer.quantization.ranges import measure_ranges, Ranges
 from ffs_anonymizer.quantization.sensitivity import Build, choose, curve, Layer, rank
-from ffs_anonymizer.regions.detector import FACE, Network
+from ffs_anonymizer.regions.detections import FACE
+from ffs_anonymizer.regions.detector import Network
 from ffs_anonymizer.settings.runtime import Settings
 import onnx
 import onnxruntime

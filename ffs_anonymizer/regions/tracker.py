@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 import dataclasses
 from dataclasses import dataclass
+from typing import ClassVar
 
-from ffs_anonymizer.regions.detector import CLASSES, Detections
+from ffs_anonymizer.regions import boxes
+from ffs_anonymizer.regions.detections import Detections, POINTS, Regions, Rows
 from ffs_anonymizer.settings.runtime import TrackerSettings
 import numpy as np
 from numpy.typing import NDArray
@@ -15,82 +17,7 @@ SHORTEST_LIFE_MS = 1000.0
 
 
 @dataclass(frozen=True)
-class Regions:
-    """
-    Hold what is covered in one frame; N = 0 is ordinary.
-
-    :param xyxy_px: (N, 4) float32, right and bottom exclusive, clipped to the frame.
-    :param classes: (N,) int8, index into detector.CLASSES.
-    :param scores: (N,) float32 in [0, 1]; a predicted region keeps that of its last detection.
-    :param track_ids: (N,) int64, the same in every frame of a stream; -1 for zones.
-    :param detected: (N,) bool, False where the tracker predicts what the detector missed.
-    """
-
-    xyxy_px: NDArray[np.float32]
-    classes: NDArray[np.int8]
-    scores: NDArray[np.float32]
-    track_ids: NDArray[np.int64]
-    detected: NDArray[np.bool_]
-
-    def __post_init__(self) -> None:
-        """Check the shapes once, at birth."""
-        n = len(self.xyxy_px)
-        got = tuple(getattr(self, item.name).shape for item in dataclasses.fields(self))
-        if got != ((n, 4), (n,), (n,), (n,), (n,)):
-            raise ValueError(f'Regions: got shapes {got}, expected (N, 4) and four times (N,)')
-
-    def __len__(self) -> int:
-        """Return the number of regions."""
-        return len(self.xyxy_px)
-
-    @classmethod
-    def empty(cls) -> Regions:
-        """Return regions of nothing."""
-        return cls(
-            np.empty((0, 4), np.float32),
-            np.empty(0, np.int8),
-            np.empty(0, np.float32),
-            np.empty(0, np.int64),
-            np.empty(0, np.bool_),
-        )
-
-    def __add__(self, other: Regions) -> Regions:
-        """Return both, these first."""
-        return Regions(
-            *(
-                np.concatenate([getattr(self, item.name), getattr(other, item.name)])
-                for item in dataclasses.fields(self)
-            )
-        )
-
-    def records(self) -> list[dict[str, object]]:
-        """Return each region by names, in plain numbers, as the tools write it in JSON."""
-        columns = zip(
-            self.classes.tolist(),
-            np.round(self.xyxy_px.astype(np.float64), 1).tolist(),
-            np.round(self.scores.astype(np.float64), 4).tolist(),
-            self.track_ids.tolist(),
-            self.detected.tolist(),
-            strict=True,
-        )
-        return [
-            {
-                'class': CLASSES[index],
-                'xyxy_px': xyxy_px,
-                'score': score,
-                'track_id': track_id,
-                'detected': detected,
-            }
-            for index, xyxy_px, score, track_id, detected in columns
-        ]
-
-    def take(self, which: NDArray[np.bool_] | NDArray[np.intp]) -> Regions:
-        """Return the regions of a mask or of indices, in that order."""
-        return Regions(*(getattr(self, item.name)[which] for item in dataclasses.fields(self)))
-
-
-@dataclass(frozen=True)
-class Tracks:
+class Tracks(Rows):
     """
     Hold what a stream's past says about its next frame.
 
@@ -98,6 +25,9 @@ class Tracks:
     :param size_px: (N, 2) float64, width and height at the last detection.
     :param velocity_px_s: (N, 2) float64, of the centre.
     :param seen_ns: (N,) int64, stamp of the last detection.
+    :param scores: (N,) float32, of the last detection.
+    :param best_scores: (N,) float32, highest of all detections.
+    :param points_px: (N, 5, 2) float32, of the last detection; NaN where not known.
     :param next_id: the id of the next new track.
     """
 
@@ -107,39 +37,26 @@ class Tracks:
     seen_ns: NDArray[np.int64]
     classes: NDArray[np.int8]
     scores: NDArray[np.float32]
+    best_scores: NDArray[np.float32]
+    points_px: NDArray[np.float32]
     ids: NDArray[np.int64]
     next_id: int = 0
 
-    @classmethod
-    def empty(cls) -> Tracks:
-        """Return the tracks of a stream that has no past."""
-        return cls(
-            np.empty((0, 2)),
-            np.empty((0, 2)),
-            np.empty((0, 2)),
-            np.empty(0, np.int64),
-            np.empty(0, np.int8),
-            np.empty(0, np.float32),
-            np.empty(0, np.int64),
-        )
-
-    def __len__(self) -> int:
-        """Return the number of tracks."""
-        return len(self.ids)
+    COLUMNS: ClassVar[dict[str, tuple[tuple[int, ...], type]]] = {
+        'centre_px': ((2,), np.float64),
+        'size_px': ((2,), np.float64),
+        'velocity_px_s': ((2,), np.float64),
+        'seen_ns': ((), np.int64),
+        'classes': ((), np.int8),
+        'scores': ((), np.float32),
+        'best_scores': ((), np.float32),
+        'points_px': ((len(POINTS), 2), np.float32),
+        'ids': ((), np.int64),
+    }
 
 
 def _boxes(centre_px: NDArray[np.float64], size_px: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.concatenate([centre_px - size_px / 2, centre_px + size_px / 2], axis=1)
-
-
-def _iou(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    shared = np.prod(np.clip(high - low, 0, None), axis=2)
-    area_a = np.prod(a[:, 2:] - a[:, :2], axis=1)[:, None]
-    area_b = np.prod(b[:, 2:] - b[:, :2], axis=1)[None]
-    overlap: NDArray[np.float64] = shared / np.maximum(area_a + area_b - shared, 1e-9)
-    return overlap
 
 
 def _match(
@@ -149,7 +66,7 @@ def _match(
     least: float,
 ) -> list[tuple[int, int]]:
     """Pair tracks with detections, the largest overlap first."""
-    overlap = np.where(same, _iou(predicted, found), 0.0)
+    overlap = np.where(same, boxes.iou(predicted, found), 0.0)
     pairs = []
     while overlap.size and overlap.max() >= least:
         track, detection = np.unravel_index(int(overlap.argmax()), overlap.shape)
@@ -174,7 +91,7 @@ def advance(
     """
     elapsed_s = (stamp_ns - tracks.seen_ns) / 1e9
     alive = (elapsed_s >= 0) & (elapsed_s * 1e3 <= max(settings.max_gap_ms, SHORTEST_LIFE_MS))
-    tracks = _take(tracks, alive)
+    tracks = tracks.take(alive)
     elapsed_s = elapsed_s[alive]
     found = detections.xyxy_px.astype(np.float64)
     centre = (found[:, :2] + found[:, 2:]) / 2
@@ -192,6 +109,7 @@ def advance(
     step_s = np.maximum(elapsed_s[matched], 1e-3)[:, None]
     measured = (centre[taken] - tracks.centre_px[matched]) / step_s
     velocity = (tracks.velocity_px_s[matched] + measured) / 2
+    best = np.maximum(tracks.best_scores[matched], detections.scores[taken])
     order = np.concatenate([taken, new])
     ids = np.concatenate([tracks.ids[matched], tracks.next_id + np.arange(len(new))])
     return Tracks(
@@ -201,18 +119,11 @@ def advance(
         np.concatenate([np.full(len(order), stamp_ns, np.int64), tracks.seen_ns[lost]]),
         np.concatenate([detections.classes[order], tracks.classes[lost]]),
         np.concatenate([detections.scores[order], tracks.scores[lost]]),
+        np.concatenate([best, detections.scores[new], tracks.best_scores[lost]]),
+        np.concatenate([detections.points_px[order], tracks.points_px[lost]]),
         np.concatenate([ids, tracks.ids[lost]]).astype(np.int64),
         tracks.next_id + len(new),
     )
-
-
-def _take(tracks: Tracks, which: NDArray[np.bool_]) -> Tracks:
-    arrays = {
-        item.name: getattr(tracks, item.name)[which]
-        for item in dataclasses.fields(tracks)
-        if item.name != 'next_id'
-    }
-    return dataclasses.replace(tracks, **arrays)
 
 
 def regions(
@@ -237,19 +148,21 @@ def regions(
     growth = scales[tracks.classes][:, None] * (1 + settings.growth_per_s * elapsed_s)
     stays = _boxes(tracks.centre_px, tracks.size_px * growth)
     moves = _boxes(tracks.centre_px + tracks.velocity_px_s * elapsed_s, tracks.size_px * growth)
-    boxes = np.concatenate(
+    swept = np.concatenate(
         [np.minimum(stays, moves)[:, :2], np.maximum(stays, moves)[:, 2:]], axis=1
     )
-    boxes = np.clip(boxes, 0, np.array([*size_wh, *size_wh], np.float64)).astype(np.float32)
+    xyxy_px = boxes.clip(swept, size_wh)
     covered = elapsed_s[:, 0] * 1e3 <= settings.max_gap_ms
-    visible = np.all(boxes[:, 2:] > boxes[:, :2], axis=1) & covered
+    detected = elapsed_s[:, 0] == 0
     return Regions(
-        boxes,
+        xyxy_px,
         tracks.classes,
         tracks.scores,
+        tracks.best_scores,
         tracks.ids,
-        elapsed_s[:, 0] == 0,
-    ).take(visible)
+        detected,
+        np.where(detected[:, None, None], tracks.points_px, np.float32(np.nan)),
+    ).take(boxes.filled(xyxy_px) & covered)
 
 
 def backfill(
@@ -277,11 +190,12 @@ def backfill(
         if len(new) == 0 or not 0 <= back_s * 1e3 <= settings.look_ahead_ms:
             filled.append(earlier)
             continue
-        grow = (new.xyxy_px[:, 2:] - new.xyxy_px[:, :2]) * (settings.growth_per_s * back_s / 2)
-        boxes = np.concatenate([new.xyxy_px[:, :2] - grow, new.xyxy_px[:, 2:] + grow], axis=1)
-        boxes = np.clip(boxes, 0, np.array([*size_wh, *size_wh], np.float32))
+        grown = boxes.grow(new.xyxy_px, 1 + settings.growth_per_s * back_s)
         guessed = dataclasses.replace(
-            new, xyxy_px=boxes.astype(np.float32), detected=np.zeros(len(new), np.bool_)
+            new,
+            xyxy_px=boxes.clip(grown, size_wh),
+            detected=np.zeros(len(new), np.bool_),
+            points_px=np.full_like(new.points_px, np.nan),
         )
         filled.append(earlier + guessed)
     return filled

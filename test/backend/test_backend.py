@@ -4,7 +4,8 @@ import time
 
 from ffs_anonymizer.backend import Backend, multiplies_bytes, open_model, TensorSpec
 from ffs_anonymizer.errors import ModelError
-from ffs_anonymizer.regions.detector import default_model, FACE, Network
+from ffs_anonymizer.regions.detections import FACE
+from ffs_anonymizer.regions.detector import default_model, Network
 import numpy as np
 import onnx
 from onnx import helper, TensorProto

@@ -17,7 +17,6 @@ from ffs_anonymizer.evaluation.judges import (
     ALIGNED_POINTS_PX,
     FaceDetector,
     LandmarkFinder,
-    overlap,
     Recognizer,
     similarity,
 )
@@ -47,25 +46,6 @@ def judged(**changes: NDArray[np.generic]) -> Judged:
         'seams': np.full(6, 2.0),
     }
     return Judged(**{**values, **changes})  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ('other', 'expected'),
-    [
-        ([0, 0, 10, 10], 1.0),
-        ([5, 0, 15, 10], 1 / 3),
-        ([10, 0, 20, 10], 0.0),
-        ([0, 0, 10, 20], 0.5),
-    ],
-)
-def test_overlap(other: list[float], expected: float) -> None:
-    box = np.array([0, 0, 10, 10], np.float32)
-    assert overlap(box, np.array([other], np.float32)) == pytest.approx([expected])
-
-
-def test_overlap_with_nothing() -> None:
-    box = np.array([0, 0, 10, 10], np.float32)
-    assert overlap(box, np.empty((0, 4), np.float32)).shape == (0,)
 
 
 def test_similarity_undoes_a_shift_a_turn_and_a_scale() -> None:

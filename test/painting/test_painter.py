@@ -5,7 +5,7 @@ from ffs_anonymizer.backend import open_model
 from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.frames.message import decode
 from ffs_anonymizer.painting.budget import Cost
-from ffs_anonymizer.regions.detector import Detections, FACE, PLATE
+from ffs_anonymizer.regions.detections import Detections, FACE, PLATE
 from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 import pytest

@@ -27,7 +27,8 @@ from ffs_anonymizer.quantization.metric import (
 )
 from ffs_anonymizer.quantization.ranges import measure_ranges
 from ffs_anonymizer.quantization.sensitivity import choose, curve, rank
-from ffs_anonymizer.regions.detector import default_model, Detections, FACE, Network
+from ffs_anonymizer.regions.detections import Detections, FACE
+from ffs_anonymizer.regions.detector import default_model, Network
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper, TensorProto

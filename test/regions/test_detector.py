@@ -3,17 +3,8 @@ from pathlib import Path
 import cv2
 from ffs_anonymizer.backend import open_model
 from ffs_anonymizer.errors import MediaError, ModelError
-from ffs_anonymizer.regions.detector import (
-    decode_centerface,
-    default_model,
-    Detections,
-    Detector,
-    FACE,
-    Network,
-    PLATE,
-    read_boxes,
-    suppress,
-)
+from ffs_anonymizer.regions.detections import FACE, PLATE, read_boxes
+from ffs_anonymizer.regions.detector import default_model, Detector, Network
 from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 import pytest
@@ -34,36 +25,6 @@ def iou(a, b):
     low, high = np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])
     shared = np.prod(np.clip(high - low, 0, None))
     return shared / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - shared)
-
-
-@pytest.mark.parametrize(
-    ('boxes', 'scores', 'iou_', 'kept'),
-    [
-        ([], [], 0.5, []),
-        ([(0, 0, 10, 10)], [0.5], 0.5, [0]),
-        ([(0, 0, 10, 10), (0, 0, 10, 10)], [0.5, 0.9], 0.5, [1]),
-        ([(0, 0, 10, 10), (20, 0, 30, 10)], [0.5, 0.9], 0.5, [1, 0]),
-        ([(0, 0, 10, 10), (0, 0, 10, 5)], [0.9, 0.5], 0.5, [0, 1]),
-        ([(0, 0, 10, 10), (0, 0, 10, 5)], [0.9, 0.5], 0.49, [0]),
-    ],
-)
-def test_suppress(boxes, scores, iou_, kept):
-    found = Detections.of(boxes, scores, FACE)
-    assert suppress(found.xyxy_px, found.scores, iou_).tolist() == kept
-
-
-def test_decode_centerface_by_hand():
-    outputs = {
-        '537': np.zeros((1, 1, 3, 4), np.float32),
-        '538': np.zeros((1, 2, 3, 4), np.float32),
-        '539': np.zeros((1, 2, 3, 4), np.float32),
-    }
-    outputs['537'][0, 0, 1, 2] = 0.8
-    outputs['538'][0, :, 1, 2] = np.log((5, 2))
-    outputs['539'][0, :, 1, 2] = (0.25, 0.5)
-    boxes, scores = decode_centerface(outputs, 0.5)
-    assert scores.tolist() == [np.float32(0.8)]
-    assert np.allclose(boxes, [[12 - 4, 7 - 10, 12 + 4, 7 + 10]])
 
 
 def yunet_cells(score_at=None, size=2):

@@ -1,5 +1,5 @@
-from ffs_anonymizer.regions.detector import Detections, FACE, PLATE
-from ffs_anonymizer.regions.tracker import advance, backfill, Regions, regions, Tracks
+from ffs_anonymizer.regions.detections import Detections, FACE, PLATE, Regions
+from ffs_anonymizer.regions.tracker import advance, backfill, regions, Tracks
 from ffs_anonymizer.settings.runtime import TrackerSettings
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ SIZE_WH = (200, 100)
 def detections(*boxes, classes=None):
     found = Detections.of(boxes, np.full(len(boxes), 0.9), FACE)
     if classes is not None:
-        found = Detections(found.xyxy_px, found.scores, np.array(classes, np.int8))
+        found = Detections.of(found.xyxy_px, found.scores, classes)
     return found
 
 
@@ -99,7 +99,7 @@ def test_time_that_runs_backwards_ends_the_past():
 
 def test_regions_check_their_shapes():
     with pytest.raises(ValueError, match='Regions: got shapes'):
-        Regions(*(np.zeros(shape) for shape in ((1, 4), 1, 1, 1, 2)))
+        Regions(*(np.zeros(shape) for shape in ((1, 4), 1, 1, 1, 1, 2, (1, 5, 2))))
 
 
 def test_backfill_covers_a_new_face_in_the_frames_before():
@@ -141,6 +141,8 @@ def test_a_region_all_but_out_of_the_frame_is_none():
         np.array([0]),
         np.array([FACE], np.int8),
         np.array([0.9], np.float32),
+        np.array([0.9], np.float32),
+        np.full((1, 5, 2), np.nan, np.float32),
         np.array([0]),
         1,
     )
