@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 from contextlib import suppress
 import csv
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ import hashlib
 from pathlib import Path
 from queue import Full, Queue
 from threading import Event, Thread
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 from ffs_anonymizer.errors import MediaError
@@ -20,6 +20,7 @@ from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 from numpy.typing import NDArray
 
+T = TypeVar('T')
 PHOTOS = 'photos.npy'
 INDEX = 'index.csv'
 BOX_COLUMNS = ('x0', 'y0', 'x1', 'y1')
@@ -99,10 +100,10 @@ class Batch:
     points_px: NDArray[np.float32]
 
 
-def is_held_out(identity: str) -> bool:
-    """Tell whether a person is kept for evaluation; it depends on the name alone."""
-    digest = hashlib.sha256(identity.encode()).digest()
-    return int.from_bytes(digest[:4], 'big') % 100 < HELD_OUT_PERCENT
+def is_held_out(name: str, percent: int = HELD_OUT_PERCENT) -> bool:
+    """Tell whether a person or scene is kept for evaluation; it depends on the name alone."""
+    digest = hashlib.sha256(name.encode()).digest()
+    return int.from_bytes(digest[:4], 'big') % 100 < percent
 
 
 def load_packed(folder: Path) -> PackedFaces:
@@ -361,7 +362,7 @@ def batches(
     batch: int,
     size_px: int,
     crop_scale: float,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """
     Yield the batch of each step, made one ahead in a thread.
 
@@ -373,10 +374,31 @@ def batches(
     :param size_px: S.
     :param crop_scale: side of the crop over the longer side of the rectangle.
     """
-    made: Queue[Batch | BaseException] = Queue(maxsize=4)
+    return batches_ahead(
+        lambda step: draw_batch(
+            faces,
+            numbers,
+            seed=seed,
+            step=step,
+            batch=batch,
+            size_px=size_px,
+            crop_scale=crop_scale,
+        ),
+        steps,
+    )
+
+
+def batches_ahead(draw: Callable[[int], T], steps: range) -> Generator[T, None, None]:
+    """
+    Yield what is drawn for each step, made a few ahead in a thread.
+
+    :param draw: step to batch.
+    :param steps: which steps.
+    """
+    made: Queue[T | BaseException] = Queue(maxsize=4)
     stopped = Event()
 
-    def put(item: Batch | BaseException) -> None:
+    def put(item: T | BaseException) -> None:
         while not stopped.is_set():
             with suppress(Full):
                 made.put(item, timeout=0.2)
@@ -387,17 +409,7 @@ def batches(
             for step in steps:
                 if stopped.is_set():
                     return
-                put(
-                    draw_batch(
-                        faces,
-                        numbers,
-                        seed=seed,
-                        step=step,
-                        batch=batch,
-                        size_px=size_px,
-                        crop_scale=crop_scale,
-                    )
-                )
+                put(draw(step))
         except BaseException as error:
             put(error)
 

@@ -10,7 +10,7 @@ from ffs_anonymizer.errors import ModelError
 import torch
 
 Checkpoint = dict[str, Any]
-KEYS = ('settings', 'step', 'images', 'generator', 'ema')
+KEYS = ('settings', 'step', 'images', 'ema')
 
 
 def save_checkpoint(path: Path, values: Checkpoint) -> None:
@@ -34,11 +34,12 @@ def save_checkpoint(path: Path, values: Checkpoint) -> None:
         raise ModelError(f'{path}: cannot be written ({error}); {state}') from error
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: Path, network: str = 'generator') -> Checkpoint:
     """
     Read a checkpoint.
 
     :param path: the file.
+    :param network: what was trained, generator or detector.
     :raises ModelError: it is missing, broken, or no checkpoint of ours.
     """
     try:
@@ -47,8 +48,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise ModelError(f'{path}: got no such file, expected a checkpoint') from error
     except Exception as error:
         raise ModelError(f'{path}: cannot be read as a checkpoint: {error}') from error
-    if not isinstance(values, dict) or any(key not in values for key in KEYS):
-        raise ModelError(f'{path}: not a checkpoint of ffs_anonymizer, expected {", ".join(KEYS)}')
+    keys = (*KEYS, network)
+    if not isinstance(values, dict) or any(key not in values for key in keys):
+        raise ModelError(
+            f'{path}: not a checkpoint of ffs_anonymizer of a {network}, expected '
+            f'{", ".join(keys)}'
+        )
     return values
 
 

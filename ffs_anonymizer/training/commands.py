@@ -140,14 +140,19 @@ def add_train_parser(subparsers: Subparsers) -> None:
 
 def run_train(args: argparse.Namespace) -> int:
     """Train, or print what would be trained."""
-    from ffs_anonymizer.training.settings import from_mapping, load_settings, parse_overrides
+    from ffs_anonymizer.training.settings import (
+        from_mapping,
+        load_settings,
+        parse_overrides,
+        TrainSettings,
+    )
     import yaml
 
     values: dict[str, Any] = load_settings(args.config) if args.config is not None else {}
     named = {'data': args.data, 'out': args.out, 'init_from': args.init_from}
     values.update({name: str(value) for name, value in named.items() if value is not None})
     values.update(parse_overrides(args.set))
-    settings = from_mapping(values)
+    settings = from_mapping(values, TrainSettings)
     if args.dry_run:
         print(yaml.safe_dump(settings.as_dict(), sort_keys=False), end='')
         return 0

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ffs_anonymizer.errors import SettingsError
 import yaml
+
+S = TypeVar('S', bound='RunSettings')
 
 
 def setting(
@@ -26,24 +28,45 @@ def setting(
 
 
 @dataclass(frozen=True)
-class TrainSettings:
-    """Hold the settings of a training run."""
+class RunSettings:
+    """Hold what every training run is told."""
 
     data: str = setting('', 'folder made by `data build`')
-    out: str = setting('', 'folder of the run: checkpoints, grids, scalars, settings')
-    network: str = setting('ffs-128-small', 'key of the table of architectures')
-    size_px: int = setting(128, 'S, side of the crops', 16, 512)
-    crop_scale: float = setting(1.3, 'side of a crop over its region, the longer side', 1.0, 4.0)
+    out: str = setting('', 'folder of the run: checkpoints, pictures, scalars, settings')
     steps: int = setting(10000, 'steps to train in all', 1)
-    batch: int = setting(16, 'faces a step', 1, 4096)
     seed: int = setting(0, 'of weights, batches and augmentation', 0)
     device: str = setting('auto', 'auto, cpu or cuda')
     threads: int = setting(2, 'CPU threads of torch', 1, 512)
+    warm_steps: int = setting(200, 'steps over which the rates rise', 0)
+    decay_from: float = setting(0.7, 'share of the steps after which rates fall to 0', 0.0, 1.0)
+    log_every: int = setting(50, 'steps between scalars', 1)
+    grid_every: int = setting(1000, 'steps between pictures', 1)
+    save_every: int = setting(500, 'steps between checkpoints', 1)
+
+    def __post_init__(self) -> None:
+        """Check every value against its range."""
+        for f in fields(self):
+            value, low, high = getattr(self, f.name), f.metadata['low'], f.metadata['high']
+            below = low is not None and value < low
+            if below or (high is not None and value > high):
+                raise SettingsError(f'{f.name}: got {value}, expected {low} to {high}')
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return name to value."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class TrainSettings(RunSettings):
+    """Hold the settings of a generator's training."""
+
+    network: str = setting('ffs-128-small', 'key of the table of architectures')
+    size_px: int = setting(128, 'S, side of the crops', 16, 512)
+    crop_scale: float = setting(1.3, 'side of a crop over its region, the longer side', 1.0, 4.0)
+    batch: int = setting(16, 'faces a step', 1, 4096)
     half: bool = setting(True, 'bfloat16 where it is safe')
     rate_generator: float = setting(4e-4, 'learning rate of the generator', 0.0, 1.0)
     rate_critic: float = setting(4e-4, 'learning rate of the critic', 0.0, 1.0)
-    warm_steps: int = setting(200, 'steps over which the rates rise', 0)
-    decay_from: float = setting(0.7, 'share of the steps after which rates fall to 0', 0.0, 1.0)
     ema_images: int = setting(8000, 'images over which averaged weights forget half', 1)
     weight_critic: float = setting(1.0, 'of the adversarial term', 0.0)
     critic_from: int = setting(500, 'step from which the adversarial term counts', 0)
@@ -66,36 +89,37 @@ class TrainSettings:
     weight_stranger: float = setting(
         0.6, 'of being nearer to the person than to a stranger, to the recognizer', 0.0
     )
-    log_every: int = setting(50, 'steps between scalars', 1)
-    grid_every: int = setting(1000, 'steps between sample grids', 1)
-    save_every: int = setting(500, 'steps between checkpoints', 1)
-
-    def __post_init__(self) -> None:
-        """Check every value against its range."""
-        for f in fields(self):
-            value, low, high = getattr(self, f.name), f.metadata['low'], f.metadata['high']
-            below = low is not None and value < low
-            if below or (high is not None and value > high):
-                raise SettingsError(f'{f.name}: got {value}, expected {low} to {high}')
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return name to value."""
-        return asdict(self)
 
 
-def from_mapping(values: Mapping[str, Any]) -> TrainSettings:
+@dataclass(frozen=True)
+class DetectorSettings(RunSettings):
+    """Hold the settings of a detector's training."""
+
+    network: str = setting('plates', 'key of the table of architectures')
+    size_px: int = setting(416, 'side of the scenes, a multiple of 32', 64, 1024)
+    batch: int = setting(8, 'scenes a step', 1, 4096)
+    rate: float = setting(2e-3, 'learning rate', 0.0, 1.0)
+    weight_decay: float = setting(1e-3, 'of the weights', 0.0, 1.0)
+    ema_images: int = setting(3000, 'images over which averaged weights forget half', 1)
+    drawn_share: float = setting(0.55, 'share of the scenes with drawn plates', 0.0, 1.0)
+    weight_box: float = setting(2.0, 'of the distance of the boxes', 0.0)
+    init_from: str = setting('', 'checkpoint whose weights a new run starts from')
+
+
+def from_mapping(values: Mapping[str, Any], kind: type[S]) -> S:
     """
     Make settings of names and values, refusing unknown names and wrong types.
 
     :param values: texts are read as YAML where the setting is no text.
+    :param kind: of settings.
     """
-    known = {f.name: f.default for f in fields(TrainSettings)}
+    known = {f.name: f.default for f in fields(kind)}
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise SettingsError(
             f'unknown settings {", ".join(unknown)}; expected some of {", ".join(known)}'
         )
-    return TrainSettings(**{name: _typed(name, v, known[name]) for name, v in values.items()})
+    return kind(**{name: _typed(name, v, known[name]) for name, v in values.items()})
 
 
 def load_settings(path: Path) -> dict[str, Any]:

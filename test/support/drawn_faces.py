@@ -42,7 +42,8 @@ def make_settings(packed: Path, out: Path, **changes: object) -> TrainSettings:
             'grid_every': 4,
             'save_every': 2,
             **changes,
-        }
+        },
+        TrainSettings,
     )
 
 

@@ -13,16 +13,16 @@ CONFIG = Path(__file__).resolve().parents[2] / 'config' / 'training.yaml'
 
 
 def test_shipped_config_is_valid() -> None:
-    assert from_mapping(load_settings(CONFIG)).network == 'ffs-128-small'
+    assert from_mapping(load_settings(CONFIG), TrainSettings).network == 'ffs-128-small'
 
 
 def test_nothing_said_means_the_defaults() -> None:
-    assert from_mapping({}) == TrainSettings()
+    assert from_mapping({}, TrainSettings) == TrainSettings()
 
 
 def test_texts_take_the_type_of_the_setting() -> None:
     values = parse_overrides(['steps=7', 'rate_critic=1e-3', 'half=false', 'freeze=', 'out=3'])
-    settings = from_mapping(values)
+    settings = from_mapping(values, TrainSettings)
     assert (settings.steps, settings.rate_critic, settings.half) == (7, 1e-3, False)
     assert (settings.freeze, settings.out) == ('', '3')
 
@@ -42,7 +42,7 @@ def test_texts_take_the_type_of_the_setting() -> None:
 )
 def test_wrong_values_are_refused(values: dict[str, object], text: str) -> None:
     with pytest.raises(SettingsError, match=text):
-        from_mapping(values)
+        from_mapping(values, TrainSettings)
 
 
 def test_wrong_texts_are_refused(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def export(
     """
     # The averaged network, with batch statistics of its own
     checkpoint = load_checkpoint(checkpoint_path)
-    settings = from_mapping(checkpoint['settings'])
+    settings = from_mapping(checkpoint['settings'], TrainSettings)
     generator = make_generator(settings.network)
     load_weights(generator, checkpoint['ema'], str(checkpoint_path))
     shown = settle_on_data(generator, settings, data)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 import copy
 import math
 from pathlib import Path
-import signal
 import time
 from typing import Any
 
@@ -39,7 +36,14 @@ from ffs_anonymizer.training.generator.network import (
     make_generator,
     transplant,
 )
-from ffs_anonymizer.training.settings import from_mapping, TrainSettings
+from ffs_anonymizer.training.run import (
+    choose_device,
+    follow,
+    interruptible,
+    rate_at,
+    refuse_other_settings,
+)
+from ffs_anonymizer.training.settings import TrainSettings
 import numpy as np
 from numpy.typing import NDArray
 import torch
@@ -49,16 +53,6 @@ from tqdm import tqdm
 import yaml
 
 GRID_FACES = 24
-NOT_RESUMED = (
-    'out',
-    'device',
-    'threads',
-    'steps',
-    'data',
-    'save_every',
-    'grid_every',
-    'log_every',
-)
 
 
 def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
@@ -278,46 +272,12 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
                 save_checkpoint(checkpoint_path, state())
             if last:
                 break
-    drawn.close()  # type: ignore[attr-defined]
+    drawn.close()
     writer.close()
     if not quiet:
         speed = (images - images_before) / max(time.monotonic() - started, 1e-9)
         print(f'{checkpoint_path}: step {step}, {images} images seen, {speed:.1f} images/s')
     return checkpoint_path
-
-
-def choose_device(name: str) -> torch.device:
-    """
-    Return the device to train on.
-
-    :param name: auto, cpu or cuda.
-    """
-    if name == 'auto':
-        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    if name not in ('cpu', 'cuda'):
-        raise SettingsError(f'device: got {name!r}, expected auto, cpu or cuda')
-    if name == 'cuda' and not torch.cuda.is_available():
-        raise SettingsError('device: got cuda, but torch finds none here; expected auto or cpu')
-    return torch.device(name)
-
-
-def refuse_other_settings(settings: TrainSettings, resumed: Checkpoint, path: Path) -> None:
-    """
-    Refuse to go on with a run under settings that it was not started with.
-
-    :param settings: those of now.
-    :param resumed: the checkpoint.
-    :param path: where the checkpoint is.
-    """
-    then = from_mapping(resumed['settings']).as_dict()
-    now = settings.as_dict()
-    changed = [name for name in now if name not in NOT_RESUMED and now[name] != then[name]]
-    if changed:
-        told = ', '.join(f'{name}: got {now[name]}, was {then[name]}' for name in changed)
-        raise SettingsError(
-            f'{path}: the run was started with other settings ({told}); give those, or start a '
-            f'new run in another folder with init_from={path}'
-        )
 
 
 def start_from(path: Path, generator: Generator, critic: Critic) -> None:
@@ -357,37 +317,6 @@ def freeze(generator: Generator, prefixes: str) -> list[nn.Module]:
     if not any(p.requires_grad for p in generator.parameters()):
         raise SettingsError(f'freeze: got {prefixes!r}, which leaves nothing to train')
     return frozen
-
-
-def rate_at(step: int, settings: TrainSettings) -> float:
-    """
-    Return the factor of the learning rates at a step: a rise, a plateau, a fall to 0.
-
-    :param step: from 0.
-    :param settings: of the run.
-    """
-    rise = min(1.0, (step + 1) / max(settings.warm_steps, 1))
-    falls_from = settings.decay_from * settings.steps
-    left = (settings.steps - step) / max(settings.steps - falls_from, 1.0)
-    return rise * min(1.0, left)
-
-
-def follow(average: Generator, generator: Generator, keep: float, step: int) -> None:
-    """
-    Move the averaged weights towards the current ones.
-
-    :param average: changed in place.
-    :param generator: the current weights.
-    :param keep: share of the old average that stays, less in the first steps.
-    :param step: from 0.
-    """
-    with torch.no_grad():
-        keep = min(keep, (1 + step) / (10 + step))
-        ours = [p.detach() for p in average.parameters()]
-        theirs = [p.detach() for p in generator.parameters()]
-        torch._foreach_lerp_(ours, theirs, 1.0 - keep)
-        for own, new in zip(average.buffers(), generator.buffers(), strict=True):
-            own.copy_(new)
 
 
 def fixed_batch(
@@ -478,19 +407,3 @@ def write_grid(path: Path, generator: Generator, batch: Batch, device: torch.dev
         )
         if not cv2.imwrite(str(path), sheet):
             raise ModelError(f'{path}: cannot be written')
-
-
-@contextmanager
-def interruptible() -> Iterator[Any]:
-    """Yield a function that tells whether a signal asked to stop; the step is finished first."""
-    asked: list[int] = []
-    kinds = (signal.SIGINT, signal.SIGTERM)
-    try:
-        before = {kind: signal.signal(kind, lambda n, _: asked.append(n)) for kind in kinds}
-    except ValueError:
-        before = {}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)

@@ -5,7 +5,8 @@ import threading
 import cv2
 from ffs_anonymizer.errors import MediaError, ModelError, SettingsError
 from ffs_anonymizer.training.checkpoint import load_checkpoint, save_checkpoint
-from ffs_anonymizer.training.generator.train import rate_at, train
+from ffs_anonymizer.training.generator.train import train
+from ffs_anonymizer.training.run import rate_at
 from ffs_anonymizer.training.settings import from_mapping, TrainSettings
 import pytest
 import torch
@@ -120,7 +121,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(whole: Path, tmp_path: Path
     ('step', 'rate'), [(0, 0.1), (4, 0.5), (9, 1.0), (50, 1.0), (75, 0.5), (99, 0.02)]
 )
 def test_rate_rises_stays_and_falls(step: int, rate: float) -> None:
-    chosen = from_mapping({'steps': 100, 'warm_steps': 10, 'decay_from': 0.5})
+    chosen = from_mapping({'steps': 100, 'warm_steps': 10, 'decay_from': 0.5}, TrainSettings)
     assert rate_at(step, chosen) == pytest.approx(rate)
 
 

@@ -1,0 +1,356 @@
+"""Packed pictures with boxes, and drawn plates to put into them: one file mapped into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+import csv
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from xml.etree import ElementTree
+
+import cv2
+from ffs_anonymizer.datasets import plates
+from ffs_anonymizer.datasets.faces import BOX_COLUMNS, is_held_out
+from ffs_anonymizer.datasets.packing import list_photos, read_boxes, tile_images
+from ffs_anonymizer.errors import MediaError
+import numpy as np
+from numpy.typing import NDArray
+
+PIXELS = 'pixels.npy'
+PICTURES = 'pictures.csv'
+BOXES = 'boxes.csv'
+KINDS = ('photo', 'plate', 'distractor')
+PHOTO, PLATE, DISTRACTOR = range(3)
+CHANNELS = (3, 4, 4)
+HELD_OUT_PERCENT = 12
+SHEET_PX = 240
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """
+    Say where the plates of one photo are.
+
+    :param path: of the photo.
+    :param group: what it belongs to: photos of one group never fall on both sides of the split.
+    :param boxes_xyxy_px: (N, 4) float32; N = 0 is a photo without a plate.
+    """
+
+    path: Path
+    group: str
+    boxes_xyxy_px: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """
+    Say what was packed.
+
+    :param photos: how many.
+    :param plates: boxes in them.
+    :param unreadable: photos that no decoder could read.
+    """
+
+    photos: int
+    plates: int
+    unreadable: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class PackedPictures:
+    """
+    Hold photos with the boxes of their plates, and drawn plates and distractors.
+
+    :param pixels: (B,) uint8, mapped from disk: all pictures row by row, one after the other.
+    :param kinds: (N,) int8, index into KINDS: photos are BGR, what is drawn is BGRA.
+    :param sizes_wh: (N, 2) int32.
+    :param groups: N names.
+    :param boxes_xyxy_px: (M, 4) float32, in pixels of their picture.
+    :param owners: (M,) int64, the picture of each box, rising.
+    """
+
+    pixels: NDArray[np.uint8]
+    kinds: NDArray[np.int8]
+    sizes_wh: NDArray[np.int32]
+    groups: tuple[str, ...]
+    boxes_xyxy_px: NDArray[np.float32]
+    owners: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        """Check the shapes once, at birth."""
+        n, m = len(self.kinds), len(self.owners)
+        got = (self.sizes_wh.shape, len(self.groups), self.boxes_xyxy_px.shape)
+        if got != ((n, 2), n, (m, 4)) or self.pixels.shape != (self.ends[-1] if n else 0,):
+            raise ValueError(
+                f'PackedPictures: got {got} and {self.pixels.shape} pixels, expected sizes and '
+                f'groups of {n} pictures and {m} boxes'
+            )
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return len(self.kinds)
+
+    @cached_property
+    def ends(self) -> NDArray[np.int64]:
+        """Return where each picture's pixels end, (N,)."""
+        channels = np.array(CHANNELS, np.int64)[self.kinds]
+        return np.cumsum(self.sizes_wh.astype(np.int64).prod(1) * channels)
+
+    def image(self, i: int) -> NDArray[np.uint8]:
+        """Return a picture, (H, W, 3) BGR or (H, W, 4) BGRA, as it lies on disk: read only."""
+        width, height = (int(v) for v in self.sizes_wh[i])
+        channels = CHANNELS[self.kinds[i]]
+        end = int(self.ends[i])
+        return self.pixels[end - width * height * channels : end].reshape(height, width, channels)
+
+    def boxes(self, i: int) -> NDArray[np.float32]:
+        """Return the boxes of a picture, (N, 4)."""
+        first, last = np.searchsorted(self.owners, [i, i + 1])
+        return self.boxes_xyxy_px[first:last]
+
+    def numbers(self, kind: int) -> NDArray[np.int64]:
+        """Return the numbers of the pictures of one kind."""
+        return np.flatnonzero(self.kinds == kind)
+
+    def split(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the numbers of the photos to train on and of those held out, by group."""
+        photos = self.numbers(PHOTO)
+        held = np.array([is_held_out(self.groups[i], HELD_OUT_PERCENT) for i in photos], bool)
+        return photos[~held], photos[held]
+
+    def chances(self, numbers: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return how often each photo is to be drawn: those of large groups more seldom."""
+        names = [self.groups[i] for i in numbers]
+        _, group, members = np.unique(names, return_inverse=True, return_counts=True)
+        chances = members[group] ** -0.5
+        return np.asarray(chances / chances.sum(), np.float64)
+
+
+def list_annotated(folder: Path, boxes: Path) -> list[Annotated]:
+    """
+    Return the photos to pack and where their plates are.
+
+    :param folder: the photos.
+    :param boxes: a CSV with the columns path (below the folder), x0, y0, x1, y1, empty where a
+        photo has no plate, and group, the scene that it belongs to (else the file's stem); or a
+        folder with a .txt (x0 y0 x1 y1 a line) or a Pascal VOC .xml of the same stem for each.
+    :raises MediaError: nothing is there, or something cannot be read.
+    """
+    if not boxes.is_file():
+        return [
+            Annotated(path, path.stem, boxes_beside(boxes, path.stem))
+            for path in list_photos(folder)
+        ]
+    photos: dict[str, tuple[str, list[list[float]]]] = {}
+    try:
+        with boxes.open(newline='', encoding='utf-8') as file:
+            for row in csv.DictReader(file):
+                name = row['path']
+                group = row.get('group') or Path(name).stem
+                _, found = photos.setdefault(name, (group, []))
+                if row['x0']:
+                    found.append([float(row[c]) for c in BOX_COLUMNS])
+    except (OSError, KeyError, ValueError) as error:
+        raise MediaError(
+            f'{boxes}: cannot be read as boxes ({type(error).__name__}: {error}); expected the '
+            f'columns path, {", ".join(BOX_COLUMNS)}'
+        ) from error
+    if not photos:
+        raise MediaError(f'{boxes}: got no row, expected one for each plate or photo')
+    return [
+        Annotated(folder / name, group, np.array(found, np.float32).reshape(-1, 4))
+        for name, (group, found) in photos.items()
+    ]
+
+
+def boxes_beside(folder: Path, stem: str) -> NDArray[np.float32]:
+    """
+    Return the boxes in a photo's .txt or Pascal VOC .xml, none where there is neither.
+
+    :param folder: where the file is.
+    :param stem: of the photo.
+    """
+    text, xml = folder / f'{stem}.txt', folder / f'{stem}.xml'
+    if text.is_file():
+        return read_boxes(text)
+    if not xml.is_file():
+        return np.empty((0, 4), np.float32)
+    try:
+        found = [
+            [float(box.findtext(key) or 'nan') for key in ('xmin', 'ymin', 'xmax', 'ymax')]
+            for box in ElementTree.parse(xml).getroot().iter('bndbox')
+        ]
+    except (OSError, ValueError, ElementTree.ParseError) as error:
+        raise MediaError(f'{xml}: cannot be read as Pascal VOC: {error}') from error
+    return np.array(found, np.float32).reshape(-1, 4)
+
+
+def inside(photo: Annotated, image_bgr: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """
+    Return a photo's boxes, cut at its edges.
+
+    :param photo: what is said of it.
+    :param image_bgr: (H, W, 3).
+    :raises MediaError: a box has no area, or lies outside the picture.
+    """
+    height, width = image_bgr.shape[:2]
+    cut = np.clip(photo.boxes_xyxy_px, 0, np.array([width, height] * 2, np.float32))
+    for box, whole in zip(cut, photo.boxes_xyxy_px, strict=True):
+        area = np.prod(whole[2:] - whole[:2])
+        if not (np.isfinite(whole).all() and (box[2:] > box[:2]).all()) or (
+            np.prod(box[2:] - box[:2]) < 0.2 * area
+        ):
+            raise MediaError(
+                f'{photo.path}: got a box {" ".join(f"{v:g}" for v in whole)}, expected x0 y0 x1 '
+                f'y1 with x0 < x1 and y0 < y1, in a picture of {width}x{height} pixels'
+            )
+    return cut
+
+
+def pack_pictures(
+    photos: Sequence[Annotated],
+    out: Path,
+    *,
+    photo_px: int = 1280,
+    drawn: int = 4000,
+    seed: int = 0,
+    progress: Callable[[Sequence[int]], Iterator[int]] = iter,
+) -> Packed:
+    """
+    Write pixels.npy, pictures.csv, boxes.csv and sheet.jpg into a new folder.
+
+    :param photos: what to pack.
+    :param out: the folder; it must not hold a data set yet.
+    :param photo_px: longer side above which photos are scaled down.
+    :param drawn: how many plates to draw; two thirds as many distractors.
+    :param seed: of what is drawn.
+    :param progress: wraps the numbers, for a progress bar.
+    :raises MediaError: no plate, a box outside its picture, no fonts, or nothing can be written.
+    """
+    if (out / PIXELS).exists():
+        raise MediaError(f'{out}: holds a data set already; give another folder or delete it')
+    if not any(len(photo.boxes_xyxy_px) for photo in photos):
+        raise MediaError(f'got no plate in {len(photos)} photos, expected at least one')
+    if drawn:
+        plates.refuse_missing_fonts()
+    chance = np.random.default_rng(seed)
+    kinds = [PHOTO] * len(photos) + [PLATE] * drawn + [DISTRACTOR] * (drawn * 2 // 3)
+    rows: list[list[object]] = []
+    boxes: list[list[object]] = []
+    unreadable: list[Path] = []
+    partial = out / f'{PIXELS}.partial'
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        raw = partial.with_suffix('.raw')
+        with raw.open('wb') as file:
+            for i in progress(range(len(kinds))):
+                if kinds[i] == PHOTO:
+                    photo = photos[i]
+                    image = cv2.imread(str(photo.path), cv2.IMREAD_COLOR)
+                    if image is None:
+                        unreadable.append(photo.path)
+                        continue
+                    found = inside(photo, np.asarray(image, np.uint8))
+                    scale = min(1.0, photo_px / max(image.shape[:2]))
+                    if scale < 1:
+                        image = cv2.resize(
+                            image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA
+                        )
+                    boxes += [[len(rows), *(f'{v:.1f}' for v in box * scale)] for box in found]
+                    name, group = photo.path.name, photo.group
+                else:
+                    draw = plates.draw_plate if kinds[i] == PLATE else plates.draw_distractor
+                    image, name, group = draw(chance), '', ''
+                file.write(np.ascontiguousarray(image).tobytes())
+                rows.append([name, group, KINDS[kinds[i]], image.shape[1], image.shape[0]])
+        if not boxes:
+            raise MediaError(
+                f'got no plate in {len(photos)} photos, {len(unreadable)} of them unreadable'
+            )
+        with_header(raw, partial)
+        for name, columns, values in (
+            (PICTURES, ('path', 'group', 'kind', 'width', 'height'), rows),
+            (BOXES, ('picture', *BOX_COLUMNS), boxes),
+        ):
+            with (out / name).open('w', newline='', encoding='utf-8') as text:
+                writer = csv.writer(text)
+                writer.writerow(columns)
+                writer.writerows(values)
+        partial.replace(out / PIXELS)
+        write_sheet(out / 'sheet.jpg', load_pictures(out))
+    except OSError as error:
+        raise MediaError(f'{out}: cannot be written: {error}') from error
+    finally:
+        partial.unlink(missing_ok=True)
+        partial.with_suffix('.raw').unlink(missing_ok=True)
+    return Packed(len(photos) - len(unreadable), len(boxes), tuple(unreadable))
+
+
+def with_header(raw: Path, path: Path) -> None:
+    """
+    Write the bytes of a file as an .npy of uint8.
+
+    :param raw: the bytes; deleted.
+    :param path: the .npy.
+    """
+    pixels = np.lib.format.open_memmap(path, 'w+', np.uint8, (raw.stat().st_size,))
+    pixels[:] = np.memmap(raw, np.uint8, 'r')
+    pixels.flush()
+    raw.unlink()
+
+
+def load_pictures(folder: Path) -> PackedPictures:
+    """
+    Open what `data build --task detector` wrote.
+
+    :param folder: holds pixels.npy, pictures.csv and boxes.csv.
+    :raises MediaError: one of them is missing, broken or does not fit the others.
+    """
+    try:
+        pixels = np.load(folder / PIXELS, mmap_mode='r')
+        with (folder / PICTURES).open(newline='', encoding='utf-8') as file:
+            rows = list(csv.DictReader(file))
+        with (folder / BOXES).open(newline='', encoding='utf-8') as file:
+            boxes = list(csv.DictReader(file))
+        return PackedPictures(
+            pixels,
+            np.array([KINDS.index(row['kind']) for row in rows], np.int8),
+            np.array([[int(row['width']), int(row['height'])] for row in rows], np.int32),
+            tuple(row['group'] for row in rows),
+            np.array([[float(b[c]) for c in BOX_COLUMNS] for b in boxes], np.float32),
+            np.array([int(b['picture']) for b in boxes], np.int64),
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise MediaError(
+            f'{folder}: not a data set for detectors ({error}); make one with `ffs_anonymizer '
+            'data build --task detector`'
+        ) from error
+
+
+def write_sheet(path: Path, pictures: PackedPictures, count: int = 32) -> None:
+    """
+    Write a contact sheet: photos with their boxes, then what was drawn.
+
+    :param path: the image file.
+    :param pictures: the data set.
+    :param count: how many of each kind at most.
+    """
+    tiles = []
+    for kind in range(len(KINDS)):
+        numbers = pictures.numbers(kind)
+        for k in np.unique(np.linspace(0, len(numbers) - 1, count).astype(int)):
+            if not len(numbers):
+                continue
+            image = pictures.image(int(numbers[k]))
+            scale = SHEET_PX / max(image.shape[:2])
+            size = tuple(max(round(side * scale), 1) for side in image.shape[1::-1])
+            small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)[..., :3]
+            tile = np.zeros((SHEET_PX, SHEET_PX, 3), np.uint8)
+            tile[: small.shape[0], : small.shape[1]] = small
+            for box in pictures.boxes(int(numbers[k])) * scale:
+                x0, y0, x1, y1 = (round(float(v)) for v in box)
+                cv2.rectangle(tile, (x0, y0), (x1, y1), (0, 255, 0), 1)
+            tiles.append(tile)
+    if not cv2.imwrite(str(path), tile_images(np.stack(tiles), columns=8)):
+        raise MediaError(f'{path}: cannot be written')

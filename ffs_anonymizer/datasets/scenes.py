@@ -1,0 +1,436 @@
+"""Scenes that a plate detector learns from: parts of photos, drawn plates in them, weather."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+from ffs_anonymizer.datasets.pictures import DISTRACTOR, PackedPictures, PLATE
+import numpy as np
+from numpy.typing import NDArray
+
+MIN_PLATE_PX = 5.0
+SEEN_SHARE = 0.55
+Boxes = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """
+    Hold one picture to learn from.
+
+    :param image_bgr: (S, S, 3) uint8.
+    :param plates_xyxy_px: (N, 4) float32, to be found.
+    :param ignored_xyxy_px: (M, 4) float32, plates too small or cut off too far to ask for.
+    """
+
+    image_bgr: NDArray[np.uint8]
+    plates_xyxy_px: Boxes
+    ignored_xyxy_px: Boxes
+
+
+class Scenes:
+    """
+    Draw scenes from a data set.
+
+    :param pictures: the data set.
+    :param numbers: the photos to draw from.
+    :param size_px: S, side of the scenes.
+    :param drawn_share: how many scenes get drawn plates.
+    """
+
+    def __init__(
+        self,
+        pictures: PackedPictures,
+        numbers: NDArray[np.int64],
+        size_px: int,
+        drawn_share: float,
+    ) -> None:
+        self.pictures = pictures
+        self.numbers = numbers
+        self.size_px = size_px
+        self.cumulated = np.cumsum(pictures.chances(numbers))
+        self.plates = pictures.numbers(PLATE)
+        self.distractors = pictures.numbers(DISTRACTOR)
+        sizes = pictures.sizes_wh[self.plates].astype(np.float64)
+        self.aspects = sizes[:, 0] / np.maximum(sizes[:, 1], 1)
+        self.drawn_share = drawn_share if len(self.plates) else 0.0
+
+    def draw(self, chance: np.random.Generator) -> Scene:
+        """
+        Return one scene.
+
+        :param chance: where all that is random comes from.
+        """
+        size = self.size_px
+        image = np.empty((size, size, 3), np.uint8)
+        image[:] = chance.integers(0, 160)
+        at_x = at_y = size
+        if chance.random() < 0.4:
+            at_x, at_y = (int(size * chance.uniform(0.3, 0.7)) for _ in range(2))
+        plates: list[Boxes] = []
+        ignored: list[Boxes] = []
+        for x0, x1 in ((0, at_x), (at_x, size)):
+            for y0, y1 in ((0, at_y), (at_y, size)):
+                if x1 > x0 and y1 > y0:
+                    seen, cut_off = self.cut(image[y0:y1, x0:x1], chance)
+                    corner = np.array([x0, y0, x0, y0], np.float32)
+                    plates += [box + corner for box in seen]
+                    ignored += [box + corner for box in cut_off]
+
+        # Light first: plates are made to throw it back
+        dark = chance.random() < 0.25
+        image = np.asarray(cv2.LUT(image, light(chance, dark=dark)), np.uint8)
+        if dark:
+            for box in plates:
+                if chance.random() < 0.6:
+                    brighten(image, box, chance.uniform(1.2, 3.0))
+            glare(image, chance)
+        if chance.random() < self.drawn_share:
+            self.put_plates(image, plates, ignored, chance, dark=dark)
+        if len(self.distractors) and chance.random() < 0.5:
+            self.put_distractors(image, plates, ignored, chance)
+        image = weather(image, chance, dark=dark)
+        return Scene(image, stacked(plates), stacked(ignored))
+
+    def cut(
+        self, target: NDArray[np.uint8], chance: np.random.Generator
+    ) -> tuple[list[Boxes], list[Boxes]]:
+        """
+        Fill a rectangle with a part of a photo; return the plates seen and those cut off.
+
+        :param target: (h, w, 3), changed in place.
+        :param chance: where all that is random comes from.
+        """
+        high, wide = target.shape[:2]
+        k = int(np.searchsorted(self.cumulated, chance.random() * self.cumulated[-1]))
+        number = int(self.numbers[min(k, len(self.numbers) - 1)])
+        photo, boxes = self.pictures.image(number), self.pictures.boxes(number)
+        height, width = photo.shape[:2]
+
+        # How large, and where
+        anchor = boxes[chance.integers(len(boxes))] if len(boxes) else None
+        if anchor is not None and chance.random() < 0.9:
+            least, most = (6.5, 60.0) if chance.random() < 0.72 else (40.0, 210.0)
+            wanted = np.exp(chance.uniform(np.log(least), np.log(most)))
+            box_w, box_h = np.maximum(anchor[2:] - anchor[:2], 2)
+            scale = min(wanted / box_h, 1.15 * wide / box_w)
+        else:
+            anchor, scale = None, chance.uniform(0.3, 1.3)
+        scale = float(
+            np.clip(scale, chance.uniform(0.6, 1.0) * min(wide / width, high / height), 2.4)
+        )
+        stretch = np.exp(chance.normal(0, 0.07))
+        scale_xy = np.array([scale * stretch, scale / stretch])
+        room = np.array([wide, high]) / scale_xy  # of the target, in pixels of the photo
+        least_at = np.minimum(0.0, np.array([width, height]) - room)
+        most_at = np.maximum(0.0, np.array([width, height]) - room)
+        corner = chance.uniform(least_at, most_at)
+        if anchor is not None:
+            slack = room - (anchor[2:] - anchor[:2])
+            share = chance.uniform(-0.04, 1.04, 2) if chance.random() < 0.3 else chance.random(2)
+            corner = np.clip(anchor[:2] - slack * share, least_at, most_at)
+
+        # The part
+        x0, y0 = (int(v) for v in np.floor(np.maximum(corner, 0)))
+        x1, y1 = (int(v) for v in np.ceil(np.minimum(corner + room, [width, height])))
+        size = np.maximum(np.rint((np.array([x1, y1]) - [x0, y0]) * scale_xy).astype(int), 1)
+        interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        part = cv2.resize(
+            photo[y0:y1, x0:x1], (int(size[0]), int(size[1])), interpolation=interpolation
+        )
+        to_x, to_y = (int(max(round(v), 0)) for v in (np.array([x0, y0]) - corner) * scale_xy)
+        part = part[: high - to_y, : wide - to_x]
+        target[to_y : to_y + part.shape[0], to_x : to_x + part.shape[1]] = part
+        moved = (
+            (boxes - np.tile([x0, y0], 2)) * np.tile(scale_xy, 2) + np.tile([to_x, to_y], 2)
+        ).astype(np.float32)
+        if chance.random() < 0.5:
+            target[:] = target[:, ::-1].copy()
+            moved[:, [0, 2]] = wide - moved[:, [2, 0]]
+
+        seen: list[Boxes] = []
+        cut_off: list[Boxes] = []
+        for box in moved:
+            visible = np.clip(box, 0, [wide, high, wide, high]).astype(np.float32)
+            share = np.prod(np.clip(visible[2:] - visible[:2], 0, None)) / max(
+                np.prod(box[2:] - box[:2]), 1e-6
+            )
+            if share <= 0:
+                continue
+            whole = share > SEEN_SHARE and visible[3] - visible[1] >= MIN_PLATE_PX
+            (seen if whole else cut_off).append(visible)
+        return seen, cut_off
+
+    def put_plates(
+        self,
+        image: NDArray[np.uint8],
+        plates: list[Boxes],
+        ignored: list[Boxes],
+        chance: np.random.Generator,
+        *,
+        dark: bool,
+    ) -> None:
+        """
+        Put drawn plates where photographed ones are, or anywhere; image and plates are changed.
+
+        :param image: (S, S, 3).
+        :param plates: boxes that are to be found.
+        :param ignored: boxes that are not to be asked for.
+        :param chance: where all that is random comes from.
+        :param dark: whether it is night.
+        """
+        glow = 1.8 if dark and chance.random() < 0.7 else 1.0
+        for i, box in enumerate(plates):
+            if box[3] - box[1] < 8 or chance.random() > 0.45:
+                continue
+            aspect = (box[2] - box[0]) / (box[3] - box[1])
+            alike = np.flatnonzero(np.abs(np.log(self.aspects / aspect)) < 0.3)
+            if len(alike):
+                number = int(self.plates[alike[chance.integers(len(alike))]])
+                centre, size = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) * 1.06
+                put = paste(image, self.pictures.image(number), centre, size, chance, glow=glow)
+                plates[i] = box if put is None else put
+        for _ in range(int(chance.integers(0, 4))):
+            number = int(self.plates[chance.integers(len(self.plates))])
+            drawn = self.pictures.image(number)
+            least, most = (6.5, 50.0) if chance.random() < 0.75 else (40.0, 180.0)
+            high = np.exp(chance.uniform(np.log(least), np.log(most)))
+            size = np.array([high * drawn.shape[1] / drawn.shape[0], high])
+            if chance.random() < 0.35:
+                size[0] *= chance.uniform(0.55, 1.0)
+            put = self.put_free(image, drawn, size, [*plates, *ignored], chance, glow=glow)
+            if put is not None:
+                plates.append(put)
+
+    def put_distractors(
+        self,
+        image: NDArray[np.uint8],
+        plates: list[Boxes],
+        ignored: list[Boxes],
+        chance: np.random.Generator,
+    ) -> None:
+        """
+        Put signs, lettering and the like beside the plates, in place.
+
+        :param image: (S, S, 3).
+        :param plates: not to be covered.
+        :param ignored: not to be covered.
+        :param chance: where all that is random comes from.
+        """
+        for _ in range(int(chance.integers(1, 4))):
+            number = int(self.distractors[chance.integers(len(self.distractors))])
+            drawn = self.pictures.image(number)
+            high = np.exp(chance.uniform(np.log(7.0), np.log(110.0)))
+            size = np.array([high * drawn.shape[1] / drawn.shape[0], high])
+            self.put_free(image, drawn, size, [*plates, *ignored], chance, glow=1.0)
+
+    def put_free(
+        self,
+        image: NDArray[np.uint8],
+        drawn: NDArray[np.uint8],
+        size: NDArray[np.float64],
+        taken: list[Boxes],
+        chance: np.random.Generator,
+        *,
+        glow: float,
+    ) -> Boxes | None:
+        """
+        Paste a picture where nothing is; return its box, None where no place was found.
+
+        :param image: changed in place.
+        :param drawn: (h, w, 4).
+        :param size: width and height that it is to have.
+        :param taken: boxes to keep clear of.
+        :param chance: where all that is random comes from.
+        :param glow: how much light it throws back.
+        """
+        side = self.size_px
+        half = size / 2
+        for _ in range(4):
+            centre = chance.uniform(np.minimum(half, side / 2), np.maximum(side - half, side / 2))
+            low, high = centre - half * 1.25 - 3, centre + half * 1.25 + 3
+            if all((b[:2] > high).any() or (b[2:] < low).any() for b in taken):
+                return paste(image, drawn, centre, size, chance, glow=glow)
+        return None
+
+
+def paste(
+    image: NDArray[np.uint8],
+    drawn: NDArray[np.uint8],
+    centre: NDArray[np.floating],
+    size: NDArray[np.floating],
+    chance: np.random.Generator,
+    *,
+    glow: float,
+) -> Boxes | None:
+    """
+    Put a drawn picture into a scene: turned, in perspective, in the light around it, blurred.
+
+    :param image: (S, S, 3) uint8, changed in place.
+    :param drawn: (h, w, 4) uint8 BGRA.
+    :param centre: x, y.
+    :param size: width and height.
+    :param chance: where all that is random comes from.
+    :param glow: how much light it throws back.
+    :returns: (4,) its box, None where less than half of it is in the picture.
+    """
+    side = image.shape[0]
+    wide, high = (float(v) for v in size)
+    corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], np.float64) / 2 * [wide, high]
+    yaw = chance.normal(0, 0.07)
+    corners[:, 1] *= 1 + yaw * np.sign(corners[:, 0])
+    corners[:, 0] *= 1 + chance.normal(0, 0.03) * np.sign(corners[:, 1])
+    corners[:, 0] += chance.normal(0, 0.1) * corners[:, 1]
+    corners[:, 1] += np.clip(chance.normal(0, 0.05), -0.15, 0.15) * corners[:, 0]
+    angle = chance.normal(0, 0.05)
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    corners = corners @ turn + centre
+    low = np.maximum(np.floor(corners.min(0)).astype(int) - 2, 0)
+    end = np.minimum(np.ceil(corners.max(0)).astype(int) + 2, side)
+    if (end - low < 4).any():
+        return None
+    (x0, y0), (x1, y1) = (int(v) for v in low), (int(v) for v in end)
+
+    # Averaged down first, so that nothing is skipped when it is warped
+    shrink = min(1.0, 1.6 * max(high / drawn.shape[0], wide / drawn.shape[1]))
+    if shrink < 0.9:
+        drawn = np.asarray(
+            cv2.resize(drawn, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA), np.uint8
+        )
+    height, width = drawn.shape[:2]
+    source = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
+    matrix = cv2.getPerspectiveTransform(source, (corners - low).astype(np.float32))
+    warped = cv2.warpPerspective(drawn, matrix, (x1 - x0, y1 - y0), flags=cv2.INTER_LINEAR)
+    sigma = chance.uniform(0, 0.9) if chance.random() < 0.6 else 0.0
+    if sigma > 0.25:
+        warped = cv2.GaussianBlur(warped, (0, 0), sigma)
+    alpha = warped[..., 3:].astype(np.float32) / 255
+
+    # In the light of what is around
+    under = image[y0:y1, x0:x1]
+    mean = under.reshape(-1, 3).mean(0)
+    lit = np.clip(mean.mean() * chance.uniform(0.75, 1.6) * glow + chance.uniform(10, 55), 25, 245)
+    tint = 1 + 0.3 * (mean / max(mean.mean(), 1) - 1)
+    colour = warped[..., :3].astype(np.float32) * (lit / 215 * tint).astype(np.float32)
+    if chance.random() < 0.4:
+        shade = np.linspace(*chance.uniform(0.65, 1.15, 2), colour.shape[1], dtype=np.float32)
+        colour *= shade[None, :, None]
+    if chance.random() < 0.12:  # a shadow's edge
+        cut = int(chance.uniform(0.1, 0.9) * colour.shape[0])
+        colour[:cut] *= chance.uniform(0.35, 0.8)
+    image[y0:y1, x0:x1] = np.clip(under * (1 - alpha) + colour * alpha, 0, 255).astype(np.uint8)
+    box = np.concatenate([corners.min(0), corners.max(0)])
+    seen = np.clip(box, 0, side)
+    if np.prod(seen[2:] - seen[:2]) < SEEN_SHARE * np.prod(box[2:] - box[:2]):
+        return None
+    return seen.astype(np.float32)
+
+
+def light(chance: np.random.Generator, *, dark: bool) -> NDArray[np.uint8]:
+    """
+    Return a table for cv2.LUT that changes light and colour, (1, 256, 3).
+
+    :param chance: where all that is random comes from.
+    :param dark: night.
+    """
+    level = np.linspace(0, 1, 256)[:, None]
+    if dark:
+        cast = np.array(
+            [chance.uniform(0.7, 1.1), chance.uniform(0.85, 1.05), chance.uniform(0.9, 1.3)]
+        )
+        table = level ** chance.uniform(1.1, 2.2) * chance.uniform(0.35, 0.95) * cast
+    else:
+        cast = chance.uniform(0.88, 1.12, 3)
+        table = level ** chance.uniform(0.65, 1.5) * chance.uniform(0.7, 1.3) * cast
+        if chance.random() < 0.15:  # haze
+            share = chance.uniform(0.1, 0.5)
+            table = table * (1 - share) + share * chance.uniform(0.6, 0.95)
+        table = table + chance.uniform(-0.07, 0.07)
+    return np.rint(np.clip(table, 0, 1) * 255).astype(np.uint8)[None]
+
+
+def brighten(image: NDArray[np.uint8], box: Boxes, gain: float) -> None:
+    """Let a plate throw back the light of a lamp, in place."""
+    x0, y0, x1, y1 = (round(float(v)) for v in box)
+    part = image[max(y0, 0) : y1, max(x0, 0) : x1]
+    part[:] = np.clip(part * gain + 8, 0, 255).astype(np.uint8)
+
+
+def glare(image: NDArray[np.uint8], chance: np.random.Generator) -> None:
+    """Add lamps at night, in place."""
+    side = image.shape[0]
+    for _ in range(int(chance.integers(0, 4))):
+        radius = int(side * chance.uniform(0.01, 0.09)) + 2
+        x, y = (int(v) for v in chance.integers(0, side, 2))
+        x0, y0, x1, y1 = (
+            max(x - 3 * radius, 0),
+            max(y - 3 * radius, 0),
+            x + 3 * radius,
+            y + 3 * radius,
+        )
+        part = image[y0:y1, x0:x1]
+        rows, columns = np.ogrid[y0 - y : y0 - y + part.shape[0], x0 - x : x0 - x + part.shape[1]]
+        falloff = np.exp(-(rows**2 + columns**2) / (1.2 * radius**2))[..., None]
+        lamp = (
+            chance.uniform(180, 255, 3) if chance.random() < 0.7 else np.array([40, 60, 255])
+        ) * falloff
+        part[:] = np.clip(part + lamp, 0, 255).astype(np.uint8)
+
+
+def weather(
+    image: NDArray[np.uint8], chance: np.random.Generator, *, dark: bool
+) -> NDArray[np.uint8]:
+    """
+    Return a scene as a camera saw it: rain, blur, noise, grey, compressed.
+
+    :param image: (S, S, 3).
+    :param chance: where all that is random comes from.
+    :param dark: night, which is noisier.
+    """
+    side = image.shape[0]
+    if chance.random() < 0.08:
+        rain = np.zeros((side, side), np.uint8)
+        slant, length = chance.normal(0, 6), chance.uniform(6, 30)
+        for x, y in chance.integers(0, side, (int(chance.integers(40, 250)), 2)):
+            cv2.line(rain, (int(x), int(y)), (int(x + slant), int(y + length)), 255, 1)
+        rain = (
+            cv2.GaussianBlur(rain, (0, 0), 0.7)[..., None].astype(np.float32)
+            / 255
+            * chance.uniform(0.15, 0.5)
+        )
+        image = (image * (1 - rain) + 200 * rain).astype(np.uint8)
+    kind = chance.random()
+    if kind < 0.16:
+        image = np.asarray(cv2.GaussianBlur(image, (0, 0), chance.uniform(0.4, 1.3)), np.uint8)
+    elif kind < 0.26:
+        length = int(chance.integers(3, 9))
+        kernel = np.zeros((length, length), np.float32)
+        kernel[length // 2] = 1 / length
+        if chance.random() < 0.3:
+            angle = chance.uniform(0, 180)
+            matrix = cv2.getRotationMatrix2D(((length - 1) / 2, (length - 1) / 2), angle, 1)
+            kernel = cv2.warpAffine(kernel, matrix, (length, length))
+        image = np.asarray(cv2.filter2D(image, -1, kernel / max(kernel.sum(), 1e-6)), np.uint8)
+    elif kind < 0.34:  # a cheap camera's sharpening
+        image = np.asarray(
+            cv2.addWeighted(image, 1.7, cv2.GaussianBlur(image, (0, 0), 1.2), -0.7, 0), np.uint8
+        )
+    if chance.random() < (0.7 if dark else 0.2):
+        noise = np.empty((side, side, 3), np.int8)
+        cv2.setRNGSeed(int(chance.integers(2**31)))
+        cv2.randn(noise, 0, chance.uniform(1.5, 11 if dark else 7))
+        image = np.clip(image.astype(np.int16) + noise, 0, 255).astype(np.uint8)
+    if chance.random() < 0.08:
+        image = np.repeat(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[..., None], 3, 2)
+    if chance.random() < 0.35:
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(chance.integers(25, 85))]
+        image = np.asarray(
+            cv2.imdecode(cv2.imencode('.jpg', image, quality)[1], cv2.IMREAD_COLOR), np.uint8
+        )
+    return np.ascontiguousarray(image)
+
+
+def stacked(boxes: list[Boxes]) -> Boxes:
+    """Return boxes as one array, (N, 4)."""
+    return np.array(boxes, np.float32).reshape(-1, 4)

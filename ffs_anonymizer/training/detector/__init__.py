@@ -1,0 +1,1 @@
+"""A detector of our own: its network, what it is taught, training and export."""

@@ -1,0 +1,215 @@
+"""The detector's training, read from top to bottom: settings in, checkpoints and pictures out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import copy
+import math
+from pathlib import Path
+import time
+from typing import Any
+
+import cv2
+from ffs_anonymizer.datasets.faces import batches_ahead
+from ffs_anonymizer.datasets.packing import tile_images
+from ffs_anonymizer.datasets.pictures import load_pictures
+from ffs_anonymizer.datasets.scenes import Scene, Scenes
+from ffs_anonymizer.errors import MediaError, ModelError, SettingsError
+from ffs_anonymizer.training.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+)
+from ffs_anonymizer.training.detector.losses import boxes_of, detector_loss, flatten, make_cells
+from ffs_anonymizer.training.detector.network import Detector, make_detector
+from ffs_anonymizer.training.run import (
+    choose_device,
+    follow,
+    interruptible,
+    rate_at,
+    refuse_other_settings,
+)
+from ffs_anonymizer.training.settings import DetectorSettings
+import numpy as np
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+import yaml
+
+SHOWN = 12
+SHOWN_SCORE = 0.3
+
+
+def train(settings: DetectorSettings, *, quiet: bool = False) -> Path:
+    """
+    Train a detector, from where the run's folder says that it stopped, and return its checkpoint.
+
+    :param settings: all of them; printed and saved beside the result.
+    :param quiet: show no progress bar.
+    :raises AnonymizerError: the data or a checkpoint is unfit, or nothing can be written.
+    """
+    # Resolve everything, show it, save it
+    if not settings.data or not settings.out:
+        raise SettingsError('data and out: got nothing, expected a folder each')
+    if settings.size_px % 32:
+        raise SettingsError(f'size_px: got {settings.size_px}, expected a multiple of 32')
+    device = choose_device(settings.device)
+    out = Path(settings.out)
+    checkpoint_path = out / 'last.pt'
+    resumed = load_checkpoint(checkpoint_path, 'detector') if checkpoint_path.exists() else None
+    if resumed is not None:
+        refuse_other_settings(settings, resumed, checkpoint_path)
+    try:
+        (out / 'grids').mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(settings.as_dict(), sort_keys=False)
+        (out / 'settings.yaml').write_text(text, encoding='utf-8')
+    except OSError as error:
+        raise ModelError(f'{out}: cannot be written: {error}') from error
+    if not quiet:
+        print(text, end='')
+
+    # Data
+    pictures = load_pictures(Path(settings.data))
+    numbers, held_out = pictures.split()
+    if not any(len(pictures.boxes(int(i))) for i in numbers):
+        raise MediaError(
+            f'{settings.data}: got no plate to train on, all are held out; add photos'
+        )
+    scenes = Scenes(pictures, numbers, settings.size_px, settings.drawn_share)
+    shown_from = held_out if len(held_out) else numbers
+    shown = draw(Scenes(pictures, shown_from, settings.size_px, 0.3), 20_000, 0, SHOWN)
+
+    # Network, optimizer and what they start from
+    torch.set_num_threads(settings.threads)
+    torch.manual_seed(settings.seed)
+    channels_last: Any = torch.channels_last
+    detector = make_detector(settings.network).to(device, memory_format=channels_last)
+    if settings.init_from and resumed is None:
+        start = load_checkpoint(Path(settings.init_from), 'detector')
+        load_weights(detector, start['ema'], settings.init_from)
+    average = copy.deepcopy(detector).requires_grad_(False).eval()
+    steps = torch.optim.AdamW(
+        detector.parameters(), settings.rate, weight_decay=settings.weight_decay
+    )
+    step = images = 0
+    if resumed is not None:
+        load_weights(detector, resumed['detector'], str(checkpoint_path))
+        load_weights(average, resumed['ema'], str(checkpoint_path))
+        steps.load_state_dict(resumed['detector_steps'])
+        step, images = resumed['step'], resumed['images']
+
+    def state() -> Checkpoint:
+        return {
+            'settings': settings.as_dict(),
+            'step': step,
+            'images': images,
+            'detector': detector.state_dict(),
+            'ema': average.state_dict(),
+            'detector_steps': steps.state_dict(),
+        }
+
+    # Steps
+    cells = make_cells(settings.size_px, settings.size_px, device)
+    writer = SummaryWriter(str(out / 'scalars'), purge_step=step)
+    drawn = batches_ahead(
+        lambda n: draw(scenes, settings.seed, n, settings.batch), range(step, settings.steps)
+    )
+    bar = tqdm(total=settings.steps, initial=step, unit='step', disable=quiet, mininterval=10)
+    started, images_before = time.monotonic(), images
+    detector.train()
+    with interruptible() as interrupted, bar:
+        for batch in drawn:
+            for group in steps.param_groups:
+                group['lr'] = settings.rate * rate_at(step, settings)
+            answers = detector(as_input(batch, device).to(memory_format=channels_last))
+            terms = detector_loss(
+                answers,
+                cells,
+                [torch.from_numpy(scene.plates_xyxy_px).to(device) for scene in batch],
+                [torch.from_numpy(scene.ignored_xyxy_px).to(device) for scene in batch],
+                settings.weight_box,
+            )
+            steps.zero_grad(set_to_none=True)
+            terms['total'].backward()
+            torch.nn.utils.clip_grad_norm_(detector.parameters(), 10.0)
+            steps.step()
+            keep = 0.5 ** (len(batch) / settings.ema_images)
+            follow(average, detector, keep, step, average_buffers=True)
+            step += 1
+            images += len(batch)
+            bar.update()
+
+            # What is seen of it
+            last = step == settings.steps or interrupted()
+            if step % settings.log_every == 0 or last:
+                speed = (images - images_before) / (time.monotonic() - started)
+                values = {name: float(value.detach()) for name, value in terms.items()}
+                if not all(math.isfinite(value) for value in values.values()):
+                    raise ModelError(f'step {step}: got {values}, expected finite losses')
+                for name, value in values.items():
+                    writer.add_scalar(name, value, step)
+                writer.add_scalar('images_s', speed, step)
+                told = {name: f'{value:.3f}' for name, value in values.items()}
+                bar.set_postfix(images=images, images_s=f'{speed:.1f}', **told, refresh=False)
+            if step % settings.grid_every == 0 or last:
+                write_grid(out / 'grids' / f'{step:07d}.png', average, shown, device)
+            if step % settings.save_every == 0 or last:
+                save_checkpoint(checkpoint_path, state())
+            if last:
+                break
+    drawn.close()
+    writer.close()
+    if not quiet:
+        speed = (images - images_before) / max(time.monotonic() - started, 1e-9)
+        print(f'{checkpoint_path}: step {step}, {images} images seen, {speed:.1f} images/s')
+    return checkpoint_path
+
+
+def draw(scenes: Scenes, seed: int, step: int, count: int) -> list[Scene]:
+    """
+    Return the scenes of one step; the same seed and step give the same scenes.
+
+    :param scenes: where from.
+    :param seed: of the run.
+    :param step: of the run.
+    :param count: how many.
+    """
+    chance = np.random.default_rng((seed, step))
+    return [scenes.draw(chance) for _ in range(count)]
+
+
+def as_input(scenes: Sequence[Scene], device: torch.device) -> torch.Tensor:
+    """Return scenes as the network sees them, (N, 3, S, S) BGR from 0 to 255."""
+    images = torch.from_numpy(np.stack([scene.image_bgr for scene in scenes])).to(device)
+    return images.permute(0, 3, 1, 2).float()
+
+
+def write_grid(
+    path: Path, detector: Detector, scenes: Sequence[Scene], device: torch.device
+) -> None:
+    """
+    Write scenes with their plates in green and what is found in red.
+
+    :param path: a PNG.
+    :param detector: in evaluation mode.
+    :param scenes: never trained on.
+    :param device: where the network is.
+    """
+    with torch.no_grad():
+        flat = flatten(detector(as_input(scenes, device)))
+        side = scenes[0].image_bgr.shape[0]
+        boxes = boxes_of(flat[..., 1:], make_cells(side, side, device)).cpu().numpy()
+        scores = flat[..., 0].sigmoid().cpu().numpy()
+    tiles = []
+    for scene, found, score in zip(scenes, boxes, scores, strict=True):
+        tile = scene.image_bgr.copy()
+        for box in scene.plates_xyxy_px:
+            x0, y0, x1, y1 = (round(float(v)) for v in box)
+            cv2.rectangle(tile, (x0, y0), (x1, y1), (0, 255, 0), 1)
+        for box in found[score >= SHOWN_SCORE]:
+            x0, y0, x1, y1 = (round(float(v)) for v in box)
+            cv2.rectangle(tile, (x0, y0), (x1, y1), (0, 0, 255), 1)
+        tiles.append(tile)
+    if not cv2.imwrite(str(path), tile_images(np.stack(tiles), columns=4)):
+        raise ModelError(f'{path}: cannot be written')
