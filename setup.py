@@ -52,6 +52,7 @@ setup(
             'tensorboard',
             'matplotlib',
             'onnxslim',
+            'pillow',  # letters of every script on the plates that a detector learns from
             'ncnn',  # the recognizer of `evaluate`
             'scikit-image',
         ],

@@ -393,12 +393,12 @@ def draw_distractor(chance: np.random.Generator) -> NDArray[np.uint8]:
                 )
             elif chance.random() < 0.3:
                 text = 'www.' + text.lower() + '.com'
-            colour = vary(chance, COLOURS[one_of(chance, tuple(COLOURS))], 25)
+            letters = vary(chance, COLOURS[one_of(chance, tuple(COLOURS))], 25)
             write(
                 image,
                 text,
                 (8.0, y0, width - 8.0, y1),
-                colour,
+                letters,
                 one_of(chance, ('plain', 'serif', 'narrow')),
                 0.8,
                 chance,
@@ -514,11 +514,11 @@ def draw_mark(
                 chance,
             )
         else:
-            at = chance.uniform(0.1, 0.35)
+            margin = chance.uniform(0.1, 0.35)
             write(
                 image,
                 word(chance, int(chance.integers(4, 14))),
-                (width * at, 3.0, width * (1 - at), deep),
+                (width * margin, 3.0, width * (1 - margin), deep),
                 colour,
                 one_of(chance, ('plate', 'plain', 'serif')),
                 0.9,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 from ffs_anonymizer.datasets.pictures import DISTRACTOR, PackedPictures, PLATE
@@ -195,10 +196,9 @@ class Scenes:
             number = int(self.plates[chance.integers(len(self.plates))])
             drawn = self.pictures.image(number)
             least, most = (6.5, 50.0) if chance.random() < 0.75 else (40.0, 180.0)
-            high = np.exp(chance.uniform(np.log(least), np.log(most)))
-            size = np.array([high * drawn.shape[1] / drawn.shape[0], high])
-            if chance.random() < 0.35:
-                size[0] *= chance.uniform(0.55, 1.0)
+            high = float(np.exp(chance.uniform(np.log(least), np.log(most))))
+            narrow = chance.uniform(0.55, 1.0) if chance.random() < 0.35 else 1.0
+            size = np.array([high * narrow * drawn.shape[1] / drawn.shape[0], high], np.float64)
             put = self.put_free(image, drawn, size, [*plates, *ignored], chance, glow=glow)
             if put is not None:
                 plates.append(put)
@@ -221,15 +221,15 @@ class Scenes:
         for _ in range(int(chance.integers(1, 4))):
             number = int(self.distractors[chance.integers(len(self.distractors))])
             drawn = self.pictures.image(number)
-            high = np.exp(chance.uniform(np.log(7.0), np.log(110.0)))
-            size = np.array([high * drawn.shape[1] / drawn.shape[0], high])
+            high = float(np.exp(chance.uniform(np.log(7.0), np.log(110.0))))
+            size = np.array([high * drawn.shape[1] / drawn.shape[0], high], np.float64)
             self.put_free(image, drawn, size, [*plates, *ignored], chance, glow=1.0)
 
     def put_free(
         self,
         image: NDArray[np.uint8],
         drawn: NDArray[np.uint8],
-        size: NDArray[np.float64],
+        size: NDArray[np.floating[Any]],
         taken: list[Boxes],
         chance: np.random.Generator,
         *,
@@ -258,8 +258,8 @@ class Scenes:
 def paste(
     image: NDArray[np.uint8],
     drawn: NDArray[np.uint8],
-    centre: NDArray[np.floating],
-    size: NDArray[np.floating],
+    centre: NDArray[np.floating[Any]],
+    size: NDArray[np.floating[Any]],
     chance: np.random.Generator,
     *,
     glow: float,
@@ -314,8 +314,9 @@ def paste(
     tint = 1 + 0.3 * (mean / max(mean.mean(), 1) - 1)
     colour = warped[..., :3].astype(np.float32) * (lit / 215 * tint).astype(np.float32)
     if chance.random() < 0.4:
-        shade = np.linspace(*chance.uniform(0.65, 1.15, 2), colour.shape[1], dtype=np.float32)
-        colour *= shade[None, :, None]
+        left, right = (float(v) for v in chance.uniform(0.65, 1.15, 2))
+        shade = np.linspace(left, right, colour.shape[1])
+        colour *= shade[None, :, None].astype(np.float32)
     if chance.random() < 0.12:  # a shadow's edge
         cut = int(chance.uniform(0.1, 0.9) * colour.shape[0])
         colour[:cut] *= chance.uniform(0.35, 0.8)
@@ -324,7 +325,7 @@ def paste(
     seen = np.clip(box, 0, side)
     if np.prod(seen[2:] - seen[:2]) < SEEN_SHARE * np.prod(box[2:] - box[:2]):
         return None
-    return seen.astype(np.float32)
+    return np.asarray(seen, np.float32)
 
 
 def light(chance: np.random.Generator, *, dark: bool) -> NDArray[np.uint8]:
@@ -347,7 +348,7 @@ def light(chance: np.random.Generator, *, dark: bool) -> NDArray[np.uint8]:
             share = chance.uniform(0.1, 0.5)
             table = table * (1 - share) + share * chance.uniform(0.6, 0.95)
         table = table + chance.uniform(-0.07, 0.07)
-    return np.rint(np.clip(table, 0, 1) * 255).astype(np.uint8)[None]
+    return np.asarray(np.rint(np.clip(table, 0, 1) * 255)[None], np.uint8)
 
 
 def brighten(image: NDArray[np.uint8], box: Boxes, gain: float) -> None:

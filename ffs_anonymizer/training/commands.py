@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 INSTALL = "pip install 'ffs_anonymizer[train]'"
 METHODS = ('face=generate', 'face=blur', 'face=mosaic', 'face=solid')
+GENERATOR, DETECTOR = 'generator', 'detector'
 T = TypeVar('T')
 
 
@@ -32,25 +33,38 @@ def add_parsers(subparsers: Subparsers) -> None:
     add_models_parser(subparsers)
 
 
+def add_task(parser: argparse.ArgumentParser) -> None:
+    """Let a command be told what it is for: a face generator or a plate detector."""
+    parser.add_argument(
+        '--task', choices=(GENERATOR, DETECTOR), default=GENERATOR, help='what it is for'
+    )
+
+
 def add_data_parser(subparsers: Subparsers) -> None:
     """Register `data build`."""
     parser = subparsers.add_parser('data', help='make data sets for training')
     actions = parser.add_subparsers(metavar='ACTION', required=True)
     build = actions.add_parser(
         'build',
-        help='pack the faces of a folder of photos',
+        help='pack the faces, or the plates, of a folder of photos',
         description='Cut one square photo around each face of a folder of photos and pack them '
-        'into one file that training maps into memory, with a contact sheet (sheet.jpg).',
-        epilog='example:\n  ffs_anonymizer data build -i photos -o packed',
+        'into one file that training maps into memory, with a contact sheet (sheet.jpg). For a '
+        'detector: pack whole photos with the boxes of their plates, and plates of nobody that '
+        'are drawn with fonts of the system.',
+        epilog='examples:\n  ffs_anonymizer data build -i photos -o packed\n'
+        '  ffs_anonymizer data build --task detector -i photos --boxes plates.csv -o packed',
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_task(build)
     build.add_argument('-i', '--input', type=Path, required=True, help='folder of photos')
     build.add_argument('-o', '--output', type=Path, required=True, help='new folder')
     build.add_argument(
         '--boxes',
         type=Path,
         help='CSV with path, identity, x0, y0, x1, y1, or a folder with a .txt of boxes for each '
-        'photo; without it, the detector looks for the largest face of each photo',
+        'photo; without it, the detector looks for the largest face of each photo. For a '
+        'detector: CSV with path, x0, y0, x1, y1 and optionally group (the scene), or a folder '
+        'with a .txt or Pascal VOC .xml for each photo',
     )
     build.add_argument('--detector-model', default='', metavar='FILE', help='ONNX face detector')
     build.add_argument(
@@ -65,11 +79,16 @@ def add_data_parser(subparsers: Subparsers) -> None:
         '--margin', type=float, default=2.0, help='side of a photo over the root of its face area'
     )
     build.add_argument('--min-face-px', type=float, default=24.0, help='least root of face area')
+    build.add_argument(
+        '--drawn', type=int, default=4000, help='plates to draw, for a detector; 0 for none'
+    )
     build.set_defaults(run=run_data_build)
 
 
 def run_data_build(args: argparse.Namespace) -> int:
     """Pack a folder of photos; return 1 where a photo was left out."""
+    if args.task == DETECTOR:
+        return run_pictures_build(args)
     from ffs_anonymizer.datasets.packing import Detect, FindPoints, list_faces, pack
 
     if not 16 <= args.photo_px <= 1024 or not 1.0 <= args.margin <= 8.0:
@@ -106,19 +125,41 @@ def run_data_build(args: argparse.Namespace) -> int:
     return 1 if report.unreadable or report.without_face else 0
 
 
+def run_pictures_build(args: argparse.Namespace) -> int:
+    """Pack photos and their plates for a detector; return 1 where a photo was left out."""
+    from ffs_anonymizer.datasets.pictures import list_annotated, pack_pictures
+
+    if args.boxes is None:
+        raise SettingsError('--task detector: got no --boxes, expected where the plates are')
+    if args.drawn < 0:
+        raise SettingsError(f'--drawn: got {args.drawn}, expected 0 or more')
+    packed = pack_pictures(
+        list_annotated(args.input, args.boxes), args.output, drawn=args.drawn, progress=with_bar
+    )
+    print(
+        f'{args.output}: {packed.photos} photos with {packed.plates} plates; look at '
+        f'{args.output / "sheet.jpg"}'
+    )
+    for path in packed.unreadable:
+        print(f'{path}: cannot be read as a photo', file=sys.stderr)
+    return 1 if packed.unreadable else 0
+
+
 def add_train_parser(subparsers: Subparsers) -> None:
     """Register `train`."""
     parser = subparsers.add_parser(
         'train',
-        help='train a face generator',
-        description='Train a face generator on packed faces. A run that was interrupted goes on '
-        'where it stopped when the same command is given again.',
+        help='train a face generator or a plate detector',
+        description='Train a face generator on packed faces, or a plate detector. A run that '
+        'was interrupted goes on where it stopped when the same command is given again.',
         epilog='examples:\n'
         '  ffs_anonymizer train --config config/training.yaml --set data=packed --set out=run\n'
         '  ffs_anonymizer train --config config/training.yaml --set data=own --set out=tuned \\\n'
-        '    --init-from run/last.pt --set freeze=entry,top,down',
+        '    --init-from run/last.pt --set freeze=entry,top,down\n'
+        '  ffs_anonymizer train --task detector --data packed --out run --set device=cuda',
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_task(parser)
     parser.add_argument('--config', type=Path, metavar='FILE', help='YAML file with settings')
     parser.add_argument(
         '--set',
@@ -127,7 +168,7 @@ def add_train_parser(subparsers: Subparsers) -> None:
         metavar='NAME=VALUE',
         help='one setting; may be repeated and wins over the file',
     )
-    parser.add_argument('--data', type=Path, metavar='FOLDER', help='the packed faces')
+    parser.add_argument('--data', type=Path, metavar='FOLDER', help='what `data build` packed')
     parser.add_argument('--out', type=Path, metavar='FOLDER', help='the folder of the run')
     parser.add_argument(
         '--init-from', type=Path, metavar='CHECKPOINT', help='weights that a new run starts from'
@@ -141,9 +182,11 @@ def add_train_parser(subparsers: Subparsers) -> None:
 def run_train(args: argparse.Namespace) -> int:
     """Train, or print what would be trained."""
     from ffs_anonymizer.training.settings import (
+        DetectorSettings,
         from_mapping,
         load_settings,
         parse_overrides,
+        RunSettings,
         TrainSettings,
     )
     import yaml
@@ -152,14 +195,20 @@ def run_train(args: argparse.Namespace) -> int:
     named = {'data': args.data, 'out': args.out, 'init_from': args.init_from}
     values.update({name: str(value) for name, value in named.items() if value is not None})
     values.update(parse_overrides(args.set))
-    settings = from_mapping(values, TrainSettings)
+    kind = DetectorSettings if args.task == DETECTOR else TrainSettings
+    settings: RunSettings = from_mapping(values, kind)
     if args.dry_run:
         print(yaml.safe_dump(settings.as_dict(), sort_keys=False), end='')
         return 0
     need_torch()
-    from ffs_anonymizer.training.generator.train import train
+    if isinstance(settings, DetectorSettings):
+        from ffs_anonymizer.training.detector.train import train as train_detector
 
-    train(settings)
+        train_detector(settings)
+    elif isinstance(settings, TrainSettings):
+        from ffs_anonymizer.training.generator.train import train
+
+        train(settings)
     return 0
 
 

@@ -1,0 +1,139 @@
+from pathlib import Path
+
+import cv2
+from ffs_anonymizer.datasets.pictures import (
+    Annotated,
+    boxes_beside,
+    DISTRACTOR,
+    list_annotated,
+    load_pictures,
+    pack_pictures,
+    PHOTO,
+    PLATE,
+)
+from ffs_anonymizer.datasets.plates import missing_fonts
+from ffs_anonymizer.errors import MediaError
+import numpy as np
+import pytest
+from support.drawn_plates import draw_street, write_streets
+
+
+def one_photo(folder: Path, *boxes: tuple[float, float, float, float]) -> list[Annotated]:
+    path = folder / 'a.png'
+    cv2.imwrite(str(path), np.zeros((40, 60, 3), np.uint8))
+    return [Annotated(path, 'a', np.array(boxes, np.float32).reshape(-1, 4))]
+
+
+def test_photos_come_back_with_their_boxes(streets: Path) -> None:
+    pictures = load_pictures(streets)
+    assert len(pictures) == 30
+    for number in range(6):
+        image, boxes = draw_street(number)
+        np.testing.assert_array_equal(pictures.image(number), image)
+        np.testing.assert_array_equal(pictures.boxes(number), np.array(boxes).reshape(-1, 4))
+
+
+def test_photos_of_one_group_never_fall_on_both_sides(streets: Path) -> None:
+    pictures = load_pictures(streets)
+    train, held_out = pictures.split()
+    assert len(train) + len(held_out) == 30
+    assert len(held_out) > 0
+    assert not {pictures.groups[i] for i in train} & {pictures.groups[i] for i in held_out}
+
+
+@pytest.mark.skipif(bool(missing_fonts()), reason='fonts to draw plates with are not installed')
+def test_drawn_plates_and_distractors_are_packed_beside_the_photos(tmp_path: Path) -> None:
+    pack_pictures(one_photo(tmp_path, (10, 10, 30, 20)), tmp_path / 'packed', drawn=6)
+    pictures = load_pictures(tmp_path / 'packed')
+    assert [len(pictures.numbers(kind)) for kind in (PHOTO, PLATE, DISTRACTOR)] == [1, 6, 4]
+    plate = pictures.image(int(pictures.numbers(PLATE)[0]))
+    assert plate.shape[2] == 4
+    assert plate[..., :3].std() > 5
+    assert cv2.imread(str(tmp_path / 'packed' / 'sheet.jpg')) is not None
+
+
+def test_large_photos_are_scaled_with_their_boxes(tmp_path: Path) -> None:
+    pack_pictures(one_photo(tmp_path, (10, 10, 30, 20)), tmp_path / 'packed', photo_px=30, drawn=0)
+    pictures = load_pictures(tmp_path / 'packed')
+    assert pictures.image(0).shape == (20, 30, 3)
+    np.testing.assert_array_equal(pictures.boxes(0), [[5, 5, 15, 10]])
+
+
+def test_a_box_that_reaches_over_the_edge_is_cut_there(tmp_path: Path) -> None:
+    pack_pictures(one_photo(tmp_path, (50, 10, 64, 20)), tmp_path / 'packed', drawn=0)
+    np.testing.assert_array_equal(load_pictures(tmp_path / 'packed').boxes(0), [[50, 10, 60, 20]])
+
+
+@pytest.mark.parametrize(
+    'box',
+    [(70, 10, 90, 20), (58, 10, 90, 20), (30, 20, 10, 10), (10, 10, 10, 20), (1, 1, 2, np.nan)],
+)
+def test_boxes_outside_the_picture_are_refused(
+    box: tuple[float, float, float, float], tmp_path: Path
+) -> None:
+    with pytest.raises(MediaError, match=r'a\.png: got a box .*picture of 60x40 pixels'):
+        pack_pictures(one_photo(tmp_path, box), tmp_path / 'packed', drawn=0)
+    assert not (tmp_path / 'packed' / 'pixels.npy').exists()
+
+
+def test_no_plate_at_all_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match='got no plate in 1 photos, expected at least one'):
+        pack_pictures(one_photo(tmp_path), tmp_path / 'packed', drawn=0)
+
+
+def test_photos_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+    photos = one_photo(tmp_path, (10, 10, 30, 20))
+    broken = tmp_path / 'b.png'
+    broken.write_bytes(b'no picture')
+    packed = pack_pictures(
+        [*photos, Annotated(broken, 'b', photos[0].boxes_xyxy_px)], tmp_path / 'p', drawn=0
+    )
+    assert (packed.photos, packed.plates, packed.unreadable) == (1, 1, (broken,))
+    with pytest.raises(MediaError, match='got no plate in 1 photos, 1 of them unreadable'):
+        pack_pictures([Annotated(broken, 'b', photos[0].boxes_xyxy_px)], tmp_path / 'q', drawn=0)
+
+
+def test_a_data_set_is_not_overwritten(streets: Path, tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match='holds a data set already'):
+        pack_pictures(one_photo(tmp_path, (1, 1, 9, 9)), streets, drawn=0)
+
+
+def test_an_empty_folder_and_a_missing_one_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match='got no photo'):
+        list_annotated(tmp_path, tmp_path)
+    with pytest.raises(MediaError, match='got no such folder'):
+        list_annotated(tmp_path / 'none', tmp_path)
+    with pytest.raises(MediaError, match='not a data set for detectors'):
+        load_pictures(tmp_path)
+
+
+def test_rows_without_a_box_are_photos_without_a_plate(tmp_path: Path) -> None:
+    photos = list_annotated(tmp_path, write_streets(tmp_path, 4))
+    assert [len(photo.boxes_xyxy_px) for photo in photos] == [0, 1, 2, 0]
+    assert [photo.group for photo in photos] == ['scene 0', 'scene 0', 'scene 1', 'scene 1']
+
+
+@pytest.mark.parametrize(
+    ('text', 'error'),
+    [
+        ('path,x0\n', 'got no row'),
+        ('name,x0\na.png,1\n', 'expected the columns path, x0, y0, x1, y1'),
+        ('path,x0,y0,x1,y1\na.png,1,2,3,four\n', "could not convert string to float: 'four'"),
+    ],
+)
+def test_a_csv_that_is_none_is_refused(text: str, error: str, tmp_path: Path) -> None:
+    (tmp_path / 'boxes.csv').write_text(text)
+    with pytest.raises(MediaError, match=error):
+        list_annotated(tmp_path, tmp_path / 'boxes.csv')
+
+
+def test_boxes_are_read_from_text_and_pascal_voc(tmp_path: Path) -> None:
+    (tmp_path / 'a.txt').write_text('1 2 3 4\n')
+    box = '<bndbox><xmin>1.5</xmin><ymin>2</ymin><xmax>3</xmax><ymax>4</ymax></bndbox>'
+    (tmp_path / 'b.xml').write_text(f'<annotation><object>{box}</object></annotation>')
+    (tmp_path / 'c.xml').write_text('<annotation>')
+    np.testing.assert_array_equal(boxes_beside(tmp_path, 'a'), [[1, 2, 3, 4]])
+    np.testing.assert_array_equal(boxes_beside(tmp_path, 'b'), [[1.5, 2, 3, 4]])
+    assert boxes_beside(tmp_path, 'd').shape == (0, 4)
+    with pytest.raises(MediaError, match=r'c\.xml: cannot be read as Pascal VOC'):
+        boxes_beside(tmp_path, 'c')

@@ -1,0 +1,96 @@
+from pathlib import Path
+
+import cv2
+from ffs_anonymizer.errors import AnonymizerError, MediaError, ModelError, SettingsError
+from ffs_anonymizer.training.checkpoint import load_checkpoint
+from ffs_anonymizer.training.detector.losses import boxes_of, flatten, make_cells, overlap
+from ffs_anonymizer.training.detector.network import make_detector
+from ffs_anonymizer.training.detector.train import train
+import pytest
+from support.drawn_plates import detector_settings, draw_street
+import torch
+
+
+@pytest.fixture(scope='module')
+def whole(streets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(detector_settings(streets, tmp_path_factory.mktemp('whole')), quiet=True)
+
+
+def test_a_run_leaves_checkpoint_picture_scalars_and_settings(whole: Path) -> None:
+    checkpoint = load_checkpoint(whole, 'detector')
+    assert (checkpoint['step'], checkpoint['images']) == (4, 8)
+    assert cv2.imread(str(whole.parent / 'grids' / '0000004.png')).shape == (288, 384, 3)
+    assert list((whole.parent / 'scalars').iterdir())
+    assert 'network: plates-tiny' in (whole.parent / 'settings.yaml').read_text()
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_bit(
+    whole: Path, streets: Path, tmp_path: Path
+) -> None:
+    changes = {'decay_from': 1.0}
+    train(detector_settings(streets, tmp_path, steps=2, **changes), quiet=True)
+    resumed = train(detector_settings(streets, tmp_path, steps=4, **changes), quiet=True)
+    alone = train(detector_settings(streets, tmp_path / 'alone', steps=4, **changes), quiet=True)
+    for kind in ('detector', 'ema'):
+        ours = load_checkpoint(resumed, 'detector')[kind]
+        theirs = load_checkpoint(alone, 'detector')[kind]
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_new_run_may_start_from_weights(whole: Path, streets: Path, tmp_path: Path) -> None:
+    changes = {'init_from': str(whole), 'rate': 0.0, 'steps': 1, 'weight_decay': 0.0}
+    tuned = train(detector_settings(streets, tmp_path, **changes), quiet=True)
+    before = load_checkpoint(whole, 'detector')['ema']
+    after = load_checkpoint(tuned, 'detector')['detector']
+    weights = [name for name in before if name.endswith('0.weight') or 'bias' in name]
+    assert all(torch.equal(before[name], after[name]) for name in weights)
+
+
+def test_a_detector_learns_what_a_plate_is(streets: Path, tmp_path: Path) -> None:
+    chosen = detector_settings(
+        streets, tmp_path, steps=150, batch=4, rate=1e-2, warm_steps=5, ema_images=40
+    )
+    checkpoint = load_checkpoint(train(chosen, quiet=True), 'detector')
+    detector = make_detector(chosen.network).eval()
+    detector.load_state_dict(checkpoint['ema'])
+    image, boxes = draw_street(202)  # two plates
+    seen = torch.from_numpy(image[:224, :320]).permute(2, 0, 1)[None].float()
+    with torch.no_grad():
+        flat = flatten(detector(seen))[0]
+    found = boxes_of(flat[:, 1:], make_cells(224, 320, torch.device('cpu')))
+    iou, _ = overlap(found[int(flat[:, 0].argmax())], torch.tensor(boxes).float())
+    assert float(iou.max()) > 0.4
+
+
+@pytest.mark.parametrize(
+    ('changes', 'error', 'text'),
+    [
+        ({'data': ''}, SettingsError, 'expected a folder each'),
+        ({'size_px': 100}, SettingsError, 'got 100, expected a multiple of 32'),
+        ({'network': 'plates-huge'}, ModelError, "got 'plates-huge', expected one of plates"),
+        ({'data': '/none'}, MediaError, 'not a data set for detectors'),
+        ({'device': 'tpu'}, SettingsError, "got 'tpu', expected auto, cpu or cuda"),
+    ],
+)
+def test_unfit_settings_are_refused(
+    changes: dict[str, object],
+    error: type[AnonymizerError],
+    text: str,
+    streets: Path,
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(error, match=text):
+        train(detector_settings(streets, tmp_path, **changes), quiet=True)
+
+
+def test_other_settings_do_not_go_on_with_a_run(whole: Path, streets: Path) -> None:
+    with pytest.raises(SettingsError, match=r'rate: got 0\.1, was 0\.002'):
+        train(detector_settings(streets, whole.parent, rate=0.1, steps=9), quiet=True)
+
+
+def test_a_generator_s_checkpoint_is_no_detector_s(tmp_path: Path) -> None:
+    torch.save(
+        {'settings': {}, 'step': 1, 'images': 1, 'ema': {}, 'generator': {}}, tmp_path / 'g'
+    )
+    with pytest.raises(ModelError, match='not a checkpoint of ffs_anonymizer of a detector'):
+        load_checkpoint(tmp_path / 'g', 'detector')
