@@ -55,6 +55,17 @@ def cleaned(path: Path) -> onnx.ModelProto:
     return model
 
 
+def write(model: onnx.ModelProto, path: Path) -> None:
+    """
+    Write a network whole or not at all.
+
+    :raises OSError: the folder or the disk does not let it.
+    """
+    partial = path.with_name(f'{path.name}.partial')
+    onnx.save(model, str(partial))
+    partial.replace(path)
+
+
 def free_inputs(model: onnx.ModelProto) -> None:
     """
     Take the constants off the list of inputs, and the sizes off what takes any size, in place.

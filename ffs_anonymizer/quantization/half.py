@@ -1,4 +1,4 @@
-"""File B: FP16 with Q/DQ pairs of FP16 scales, for the strongly typed TensorRT 10 and 11."""
+"""Networks in FP16, and file B: Q/DQ pairs of FP16 scales for the strongly typed TensorRT 10."""
 
 from __future__ import annotations
 
@@ -15,12 +15,22 @@ _SMALLEST_SCALE = np.float16(2.0**-24)
 
 def to_half(explicit: onnx.ModelProto) -> onnx.ModelProto:
     """
-    Turn file A into file B; inputs and outputs stay FP32, with a cast at each edge.
+    Turn file A into file B.
 
     :param explicit: from to_explicit().
     :raises ModelError: a weight does not fit FP16, or an operator has a graph of its own.
     """
-    model = onnx.version_converter.convert_version(explicit, OPSET)
+    return halved(onnx.version_converter.convert_version(explicit, OPSET))
+
+
+def halved(network: onnx.ModelProto) -> onnx.ModelProto:
+    """
+    Return a network that computes in FP16; inputs and outputs stay FP32, with a cast at each edge.
+
+    :raises ModelError: a weight does not fit FP16, or an operator has a graph of its own.
+    """
+    model = onnx.ModelProto()
+    model.CopyFrom(network)
     graph = model.graph
     if any(a.type == onnx.AttributeProto.GRAPH for n in graph.node for a in n.attribute):
         raise ModelError('got an operator with a graph of its own, which has no FP16 form here')

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ffs_anonymizer.backend import Tensors
+from ffs_anonymizer.backend.onnx_file import write
 from ffs_anonymizer.errors import MediaError, ModelError, SettingsError
 from ffs_anonymizer.models.manifest import (
     file_sha256,
@@ -329,10 +330,7 @@ class Recipe:
         try:
             self.args.output.mkdir(parents=True, exist_ok=True)
             for file, model in models.items():
-                path = self.files[file]
-                partial = path.with_name(f'{path.name}.partial')
-                onnx.save(model, str(partial))
-                partial.replace(path)
+                write(model, self.files[file])
         except OSError as error:
             raise ModelError(f'{self.args.output}: cannot be written: {error}') from error
         for file, model in models.items():

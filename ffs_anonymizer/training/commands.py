@@ -386,14 +386,9 @@ def add_models_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         'models',
         help='parameters and operations of the networks',
-        description='Count the parameters and the multiply-accumulates a face of each network.',
+        description='Count the parameters and the multiply-accumulates a face of each network; '
+        '`bench --generator --baseline deep-privacy2` measures how fast they are.',
     )
-    parser.add_argument(
-        '--speed',
-        action='store_true',
-        help='also measure faces a second: ours in ONNX Runtime, the baseline in torch, in turn',
-    )
-    parser.add_argument('--threads', type=int, default=0, metavar='N', help='0: as torch chooses')
     parser.set_defaults(run=run_models)
 
 
@@ -403,8 +398,6 @@ def run_models(args: argparse.Namespace) -> int:
     from ffs_anonymizer.evaluation import cost as table
 
     print(table.to_markdown(table.costs()), end='')
-    if args.speed:
-        print(table.speeds_to_markdown(table.speeds(args.threads)), end='')
     return 0
 
 

@@ -13,7 +13,7 @@ from ffs_anonymizer.quantization import command as quantize
 from ffs_anonymizer.quantization.calibration import found_by, load_crops, load_photos, Photo
 from ffs_anonymizer.quantization.explicit import check_explicit, to_explicit, to_portable
 from ffs_anonymizer.quantization.graph import joining, prepare
-from ffs_anonymizer.quantization.half import to_half
+from ffs_anonymizer.quantization.half import halved, to_half
 from ffs_anonymizer.quantization.integer import to_integer
 from ffs_anonymizer.quantization.metric import (
     agreement,
@@ -251,6 +251,22 @@ def test_file_b_is_fp16_inside_with_fp16_scales(unet, ranges, kept):
     ]
     error = np.abs(painted(model, optimized=False) - painted(unet)).max()
     assert error < (0.01 if kept == CONVS else 14 * LEVEL)
+
+
+def test_a_float_network_is_halved_at_its_own_opset(unet):
+    model = halved(unet)
+    assert {o.domain: o.version for o in model.opset_import}[''] == 17
+    kinds = {t.name: t.data_type for t in model.graph.initializer}
+    assert {n for n, kind in kinds.items() if kind == TensorProto.FLOAT} == {'scales'}
+    assert 0 < np.abs(painted(model) - painted(unet)).max() < 0.01
+    with pytest.raises(ModelError, match=r'entry\.[wb]: got values over 65504'):
+        big = onnx.ModelProto()
+        big.CopyFrom(unet)
+        for tensor in big.graph.initializer:
+            if tensor.name.startswith('entry.'):
+                values = numpy_helper.to_array(tensor) * np.float32(1e7)
+                tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+        halved(big)
 
 
 def test_weights_that_fp16_cannot_hold_are_refused(tmp_path, ranges):

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+from ffs_anonymizer.backend.onnx_file import read, write
 from ffs_anonymizer.datasets.faces import Batch, load_packed
 from ffs_anonymizer.errors import MediaError, ModelError
 from ffs_anonymizer.evaluation.cost import measure
 from ffs_anonymizer.models.manifest import file_sha256, Manifest, save_manifest, Shape
+from ffs_anonymizer.quantization.half import halved
 from ffs_anonymizer.training.checkpoint import Checkpoint, load_checkpoint, load_weights
 from ffs_anonymizer.training.generator.fold import fold
 from ffs_anonymizer.training.generator.network import composite, Generator, make_generator
-from ffs_anonymizer.training.generator.onnx_file import probe, run_onnx, write_half, write_onnx
+from ffs_anonymizer.training.generator.onnx_file import probe, run_onnx, write_onnx
 from ffs_anonymizer.training.generator.train import fixed_batch, held_out_batch, settle
 from ffs_anonymizer.training.settings import from_mapping, TrainSettings
 import numpy as np
@@ -111,7 +113,7 @@ def export(
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_onnx(folded, fp32, settings.size_px)
-        write_half(fp32, fp16)
+        write(halved(read(fp32)), fp16)
     except OSError as error:
         raise ModelError(f'{out}: cannot be written: {error}') from error
     errors = {}

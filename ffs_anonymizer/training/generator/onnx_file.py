@@ -1,10 +1,11 @@
-"""A generator as an ONNX file: written from torch, halved, run to be checked."""
+"""A generator as an ONNX file: written from torch, run to be checked."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
-from ffs_anonymizer.backend.onnx_file import read
+from ffs_anonymizer.backend.onnx_file import read, write
 from ffs_anonymizer.backend.ort import open_session
 from ffs_anonymizer.training.generator.network import Generator
 import numpy as np
@@ -41,64 +42,20 @@ def write_onnx(folded: Generator, path: Path, size_px: int) -> None:
     """
     import onnxslim
 
-    partial = path.with_name(f'{path.name}.partial')
-    inputs = probe(size_px, 2)
+    exported = io.BytesIO()
     torch.onnx.export(
         folded,
-        inputs,
-        str(partial),
+        probe(size_px, 2),
+        exported,
         input_names=['condition', 'mask'],
         output_names=['inpainted'],
         dynamic_axes={key: {0: 'N'} for key in ('condition', 'mask', 'inpainted')},
         opset_version=OPSET,
         dynamo=False,
     )
-    model = onnxslim.slim(onnx.load(str(partial)))
+    model = onnxslim.slim(onnx.load_model_from_string(exported.getvalue()))
     onnx.checker.check_model(model)
-    onnx.save(model, str(partial))
-    partial.replace(path)
-
-
-def write_half(fp32: Path, fp16: Path) -> None:
-    """
-    Write the FP16 form of an FP32 file, inputs and outputs left in FP32.
-
-    :param fp32: the file to read.
-    :param fp16: the file to write.
-    """
-    model = onnx.load(str(fp32))
-    graph = model.graph
-    for tensor in graph.initializer:
-        if tensor.data_type == onnx.TensorProto.FLOAT:
-            half = onnx.numpy_helper.to_array(tensor).astype(np.float16)
-            tensor.CopyFrom(onnx.numpy_helper.from_array(half, tensor.name))
-    keep_float = {
-        name for node in graph.node if node.op_type == 'Resize' for name in node.input[1:] if name
-    }
-    for tensor in graph.initializer:
-        if tensor.name in keep_float and tensor.data_type == onnx.TensorProto.FLOAT16:
-            scales = onnx.numpy_helper.to_array(tensor).astype(np.float32)
-            tensor.CopyFrom(onnx.numpy_helper.from_array(scales, tensor.name))
-    renamed = {value.name: f'{value.name}_half' for value in (*graph.input, *graph.output)}
-    for node in graph.node:
-        node.input[:] = [renamed.get(name, name) for name in node.input]
-        node.output[:] = [renamed.get(name, name) for name in node.output]
-    entries = [
-        onnx.helper.make_node('Cast', [v.name], [renamed[v.name]], to=onnx.TensorProto.FLOAT16)
-        for v in graph.input
-    ]
-    exits = [
-        onnx.helper.make_node('Cast', [renamed[v.name]], [v.name], to=onnx.TensorProto.FLOAT)
-        for v in graph.output
-    ]
-    nodes = [*entries, *graph.node, *exits]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    del graph.value_info[:]
-    onnx.checker.check_model(model)
-    partial = fp16.with_name(f'{fp16.name}.partial')
-    onnx.save(model, str(partial))
-    partial.replace(fp16)
+    write(model, path)
 
 
 def run_onnx(
