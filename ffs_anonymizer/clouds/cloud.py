@@ -63,6 +63,13 @@ class Cloud:
         if not self._is_copy:
             self.data, self._is_copy = bytearray(self.data), True
 
+    def clear_padding(self) -> None:
+        """Clear what stands behind the last point of each row, which nobody looks at."""
+        used = self.width * self.point_step
+        if self.row_step > used:
+            self.edit()
+            np.frombuffer(self.data, np.uint8).reshape(self.height, -1)[:, used:] = 0
+
     def bytes_of_points(self) -> NDArray[np.uint8]:
         """Return a view (height, width, point_step) of `data`."""
         shape = (self.height, self.width, self.point_step)
@@ -217,8 +224,9 @@ class CloudFrame(Frame):
         Return the cloud's bytes, changed in the touched rectangles alone.
 
         There, nothing is left but the picture, the surface, and when and by which beam a point
-        was measured.
+        was measured. Row padding is zero.
         """
+        self._cloud.clear_padding()
         rects = list(self._inside(touched_xyxy_px))
         size_wh = (self._cloud.width, self._cloud.height)
         surfaces = [self._surface(rect, rects, size_wh) for rect in rects]

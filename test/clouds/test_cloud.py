@@ -207,8 +207,16 @@ def test_overlapping_regions_do_not_look_into_each_other():
 
 
 def test_without_regions_the_bytes_are_the_source():
-    msg = message(padding=5)
+    msg = message()
     assert decode_cloud(msg, 'flatten').encode(NO_RECTS) == msg.data
+
+
+@pytest.mark.parametrize('rects', [NO_RECTS, RECTS])
+def test_row_padding_does_not_pass(rects):
+    msg = message(padding=5)
+    out = np.frombuffer(anonymized(msg, rects=rects).data, np.uint8).reshape(64, -1)
+    assert (out[:, -5:] == 0).all()
+    assert (out[:20, :-5] == np.frombuffer(msg.data, np.uint8).reshape(64, -1)[:20, :-5]).all()
 
 
 def test_the_source_is_never_written_to():
