@@ -105,9 +105,8 @@ class Cloud:
         Clear points of all that may show somebody, and set them somewhere else.
 
         :param where: index into (height, width).
-        :param points: (..., 3) in m; None: they become NaN; not asked for where the geometry is
-            kept.
-        :param geometry: keep leaves the coordinates and what goes with them.
+        :param points: (..., 3) in m, for flatten; None: they become NaN.
+        :param geometry: keep leaves the coordinates and what goes with them; drop makes them NaN.
         """
         self.edit()
         kept = np.zeros(self.point_step, np.uint8)
@@ -117,9 +116,12 @@ class Cloud:
                 kept[offset : offset + int(kind[-1])] = 255
         raw = self.bytes_of_points()
         raw[where] &= kept
-        if geometry != 'keep':
-            for i, name in enumerate(_POSITION):
-                self.coordinate(name)[where] = np.nan if points is None else points[..., i]
+        if geometry == 'keep':
+            return
+        if geometry == 'drop':
+            points = None
+        for i, name in enumerate(_POSITION):
+            self.coordinate(name)[where] = np.nan if points is None else points[..., i]
 
     def colours(self) -> NDArray[np.uint8]:
         """Return the colours in memory of their own, (height, width, 3), blue, green, red."""

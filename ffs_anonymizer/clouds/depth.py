@@ -169,10 +169,10 @@ class Depth:
 
 
 def scaled(
-    rects_xyxy_px: NDArray[np.int32], from_wh: tuple[int, int], to_wh: tuple[int, int]
+    xyxy_px: NDArray[np.floating[Any]], from_wh: tuple[int, int], to_wh: tuple[int, int]
 ) -> NDArray[np.int32]:
     """
-    Return rectangles of a picture in the pixels of another size of the same view, outward.
+    Return boxes (N, 4) of a picture as whole pixels of another size of the same view, outward.
 
     :raises ImageError: the two have other proportions, so they cannot show the same.
     """
@@ -183,7 +183,7 @@ def scaled(
             f'{from_wh[0]}x{from_wh[1]}, expected the same proportions; list the topic that is '
             'registered to this camera'
         )
-    boxes = np.asarray(rects_xyxy_px).reshape(-1, 4) * np.tile(factors, 2)
+    boxes = np.asarray(xyxy_px).reshape(-1, 4) * np.tile(factors, 2)
     return np.concatenate([np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])], axis=1).astype(np.int32)
 
 

@@ -93,7 +93,12 @@ def noise_size(values: NDArray[np.float64], known: NDArray[np.bool_]) -> float:
         return 0.0
     clean = np.where(known, values, 0.0)
     bends = (clean[:, :-2] - 2 * clean[:, 1:-1] + clean[:, 2:])[triples]
-    return float(np.median(np.abs(bends))) * _DEVIATION / 6**0.5
+    return deviation(bends) / 6**0.5
+
+
+def deviation(values: NDArray[np.float64]) -> float:
+    """Return the standard deviation around 0, whatever a few of them are."""
+    return float(np.median(np.abs(values))) * _DEVIATION
 
 
 def noise(rect: Rect) -> NDArray[np.float64]:

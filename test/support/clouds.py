@@ -87,3 +87,40 @@ def head_scene(portrait_bgr, box_xyxy_px, *, size_wh=(640, 480), seed=0):
     rng = np.random.default_rng(seed)
     depth += 0.002 * depth**2 * rng.standard_normal(depth.shape)
     return image, depth
+
+
+def header(frame='camera', stamp_ns=0):
+    """Return a std_msgs/Header."""
+    stamp = SimpleNamespace(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
+    return SimpleNamespace(frame_id=frame, stamp=stamp)
+
+
+def camera_info(size_wh=(640, 480), *, frame='camera', model='plumb_bob', d=(), focal=FOCAL_PX):
+    """Return a sensor_msgs/CameraInfo of a camera that `points_from` fits."""
+    width, height = size_wh
+    k = [focal, 0.0, (width - 1) / 2, 0.0, focal, (height - 1) / 2, 0.0, 0.0, 1.0]
+    return SimpleNamespace(
+        header=header(frame),
+        width=width,
+        height=height,
+        distortion_model=model,
+        d=list(d),
+        k=k,
+        r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
+        p=[*k[:3], 0.0, *k[3:6], 0.0, *k[6:], 0.0],
+        binning_x=0,
+        binning_y=0,
+        roi=SimpleNamespace(x_offset=0, y_offset=0, width=0, height=0),
+    )
+
+
+def transform(parent, child, xyz, xyzw=(0.0, 0.0, 0.0, 1.0), stamp_ns=0):
+    """Return a geometry_msgs/TransformStamped."""
+    return SimpleNamespace(
+        header=header(parent, stamp_ns),
+        child_frame_id=child,
+        transform=SimpleNamespace(
+            translation=SimpleNamespace(**dict(zip('xyz', xyz, strict=True))),
+            rotation=SimpleNamespace(**dict(zip('xyzw', xyzw, strict=True))),
+        ),
+    )

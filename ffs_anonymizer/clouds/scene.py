@@ -1,0 +1,195 @@
+"""What is known of cameras at a time, and what other sensors measured hidden by it."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from dataclasses import dataclass
+import fnmatch
+from typing import Any
+
+from ffs_anonymizer.clouds import depth, projection
+from ffs_anonymizer.clouds.cloud import Cloud
+from ffs_anonymizer.clouds.projection import CameraModel, Transforms, View
+from ffs_anonymizer.errors import ImageError, SettingsError
+from ffs_anonymizer.frames.frame import Buffer
+import numpy as np
+from numpy.typing import NDArray
+
+_MEMORY_NS = 10_000_000_000
+_COMPRESSED = ('/compressed', '/compressedDepth')
+
+
+@dataclass(frozen=True)
+class Link:
+    """
+    Hold which camera sees what a topic measures.
+
+    :param topics: a topic's name, or a glob.
+    :param image: the topic of the camera's picture.
+    :param info: the topic of its camera_info.
+    """
+
+    topics: str
+    image: str
+    info: str
+
+    @classmethod
+    def parse(cls, text: str) -> Link:
+        """
+        Read `<topic or glob> <image topic> [<camera_info topic>]`.
+
+        :raises SettingsError: the text is something else.
+        """
+        words = text.split()
+        if len(words) not in (2, 3):
+            raise SettingsError(
+                f'cameras: got {text!r}, expected `<topic or glob> <image topic> '
+                '[<camera_info topic>]`'
+            )
+        return cls(words[0], words[1], words[2] if len(words) == 3 else info_topic(words[1]))
+
+    def fits(self, topic: str) -> bool:
+        """Tell whether the camera sees what a topic measures."""
+        return fnmatch.fnmatchcase(topic, self.topics)
+
+
+def info_topic(image_topic: str) -> str:
+    """Return the topic of the camera_info that belongs to an image topic."""
+    for suffix in _COMPRESSED:
+        if image_topic.endswith(suffix):
+            image_topic = image_topic[: -len(suffix)]
+    return image_topic.rpartition('/')[0] + '/camera_info'
+
+
+@dataclass(frozen=True)
+class Seen:
+    """
+    Hold the regions of a picture.
+
+    :param xyxy_px: (N, 4), right and bottom exclusive.
+    """
+
+    stamp_ns: int
+    size_wh: tuple[int, int]
+    xyxy_px: NDArray[np.float64]
+
+
+class Scene:
+    """
+    Remember what cameras saw, and hide the same in what other sensors measured.
+
+    It belongs to one thread.
+
+    :param max_gap_ms: the most between a measurement and the nearest picture of a camera.
+    """
+
+    def __init__(self, max_gap_ms: float) -> None:
+        self._max_gap_ns = int(max_gap_ms * 1e6)
+        self._seen: dict[str, list[Seen]] = {}
+        self._infos: dict[str, Any] = {}
+        self._transforms = Transforms()
+
+    def add_info(self, topic: str, info: Any) -> None:
+        """Remember a sensor_msgs/CameraInfo."""
+        self._infos[topic] = info
+
+    def add_transforms(self, message: Any, *, is_static: bool) -> None:
+        """
+        Remember a tf2_msgs/TFMessage.
+
+        :raises ImageError: one of them is no transform.
+        """
+        for transform in message.transforms:
+            self._transforms.add(transform, is_static=is_static)
+
+    def add_regions(
+        self,
+        image_topic: str,
+        stamp_ns: int,
+        size_wh: tuple[int, int],
+        xyxy_px: NDArray[np.floating[Any]],
+    ) -> None:
+        """Remember the regions of a picture, (N, 4), right and bottom exclusive."""
+        seen = self._seen.setdefault(image_topic, [])
+        if seen and stamp_ns < seen[-1].stamp_ns - _MEMORY_NS:
+            # Time has jumped back, as when a recording starts again.
+            seen.clear()
+        stamps_ns = [one.stamp_ns for one in seen]
+        one = Seen(stamp_ns, size_wh, np.asarray(xyxy_px, np.float64).reshape(-1, 4))
+        seen.insert(bisect.bisect_right(stamps_ns, stamp_ns), one)
+        while seen[0].stamp_ns < seen[-1].stamp_ns - _MEMORY_NS:
+            seen.pop(0)
+
+    def is_ready(self, links: Sequence[Link], stamp_ns: int) -> bool:
+        """Return whether no later picture can be nearer than those that are known."""
+        every = (self._seen.get(link.image) for link in links)
+        return all(seen and seen[-1].stamp_ns >= stamp_ns for seen in every)
+
+    def hide_in_cloud(
+        self, msg: Any, links: Sequence[Link], geometry: str, stamp_ns: int
+    ) -> tuple[Buffer, int]:
+        """
+        Return a PointCloud2's data with all points in regions anonymous, and how many regions.
+
+        :param links: the cameras that see the cloud.
+        :param geometry: keep, flatten or drop.
+        :param stamp_ns: of the cloud.
+        :raises ImageError: the cloud cannot be read, or a camera's picture, lens or place at the
+            time is not known.
+        """
+        cloud = Cloud(msg)
+        if not links:
+            raise ImageError('got no camera that sees this cloud: list one in cloud.cameras')
+        views = [self._view(link, frame_of(msg), stamp_ns) for link in links]
+        data = projection.cover(cloud, views, geometry)
+        return data, sum(len(view.xyxy_px) for view in views)
+
+    def hide_in_depth(
+        self, msg: Any, links: Sequence[Link], geometry: str, stamp_ns: int
+    ) -> tuple[Buffer, int]:
+        """
+        Return a depth image's data without the shape in regions, and how many there were.
+
+        :param links: the cameras that it is registered to.
+        :raises ImageError: the image cannot be read, or a camera's picture at the time is not
+            known.
+        """
+        image = depth.Depth(msg)
+        if not links:
+            raise ImageError('got no camera that depth is registered to: list it in depth.cameras')
+        rects = []
+        for link in links:
+            seen = self._nearest(link.image, stamp_ns)
+            boxes = projection.grown(seen.xyxy_px, seen.stamp_ns - stamp_ns, seen.size_wh)
+            rects.append(depth.scaled(boxes, seen.size_wh, image.size_wh))
+        every = np.concatenate(rects)
+        return image.cover(every, geometry), len(every)
+
+    def _view(self, link: Link, cloud_frame: str, stamp_ns: int) -> View:
+        seen = self._nearest(link.image, stamp_ns)
+        info = self._infos.get(link.info)
+        if info is None:
+            raise ImageError(f'got no camera_info on {link.info}; name it in cloud.cameras')
+        camera = CameraModel.of(info, is_rectified='rect' in link.image)
+        to_camera = self._transforms.lookup(camera.frame, cloud_frame, stamp_ns)
+        boxes = projection.grown(seen.xyxy_px, seen.stamp_ns - stamp_ns, seen.size_wh)
+        return View(camera, to_camera, seen.size_wh, boxes)
+
+    def _nearest(self, image_topic: str, stamp_ns: int) -> Seen:
+        known = self._seen.get(image_topic)
+        if not known:
+            raise ImageError(f'got no anonymized picture of {image_topic} so far')
+        nearest = min(known, key=lambda seen: abs(seen.stamp_ns - stamp_ns))
+        apart_ns = abs(nearest.stamp_ns - stamp_ns)
+        if apart_ns > self._max_gap_ns:
+            raise ImageError(
+                f'got the nearest anonymized picture of {image_topic} {apart_ns / 1e6:.0f} ms '
+                f'away, expected at most {self._max_gap_ns / 1e6:.0f} ms (cloud.max_gap_ms)'
+            )
+        return nearest
+
+
+def frame_of(msg: Any) -> str:
+    """Return the name of the frame that a message's points are in."""
+    return projection.frame_name(msg.header.frame_id)
