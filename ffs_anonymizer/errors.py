@@ -39,3 +39,7 @@ class BagError(AnonymizerError):
 
 class MediaError(AnonymizerError):
     """An image file or a video cannot be read or written completely."""
+
+
+class OutputError(AnonymizerError):
+    """An output exists already, lies where it must not, or cannot be written."""

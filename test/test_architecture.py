@@ -23,7 +23,8 @@ LAYERS: list[list[str]] = [
     ['painting/*', 'clouds/*'],
     ['networks.py', 'stream.py'],
     ['anonymizer.py'],
-    ['pipeline.py', 'jobs/*'],
+    ['pipeline.py'],
+    ['jobs/*'],
     ['__main__.py', 'cli/*', 'bag/*', 'media/*', 'node/*', 'review/*'],
     WORKSHOP,
 ]

@@ -9,12 +9,18 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
-from ffs_anonymizer.cli.options import add_file_options, add_settings_options, settings_from
+from ffs_anonymizer.cli.options import (
+    add_file_options,
+    add_settings_options,
+    file_options,
+    settings_from,
+    tell,
+)
 from ffs_anonymizer.errors import SettingsError
 from ffs_anonymizer.settings.runtime import Settings
 
 if TYPE_CHECKING:
-    from ffs_anonymizer.bag.conversion import Job
+    from ffs_anonymizer.bag.plan import BagJob
     from ffs_anonymizer.bag.selection import Selection
     from ffs_anonymizer.cli.options import Subparsers
 
@@ -26,7 +32,6 @@ other message is copied byte for byte, with its topic, QoS, definition and times
 read back before it gets its name; until then it is called <output>.partial. Nothing is ever
 overwritten, and no image is written that could not be anonymized.
 """
-_MOST_LINES = 20
 _EXAMPLES = """\
 examples:
   ffs_anonymizer bag -i drive_01 -o drive_01_anonymized
@@ -65,32 +70,30 @@ def run(args: argparse.Namespace) -> int:
     :returns: 0 done, 1 something could not be done, which is listed on standard error.
     :raises AnonymizerError: there is no output.
     """
-    settings = settings_from(args)
-    job = _job(args, settings)
-    if args.skip_existing and job.target.exists():
+    job = _job(args)
+    if job.skips_existing and job.target.exists():
         print(f'{job.target} exists already: nothing to do')
         return 0
     from ffs_anonymizer.allocator import keep_memory
-    from ffs_anonymizer.bag.conversion import Conversion, summary
+    from ffs_anonymizer.bag import conversion
+    from ffs_anonymizer.bag.plan import BagPlan
+    from ffs_anonymizer.bag.preflight import check_first_images
 
     keep_memory()
-    conversion = Conversion(job, settings)
-    print(conversion.plan(), flush=True)
-    for warning in conversion.warnings():
+    plan = BagPlan(job)
+    print(plan.words(), flush=True)
+    for warning in plan.warnings():
         print(f'warning: {warning}', file=sys.stderr)
-    print(_settings_words(settings), flush=True)
+    print(_settings_words(job.settings), flush=True)
     if args.dry_run:
-        conversion.check_first_images()
+        check_first_images(plan)
         return 0
-    report = conversion.run(shows_progress=not args.disable_progress_output)
-    print(summary(report))
-    for warning, count in list(report.warnings.items())[:_MOST_LINES]:
-        print(f'warning: {count} frames: {warning}', file=sys.stderr)
-    for line in report.undone[:_MOST_LINES]:
-        print(f'not done: {line}', file=sys.stderr)
-    if len(report.undone) > _MOST_LINES:
-        print(f'not done: {len(report.undone) - _MOST_LINES} more', file=sys.stderr)
-    return 1 if report.undone else 0
+    report = conversion.run(
+        job, plan=plan, tell=tell, shows_progress=not args.disable_progress_output
+    )
+    print(conversion.summary(report))
+    report.tell()
+    return report.exit_code
 
 
 def _add_topic_options(parser: argparse.ArgumentParser) -> None:
@@ -171,19 +174,18 @@ def _not_negative(text: str) -> int:
     raise argparse.ArgumentTypeError(f'got {text!r}, expected a whole number, 0 or more')
 
 
-def _job(args: argparse.Namespace, settings: Settings) -> Job:
-    from ffs_anonymizer.bag.conversion import Job
+def _job(args: argparse.Namespace) -> BagJob:
+    from ffs_anonymizer.bag.plan import BagJob
 
-    return Job(
-        source=args.input,
-        target=args.output,
+    settings = settings_from(args)
+    return BagJob(
+        **file_options(args),
+        settings=settings,
         selection=_selection(args, settings),
         storage=args.storage,
         compression_mode=args.compression_mode,
         start_ns=args.start_time_ns,
         end_ns=args.end_time_ns,
-        on_error=args.on_error,
-        detections=args.write_detections,
         max_bytes=args.max_bag_size,
         max_duration_ns=args.max_bag_duration * 1_000_000_000,
     )

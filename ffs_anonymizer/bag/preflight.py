@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 import contextlib
 
+from ffs_anonymizer.bag.plan import BagPlan
 from ffs_anonymizer.bag.selection import depth_error, WAY_OUT
 from ffs_anonymizer.errors import AnonymizerError, BagError, ImageError
 from ffs_anonymizer.frames.message import ENCODINGS, is_depth
 from ffs_anonymizer.rosbag2 import cdr
-from ffs_anonymizer.rosbag2.reader import BagReader, decompressed
+from ffs_anonymizer.rosbag2.reader import decompressed
 from ffs_anonymizer.rosbag2.storage import Message
 
 MOST_BYTES = 1 << 28
@@ -17,27 +17,20 @@ MOST_BYTES = 1 << 28
 _BEGINNINGS = (b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n', b'RIFF')
 
 
-def check_first_images(
-    reader: BagReader,
-    keys: Collection[tuple[str, str]],
-    *,
-    start_ns: int | None,
-    end_ns: int | None,
-) -> None:
+def check_first_images(plan: BagPlan) -> None:
     """
     Tell now what the run would stop at later, as far as the fields of messages say it.
 
     Nothing is decoded. Topics that have no message within the first `MOST_BYTES` are left to the
-    run, and so is a bag whose files are compressed as a whole.
+    run, and so are a bag whose files are compressed as a whole, and a run that does not stop.
 
-    :param keys: name and type of the topics to anonymize.
-    :param start_ns: leave out messages recorded before.
-    :param end_ns: leave out messages recorded after.
     :raises BagError: an image is none that can be anonymized, or the bag is damaged.
     """
-    if reader.metadata.compression_mode == 'file':
+    reader, job = plan.reader, plan.job
+    if reader.metadata.compression_mode == 'file' or job.on_error != 'stop':
         return
-    waiting, depth, others = {*keys}, [], []
+    empty = {(t.name, t.type_name) for t in plan.topics if t.message_count == 0}
+    waiting, depth, others = plan.chosen - empty, [], []
     with contextlib.closing(reader.items()) as items:
         for item in items:
             if not waiting or reader.read_bytes > MOST_BYTES:
@@ -45,8 +38,8 @@ def check_first_images(
             if not isinstance(item, Message):
                 continue
             key = (item.topic.name, item.topic.type_name)
-            too_early = start_ns is not None and item.log_ns < start_ns
-            too_late = end_ns is not None and item.log_ns > end_ns
+            too_early = job.start_ns is not None and item.log_ns < job.start_ns
+            too_late = job.end_ns is not None and item.log_ns > job.end_ns
             if key not in waiting or too_early or too_late:
                 continue
             waiting.remove(key)

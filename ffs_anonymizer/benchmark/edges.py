@@ -99,7 +99,8 @@ def measure_bag(megabytes: int, *, rounds: int) -> dict[str, object]:
         from rosbags.typesys import get_typestore, Stores
     except ImportError as error:
         raise AnonymizerError(f'{error.name} is not installed') from error
-    from ffs_anonymizer.bag.conversion import Conversion, Job
+    from ffs_anonymizer.bag.conversion import run
+    from ffs_anonymizer.bag.plan import BagJob
 
     store = get_typestore(Stores.ROS2_JAZZY)
     name = 'std_msgs/msg/UInt8MultiArray'
@@ -116,8 +117,7 @@ def measure_bag(megabytes: int, *, rounds: int) -> dict[str, object]:
 
         def by_bag() -> None:
             shutil.rmtree(targets['bag'], ignore_errors=True)
-            job = Job(source=source, target=targets['bag'])
-            Conversion(job, Settings()).run(shows_progress=False)
+            run(BagJob(source=source, target=targets['bag']))
 
         def by_copy() -> None:
             shutil.rmtree(targets['copy'], ignore_errors=True)

@@ -56,6 +56,22 @@ def add_file_options(
     )
 
 
+def file_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what these options amount to, by the names that every job on files has."""
+    return {
+        'source': args.input,
+        'target': args.output,
+        'on_error': args.on_error,
+        'skips_existing': args.skip_existing,
+        'write_detections': args.write_detections,
+    }
+
+
+def tell(line: str) -> None:
+    """Print a line now, whatever standard output is."""
+    print(line, flush=True)
+
+
 class _Output(argparse.Action):
     """Keep a path, and the slash at its end, which a Path forgets and which means a folder."""
 

@@ -6,8 +6,10 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
-from ffs_anonymizer.pipeline import BATCH_BYTES, BATCH_ITEMS
 from ffs_anonymizer.rosbag2.storage import Attachment, Item, Message
+
+BATCH_ITEMS = 256
+BATCH_BYTES = 4 << 20
 
 
 def read_ahead(items: Generator[Item, None, None]) -> Generator[Item, None, None]:

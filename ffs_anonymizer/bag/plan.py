@@ -1,0 +1,226 @@
+"""What is to become of a bag, topic by topic, and what its user should know before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ffs_anonymizer.anonymizer import Zone
+from ffs_anonymizer.bag.ledger import Ledger
+from ffs_anonymizer.bag.selection import (
+    Action,
+    can_carry_pictures,
+    DEPTH_SUFFIX,
+    is_suspect,
+    picture_error,
+    Selection,
+)
+from ffs_anonymizer.errors import BagError, SettingsError
+from ffs_anonymizer.jobs.job import FileJob
+from ffs_anonymizer.rosbag2.reader import BagReader
+from ffs_anonymizer.rosbag2.storage import Topic
+from ffs_anonymizer.rosbag2.writer import Format
+
+
+@dataclass(frozen=True, kw_only=True)
+class BagJob(FileJob):
+    """
+    Say what is to be made of a bag, a folder or one of its storage files.
+
+    :param storage: mcap or sqlite3; empty: the source's.
+    :param compression_mode: none, file, message or chunk; empty: the source's.
+    :param start_ns: leave out messages recorded before.
+    :param end_ns: leave out messages recorded after.
+    :param max_bytes: begin a new file at this size; 0: one file.
+    :param max_duration_ns: begin a new file after this time; 0: one file.
+    """
+
+    selection: Selection = field(default_factory=Selection)
+    storage: str = ''
+    compression_mode: str = ''
+    start_ns: int | None = None
+    end_ns: int | None = None
+    max_bytes: int = 0
+    max_duration_ns: int = 0
+
+
+class BagPlan:
+    """
+    Resolve a job against the bag that it is for.
+
+    :raises BagError: the bag cannot be read, or has topics that would leak.
+    :raises SettingsError: an area that is to be covered lies in no image of the bag.
+    """
+
+    def __init__(self, job: BagJob) -> None:
+        self.job = job
+        self.reader = BagReader(job.source)
+        self.topics = self.reader.topics()
+        self.actions = job.selection.check(self.topics)
+        self.layout = _layout(job, self.reader)
+        idle = self._idle_zones(job.settings.mask_zones, Action.ANONYMIZE, Action.DROP)
+        if idle:
+            names = self._names(Action.ANONYMIZE)
+            raise SettingsError(
+                f'mask_zones: got {idle}, which fits no topic that is anonymized, so that the '
+                'area would stay visible; expected the name or a glob of: '
+                f'{", ".join(names) or "there is none"}'
+            )
+
+    @property
+    def chosen(self) -> set[tuple[str, str]]:
+        """Return name and type of the topics that are anonymized."""
+        return {key for key, action in self.actions.items() if action is Action.ANONYMIZE}
+
+    def label(self, key: tuple[str, str]) -> str:
+        """Return what a topic is called in reports: its name, and its type where two share it."""
+        name, type_name = key
+        others = [other for other, other_type in self.actions if other == name]
+        return name if len(others) < 2 else f'{name} ({type_name})'
+
+    def decide(self, topic: Topic) -> Action:
+        """
+        Return what happens to a topic now that all is known of it.
+
+        :raises BagError: the metadata kept it secret, or what it carries.
+        """
+        action = self.job.selection.action(topic)
+        key = (topic.name, topic.type_name)
+        if key not in self.actions:
+            raise BagError(
+                f'{topic.name} ({topic.type_name}) is in the storage file but not in '
+                'metadata.yaml; `ros2 bag reindex` a copy of the bag'
+            )
+        if self.actions[key] is not action:
+            # Only a file that was compressed as a whole can still tell something new.
+            raise picture_error([key])
+        return action
+
+    def ledger(self) -> Ledger:
+        """Return an empty ledger for this bag's messages, read or written."""
+        return Ledger(
+            keeps_publish_times=self.layout.storage == 'mcap',
+            counts_data=self.reader.messages_compressed
+            == (self.layout.compression_mode == 'message'),
+            changed_topics=self.chosen,
+        )
+
+    def words(self) -> str:
+        """Return what would be done, topic by topic."""
+        meta, layout = self.reader.metadata, self.layout
+        was = _layout_words(
+            meta.storage, meta.compression_mode, self.reader.chunk_compression, len(meta.files)
+        )
+        now = _layout_words(layout.storage, layout.compression_mode, layout.chunk_compression, 1)
+        lines = [f'{self.job.source} ({was}) -> {self.job.target} ({now})']
+        rows = [
+            (
+                t.name,
+                t.type_name,
+                '?' if t.message_count is None else str(t.message_count),
+                self.actions[t.name, t.type_name].value,
+            )
+            for t in self.topics
+        ]
+        return '\n'.join([*lines, *table(('topic', 'type', 'messages', 'action'), rows)])
+
+    def warnings(self) -> list[str]:
+        """Return what the user should know before it is too late."""
+        return [*self._topic_warnings(), *self._format_warnings()]
+
+    def _topic_warnings(self) -> list[str]:
+        left = self._names(Action.COPY_LEFT)
+        asked = [
+            t.name
+            for t in self.topics
+            if self.actions[t.name, t.type_name] is Action.COPY_ASKED
+            and can_carry_pictures(t)
+            and not t.name.endswith(DEPTH_SUFFIX)
+        ]
+        copied = [
+            f'{name} ({type_name})'
+            for (name, type_name), action in self.actions.items()
+            if action is Action.COPY and is_suspect(type_name)
+        ]
+        lines = []
+        if left:
+            lines.append(
+                'THESE IMAGES ARE COPIED AS THEY ARE, FACES INCLUDED, since they are not among '
+                f'the chosen topics: {", ".join(left)}'
+            )
+        if asked:
+            lines.append(
+                'THESE IMAGES ARE COPIED AS THEY ARE, PERSONS INCLUDED, as you asked for: '
+                f'{", ".join(sorted({*asked}))}'
+            )
+        if copied:
+            lines.append(f'copied unseen; do they carry pictures? {", ".join(copied)}')
+        if not self.chosen:
+            lines.append('no topic of this bag is anonymized: all that is kept is copied')
+        idle = self._idle_zones(self.job.settings.ignore_zones, Action.ANONYMIZE)
+        if idle:
+            lines.append(
+                f'ignore_zones: {idle} fits no topic that is anonymized, so it has no effect'
+            )
+        return lines
+
+    def _format_warnings(self) -> list[str]:
+        lines = []
+        if (self.reader.metadata.storage, self.layout.storage) == ('mcap', 'sqlite3'):
+            lines.append(
+                'sqlite3 has no place for publish times, sequence numbers, attachments and '
+                'metadata records: they are left out'
+            )
+        undefined = [
+            t.type_name
+            for t in self.topics
+            if t.topic
+            and not t.topic.definition
+            and self.actions[t.name, t.type_name] is not Action.DROP
+        ]
+        if self.layout.storage == 'mcap' and undefined:
+            lines.append(
+                'the bag has no message definitions for these types, so the new one has none '
+                f'either; viewers that need them cannot show: {", ".join(sorted({*undefined}))}'
+            )
+        return lines
+
+    def _names(self, *actions: Action) -> list[str]:
+        return [name for (name, _), action in self.actions.items() if action in actions]
+
+    def _idle_zones(self, zones: Sequence[str], *actions: Action) -> str:
+        """Return the zones that fit no topic of these actions, as words."""
+        names = self._names(*actions)
+        idle = (text for text in dict.fromkeys(zones) if not Zone.parse(text).fits_any(names))
+        return ', '.join(map(repr, idle))
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows as lines with columns."""
+    widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
+    return [
+        '  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (head, *rows)
+    ]
+
+
+def _layout(job: BagJob, reader: BagReader) -> Format:
+    storage = job.storage or reader.metadata.storage
+    mode, chunks = reader.metadata.compression_mode, reader.chunk_compression
+    if job.compression_mode:
+        chunks = 'zstd' if job.compression_mode == 'chunk' else ''
+        mode = 'none' if job.compression_mode == 'chunk' else job.compression_mode
+    if storage != 'mcap' and job.compression_mode == 'chunk':
+        raise BagError('got --compression-mode chunk for sqlite3, which has no chunks; use mcap')
+    return Format(storage, mode, chunks, job.max_bytes, job.max_duration_ns)
+
+
+def _layout_words(storage: str, mode: str, chunks: str, files: int) -> str:
+    words = [storage]
+    if mode != 'none':
+        words.append(f'{mode} compression')
+    if chunks:
+        words.append(f'{chunks} chunks')
+    if files > 1:
+        words.append(f'{files} files')
+    return ', '.join(words)

@@ -1,0 +1,1 @@
+"""What every job on files goes through: what is asked, new files, what became of it."""

@@ -1,0 +1,179 @@
+"""New files and folders: written beside their names, which they get when they are whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+import contextlib
+from contextlib import contextmanager
+import errno
+import os
+from pathlib import Path
+import shutil
+
+from ffs_anonymizer.errors import OutputError
+
+PARTIAL = '.partial'
+
+
+def partial_of(path: Path) -> Path:
+    """Return where an output lies until it is whole."""
+    return path.with_name(path.name + PARTIAL)
+
+
+def refuse(outputs: Iterable[Path], *, source: Path) -> None:
+    """
+    Refuse to begin where something would be overwritten, or written into the input.
+
+    :param outputs: all files and folders that are to be made.
+    :param source: the input, which stays as it is; in a folder, nothing is written.
+    :raises OutputError: an output exists, is being written, is named twice, or lies in the input.
+    """
+    paths = [Path(path) for path in outputs]
+    existing = [path for path in paths if os.path.lexists(path)]
+    if existing:
+        raise OutputError(
+            f'{existing[0]}: exists already'
+            + (f', as do {len(existing) - 1} other outputs' if len(existing) > 1 else '')
+            + '; nothing is overwritten: choose another output, or leave out inputs that have one '
+            'with --skip-existing'
+        )
+    folder = source.resolve() if source.is_dir() else None
+    taken: set[Path] = set()
+    for path in paths:
+        # Through whatever links the name leads.
+        real = path.resolve()
+        if real in taken:
+            raise OutputError(
+                f'{path}: got two outputs of this name, expected one; rename the input, or choose '
+                'another file for the detections'
+            )
+        taken.add(real)
+        if os.path.lexists(partial_of(path)):
+            raise _PartialError(partial_of(path))
+        if folder is not None and folder in (real, *real.parents):
+            raise OutputError(
+                f'{path}: lies inside the input {source}, which stays as it is; choose another '
+                'place for it'
+            )
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """
+    Yield the name of an empty file to write to; when the block ends well, it gets its own name.
+
+    By then it is on the disk. Whatever goes wrong, nothing of it is left.
+
+    :raises OutputError: the file or its partial exists, or cannot be written.
+    """
+    partial = partial_of(path)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            # Never through a link, and never into what somebody else is writing.
+            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError as error:
+            raise _PartialError(partial) from error
+        made = os.fstat(descriptor)
+        os.close(descriptor)
+        try:
+            yield partial
+            sync(partial)
+            if not _is_same(partial, made):
+                raise OutputError(f'{partial}: is another file than the one that was written')
+            _give_name(partial, path)
+        finally:
+            if _is_same(partial, made):
+                partial.unlink()
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """
+    Yield an empty folder to write to; when the block ends well, it gets its own name.
+
+    By then it is on the disk, its files excepted. Whatever goes wrong, nothing of it is left.
+
+    :raises OutputError: the folder or its partial exists, or cannot be written.
+    """
+    partial = partial_of(path)
+    with disk_errors(partial):
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.mkdir()
+        except FileExistsError as error:
+            raise _PartialError(partial) from error
+        try:
+            yield partial
+            sync(partial)
+            if os.path.lexists(path):
+                raise _existing(path)
+            partial.rename(path)
+            sync(path.parent)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Have a file or a folder on the disk, so that a final name also survives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """
+    Turn what the disk says into the error of outputs.
+
+    :raises OutputError: in place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) or 'full' in reason:
+            raise OutputError(
+                f'no space left for {path}: {reason}; nothing is left of it, the input is '
+                'untouched'
+            ) from error
+        raise OutputError(f'cannot write {path}: {reason}') from error
+
+
+class _PartialError(OutputError):
+    """An unfinished output is in the way."""
+
+    def __init__(self, partial: Path) -> None:
+        super().__init__(
+            f'{partial} is there: another run is writing it, or one was killed; if none is '
+            'running, remove it and start again'
+        )
+
+
+def _existing(path: Path) -> OutputError:
+    return OutputError(f'{path}: exists already, has come up meanwhile; nothing is overwritten')
+
+
+def _is_same(path: Path, made: os.stat_result) -> bool:
+    with contextlib.suppress(OSError):
+        return os.path.samestat(path.lstat(), made)
+    return False
+
+
+def _give_name(partial: Path, path: Path) -> None:
+    """Give a file its name, unless something has that name."""
+    try:
+        # Fails where a rename would overwrite.
+        os.link(partial, path)
+    except FileExistsError as error:
+        raise _existing(path) from error
+    except OSError:
+        # A file system that knows no links.
+        if os.path.lexists(path):
+            raise _existing(path) from None
+        partial.rename(path)
+    else:
+        partial.unlink()
+    sync(path.parent)

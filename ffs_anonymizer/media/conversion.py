@@ -1,0 +1,236 @@
+"""Images and videos in, the same without faces and plates out: what is done with each file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+import contextlib
+from contextlib import contextmanager
+from dataclasses import dataclass
+import json
+from pathlib import Path
+import time
+from typing import Any, NoReturn, TextIO, TYPE_CHECKING
+
+import cv2
+from ffs_anonymizer.errors import AnonymizerError, ImageError, MediaError
+from ffs_anonymizer.frames import image_file
+from ffs_anonymizer.jobs.job import nobody, opened, refuse_outputs, Tell
+from ffs_anonymizer.jobs.output import new_file
+from ffs_anonymizer.jobs.report import progress_bar, Report
+from ffs_anonymizer.media.files import MediaFile, MediaJob, MediaPlan
+from ffs_anonymizer.media.zones import zoned
+from ffs_anonymizer.pipeline import anonymize_all, Outcome, Task
+from ffs_anonymizer.regions.detections import read_boxes
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from ffs_anonymizer.anonymizer import Anonymizer
+    from ffs_anonymizer.frames.message import Frame
+
+# Pictures of a folder are a stream whose frames lie further apart than any track lives.
+_PICTURE_DISTANCE_NS = 3_600_000_000_000
+_DECODED_PER_FILE_BYTE = 10
+_PREVIEW_SIDE_PX = 1280
+
+
+def run(
+    job: MediaJob,
+    *,
+    plan: MediaPlan | None = None,
+    tell: Tell = nobody,
+    warn: Tell = nobody,
+    shows_progress: bool = False,
+) -> Report:
+    """
+    Work on all files; each output has its final name only when it is whole.
+
+    :param plan: of the job, where it was made already.
+    :param tell: is told which models run, a line each.
+    :param warn: is told of settings that have no effect.
+    :param shows_progress: whether a bar is drawn on standard error.
+    :raises AnonymizerError: nothing can be done at all; what fails in one file is in the report.
+    """
+    started = time.monotonic()
+    plan = plan or MediaPlan.of(job)
+    refuse_outputs(job, plan.outputs(job))
+    settings, streams = zoned(job.settings, plan.all_files, warn)
+    report = Report(undone=plan.problems)
+    with contextlib.ExitStack() as stack:
+        anonymizer = stack.enter_context(opened(settings, report, tell))
+        lines = None
+        if job.write_detections is not None:
+            name = stack.enter_context(new_file(job.write_detections))
+            lines = stack.enter_context(name.open('w', encoding='utf-8'))
+        total = sum(_frame_count(file) for file in plan.files)
+        bar = stack.enter_context(progress_bar(total=total, shown=shows_progress, unit='frame'))
+        work = Work(job, anonymizer, report, streams, lines, bar.update)
+        anonymize_images(work, [file for file in plan.files if not file.is_video])
+        for file in plan.files:
+            if file.is_video:
+                with listed(file, report), needing_pyav():
+                    from ffs_anonymizer.media.video import anonymize_video
+
+                    anonymize_video(work, file)
+    report.seconds = time.monotonic() - started
+    return report
+
+
+@dataclass(frozen=True)
+class Work:
+    """
+    Hold what all files of a job share while it is done.
+
+    :param streams: the stream of each file's name.
+    :param lines: takes what was found, a line of JSON a frame.
+    :param progress: is called for each frame.
+    """
+
+    job: MediaJob
+    anonymizer: Anonymizer
+    report: Report
+    streams: Mapping[str, str]
+    lines: TextIO | None
+    progress: Callable[[], object]
+
+    def count(self, file: MediaFile, stamp_ns: int, outcome: Outcome[Any]) -> None:
+        """Enter a frame into the report and the list of detections."""
+        self.report.count(file.name, outcome)
+        if self.lines is not None:
+            line = {
+                'name': file.name,
+                'stamp_ns': stamp_ns,
+                'size_wh': list(outcome.size_wh),
+                'regions': outcome.regions.records(),
+            }
+            self.lines.write(json.dumps(line) + '\n')
+
+
+@contextmanager
+def listed(file: MediaFile, report: Report) -> Iterator[None]:
+    """List what goes wrong with one file, and go on."""
+    try:
+        yield
+    except AnonymizerError as error:
+        text = str(error)
+        named = text.startswith((str(file.source), str(file.target)))
+        report.undone.append(text if named else f'{file.name}: {text}')
+    else:
+        report.written += 1
+
+
+@contextmanager
+def needing_pyav() -> Iterator[None]:
+    """
+    Say of a video that the library for it is missing.
+
+    :raises MediaError: in place of an ImportError.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise MediaError(f'a video, but {error}') from error
+
+
+def anonymize_images(work: Work, files: list[MediaFile]) -> None:
+    """Make the outputs of all images."""
+    tasks = _image_tasks(files, work.job.boxes, work.streams)
+    with contextlib.closing(anonymize_all(tasks, work.anonymizer)) as outcomes:
+        for outcome in outcomes:
+            file = outcome.item.file
+            with listed(file, work.report):
+                _write_image(outcome, preview=work.job.previews)
+                work.count(file, 0, outcome)
+            work.progress()
+
+
+@dataclass
+class _Loaded:
+    file: MediaFile
+    picture: image_file.Picture | None = None
+
+    def decode(self) -> Frame:
+        try:
+            data = self.file.source.read_bytes()
+        except OSError as error:
+            raise MediaError(f'{self.file.source}: {error.strerror or error}') from error
+        self.picture = image_file.parse(data)
+        return image_file.decode(self.picture)
+
+
+def _image_tasks(
+    files: Iterable[MediaFile], boxes: Path | None, streams: Mapping[str, str]
+) -> Iterator[Task[_Loaded]]:
+    for i, file in enumerate(files):
+        loaded = _Loaded(file)
+        decode: Callable[[], Frame] = loaded.decode
+        detections = None
+        size_bytes = 0
+        # One that has gone is told when it is read.
+        with contextlib.suppress(OSError):
+            size_bytes = file.source.stat().st_size * _DECODED_PER_FILE_BYTE
+        if boxes is not None:
+            try:
+                detections = read_boxes(boxes / Path(file.name).with_suffix('.txt'))
+            except MediaError as error:
+                decode = _raising(error)
+        yield Task(
+            loaded,
+            decode,
+            stream=streams[file.name],
+            stamp_ns=i * _PICTURE_DISTANCE_NS,
+            clock_ns=i * _PICTURE_DISTANCE_NS,
+            size_bytes=size_bytes,
+            detections=detections,
+        )
+
+
+def _raising(error: AnonymizerError) -> Callable[[], NoReturn]:
+    def decode() -> NoReturn:
+        raise error
+
+    return decode
+
+
+def _write_image(outcome: Outcome[_Loaded], *, preview: bool) -> None:
+    file, source = outcome.item.file, outcome.item.picture
+    if outcome.error is not None:
+        raise outcome.error
+    assert source is not None
+    assert outcome.data is not None
+    data = image_file.assemble(bytes(outcome.data), source)
+    with contextlib.ExitStack() as stack:
+        if preview:
+            before = image_file.decode(source).image_bgr
+            after = image_file.decode(image_file.parse(data)).image_bgr
+            stack.enter_context(new_file(file.preview)).write_bytes(
+                side_by_side(file, before, after)
+            )
+        stack.enter_context(new_file(file.target)).write_bytes(data)
+
+
+def side_by_side(file: MediaFile, before: NDArray[np.uint8], after: NDArray[np.uint8]) -> bytes:
+    """
+    Return a JPEG of a frame before and after.
+
+    :raises ImageError: it cannot be encoded.
+    """
+    scale = min(1.0, _PREVIEW_SIDE_PX / max(before.shape[:2]))
+    sides = [
+        cv2.resize(side, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        for side in (before, after)
+    ]
+    done, encoded = cv2.imencode('.jpg', np.hstack(sides))
+    if not done:
+        raise ImageError(f'{file.preview}: OpenCV cannot encode the preview')
+    return bytes(encoded)
+
+
+def _frame_count(file: MediaFile) -> int:
+    if not file.is_video:
+        return 1
+    try:
+        from ffs_anonymizer.frames.video import count_pictures
+    except ImportError:
+        return 0
+    return count_pictures(file.source)

@@ -1,0 +1,192 @@
+"""Which files of a folder are worked on, and where their outputs go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+import re
+
+from ffs_anonymizer.errors import MediaError
+from ffs_anonymizer.frames import image_file
+from ffs_anonymizer.jobs.job import FileJob
+
+VIDEO_SUFFIXES = ('.mp4', '.m4v', '.mov', '.mkv', '.avi', '.webm')
+SUFFIXES = (*image_file.SUFFIXES, *VIDEO_SUFFIXES)
+# Whoever has such files in a folder takes them for done, unless told otherwise.
+_UNSUPPORTED = re.compile(
+    r'\.(apng|avif|gif|hei[cf]s?|j2k|jp2|jxl|p[bgnp]m|tga|tiff?'
+    r'|arw|cr[23]|dng|nef|orf|raf|raw|rw2'
+    r'|3g[2p]|26[45]|asf|f4v|flv|h26[45]|hevc|m2ts|m2v|mjpe?g|mp(e|e?g)|mts|mxf|og[mv]|ts|vob|wmv'
+    r'|y4m|yuv)',
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaJob(FileJob):
+    """
+    Say what is to be made of an image, a video or a folder of both.
+
+    :param into_folder: whether the output is a folder even if there is none yet.
+    :param boxes: folder with own boxes for images, in place of the detector.
+    :param keeps_audio: whether the sound of videos is copied.
+    :param crf: constant rate factor of written videos.
+    :param previews: whether a picture of before and after is written beside each output.
+    """
+
+    into_folder: bool = False
+    boxes: Path | None = None
+    keeps_audio: bool = False
+    crf: int = 18
+    previews: bool = False
+
+
+@dataclass(frozen=True)
+class MediaFile:
+    """
+    Hold one file and where its output goes.
+
+    :param name: its path below the input folder, with slashes.
+    """
+
+    source: Path
+    target: Path
+    name: str
+
+    @property
+    def is_video(self) -> bool:
+        """Return whether the file's name is that of a video."""
+        return self.source.suffix.lower() in VIDEO_SUFFIXES
+
+    @property
+    def zone_names(self) -> tuple[str, ...]:
+        """Return what zones may call it: an image goes by its folder, too."""
+        if self.is_video:
+            return (self.name,)
+        return (Path(self.name).parent.as_posix(), self.name)
+
+    @property
+    def preview(self) -> Path:
+        """Return where the picture of before and after goes."""
+        return self.target.with_name(self.target.name + '.preview.jpg')
+
+
+@dataclass(frozen=True)
+class MediaPlan:
+    """
+    Say what is to be done with all files.
+
+    :param files: to work on; those whose output exists are left out where the job says so.
+    :param all_files: these included.
+    :param left_out: names of files that are neither images nor videos.
+    :param broken: name and reason of what cannot be read at all, or is of a kind not supported.
+    """
+
+    files: tuple[MediaFile, ...]
+    all_files: tuple[MediaFile, ...]
+    left_out: tuple[str, ...] = ()
+    broken: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, job: MediaJob) -> MediaPlan:
+        """
+        Look at the files of a job.
+
+        :raises MediaError: there is nothing to work on, or the output has no place.
+        """
+        if job.boxes is not None and not job.boxes.is_dir():
+            raise MediaError(f'{job.boxes}: no such folder')
+        plan = _single(job) if job.source.is_file() else _folder(job)
+        if not job.skips_existing:
+            return plan
+        todo = tuple(file for file in plan.files if not file.target.exists())
+        return cls(todo, plan.all_files, plan.left_out, plan.broken)
+
+    @property
+    def problems(self) -> list[str]:
+        """Return what cannot be done, as words."""
+        return [f'{name}: {reason}' for name, reason in self.broken]
+
+    def outputs(self, job: MediaJob) -> list[Path]:
+        """Return all files that the job is to make, its list of detections excepted."""
+        outputs = [file.target for file in self.files]
+        return outputs + [file.preview for file in self.files if job.previews]
+
+
+def _single(job: MediaJob) -> MediaPlan:
+    source, output = job.source, job.target
+    if source.suffix.lower() not in SUFFIXES:
+        raise MediaError(f'{source}: got {_kind(source)}, expected one of {_known()}')
+    target = output / source.name if job.into_folder or output.is_dir() else output
+    if _same_kind(target) != _same_kind(source):
+        raise MediaError(
+            f'{target}: got {_kind(target)}, expected {source.suffix} as the input has; '
+            'the format is kept'
+        )
+    files = (MediaFile(source, target, source.name),)
+    return MediaPlan(files, files)
+
+
+def _folder(job: MediaJob) -> MediaPlan:
+    source, output = job.source, job.target
+    if not source.is_dir():
+        raise MediaError(f'{source}: no such file or folder')
+    if output.is_file():
+        raise MediaError(f'{output}: got a file, expected a folder, as the input is one')
+    real, real_output = source.resolve(), output.resolve()
+    if real in (real_output, *real_output.parents):
+        raise MediaError(
+            f'{output}: lies inside the input {source}, where its files would be taken for '
+            'inputs; choose another folder'
+        )
+    files, left_out, broken = [], [], []
+    for path, reason in _entries(source, (real_output,)):
+        name = path.relative_to(source).as_posix()
+        if reason:
+            broken.append((name, reason))
+        elif path.suffix.lower() in SUFFIXES:
+            files.append(MediaFile(path, output / name, name))
+        elif _UNSUPPORTED.fullmatch(path.suffix):
+            broken.append((name, f'got {path.suffix}, expected one of {_known()}; convert it'))
+        else:
+            left_out.append(name)
+    if not files and not broken:
+        raise MediaError(f'{source}: no image or video in it, expected one of {_known()}')
+    return MediaPlan(tuple(files), tuple(files), tuple(left_out), tuple(broken))
+
+
+def _entries(folder: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, str]]:
+    """
+    Yield all files below a folder, and why the rest cannot be read; links never lead round.
+
+    :param above: folders that are not entered, the output among them.
+    """
+    real = folder.resolve()
+    if real in above:
+        return
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        yield folder, f'cannot be read: {error.strerror}'
+        return
+    for entry in entries:
+        if entry.is_dir():
+            yield from _entries(entry, (*above, real))
+        elif entry.is_file():
+            yield entry, ''
+        else:
+            yield entry, 'neither a file nor a folder, or a link to nothing'
+
+
+def _kind(path: Path) -> str:
+    return path.suffix or 'a name without extension'
+
+
+def _same_kind(path: Path) -> str:
+    suffix = path.suffix.lower()
+    return '.jpg' if suffix in image_file.JPEG_SUFFIXES else suffix
+
+
+def _known() -> str:
+    return ' '.join(SUFFIXES)

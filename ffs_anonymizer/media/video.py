@@ -1,0 +1,87 @@
+"""One video in, the same without faces and plates out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+from typing import Any
+
+from ffs_anonymizer.errors import MediaError
+from ffs_anonymizer.frames.video import Shot, VideoSource, VideoTarget
+from ffs_anonymizer.jobs.output import new_file
+from ffs_anonymizer.media.conversion import side_by_side, Work
+from ffs_anonymizer.media.files import MediaFile
+from ffs_anonymizer.pipeline import anonymize_all, Task
+
+
+def anonymize_video(work: Work, file: MediaFile) -> None:
+    """
+    Make the output of a video.
+
+    :raises AnonymizerError: there is none.
+    """
+    job, stream = work.job, work.streams[file.name]
+    if job.boxes is not None:
+        raise MediaError('a video, for which there are no boxes: --boxes is for images')
+    black = 0
+    preview = b''
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(
+            contextlib.closing(VideoSource(file.source, keep_audio=job.keeps_audio))
+        )
+        partial = stack.enter_context(new_file(file.target))
+        target = stack.enter_context(
+            contextlib.closing(
+                VideoTarget(partial, source, suffix=file.target.suffix.lower(), crf=job.crf)
+            )
+        )
+        outcomes = anonymize_all(_tasks(source, stream), work.anonymizer)
+        for outcome in stack.enter_context(contextlib.closing(outcomes)):
+            shot = outcome.item
+            if not isinstance(shot, Shot):
+                target.write_sound(shot)
+                continue
+            if outcome.data is not None:
+                samples = shot.samples.with_data(outcome.data)
+            elif job.on_error == 'black':
+                samples = source.black()
+                black += 1
+            else:
+                raise MediaError(
+                    f'{outcome.error}; with --on-error black this frame would be black'
+                ) from outcome.error
+            target.write(shot, samples)
+            if job.previews and not preview and len(outcome.regions):
+                before, after = shot.decode().image_bgr, samples.decode().image_bgr
+                preview = side_by_side(file, before, after)
+            work.count(file, shot.stamp_ns, outcome)
+            work.progress()
+        target.finish()
+        work.anonymizer.forget(stream)
+        shortfall = source.shortfall()
+        if preview:
+            stack.enter_context(new_file(file.preview)).write_bytes(preview)
+    if shortfall:
+        work.report.undone.append(f'{file.name}: {shortfall}')
+    if black:
+        work.report.undone.append(
+            f'{file.name}: {black} frames could not be anonymized and are black'
+        )
+
+
+def _tasks(source: VideoSource, stream: str) -> Iterator[Task[Any]]:
+    frame_bytes = 8 * source.width * source.height
+    clock_ns = 0
+    for item in source:
+        if not isinstance(item, Shot):
+            yield Task(item, clock_ns=clock_ns, size_bytes=item.size)
+            continue
+        clock_ns = item.stamp_ns
+        yield Task(
+            item,
+            item.decode,
+            stream=stream,
+            stamp_ns=item.stamp_ns,
+            clock_ns=clock_ns,
+            size_bytes=frame_bytes,
+        )
