@@ -259,14 +259,6 @@ def test_a_float_network_is_halved_at_its_own_opset(unet):
     kinds = {t.name: t.data_type for t in model.graph.initializer}
     assert {n for n, kind in kinds.items() if kind == TensorProto.FLOAT} == {'scales'}
     assert 0 < np.abs(painted(model) - painted(unet)).max() < 0.01
-    with pytest.raises(ModelError, match=r'entry\.[wb]: got values over 65504'):
-        big = onnx.ModelProto()
-        big.CopyFrom(unet)
-        for tensor in big.graph.initializer:
-            if tensor.name.startswith('entry.'):
-                values = numpy_helper.to_array(tensor) * np.float32(1e7)
-                tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-        halved(big)
 
 
 def test_weights_that_fp16_cannot_hold_are_refused(tmp_path, ranges):
