@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import cv2
+from ffs_anonymizer.quantization.metric import Candidate
 import numpy as np
 from onnx import helper
 from support.onnx_models import save_network
 
 CONVS = ['entry', 'top', 'down', 'middle', 'up', 'exit']
 CHANNELS = 8
+LEVEL = 2 / 255
 
 
 def save_unet(
@@ -136,3 +138,14 @@ def save_photos(folder: Path, count: int = 4, *, side_px: int = 96) -> Path:
         cv2.imwrite(str(folder / f'{i}.png'), cv2.resize(coarse, (side_px, side_px)))
         (folder / f'{i}.txt').write_text(f'{20 + i} 24 {60 + i} 70\n')
     return folder
+
+
+def painted(model, seed=3, *, optimized=True, size_px=32):
+    """Return what a network makes of feeds()."""
+    return Candidate(model, optimized=optimized).infer(feeds(2, size_px, seed))['inpainted']
+
+
+def pairs(model):
+    """Return, for each convolution, which of its inputs come out of a DequantizeLinear."""
+    made = {n.output[0] for n in model.graph.node if n.op_type == 'DequantizeLinear'}
+    return {n.name: [i in made for i in n.input] for n in model.graph.node if n.op_type == 'Conv'}
