@@ -70,7 +70,7 @@ setup(
     },
     entry_points={
         'console_scripts': [
-            'anonymizer_node = ffs_anonymizer.node.node:main',
+            'anonymizer_node = ffs_anonymizer.node.program:main',
             'ffs_anonymizer = ffs_anonymizer.cli.program:main',
         ],
     },

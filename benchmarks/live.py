@@ -46,7 +46,7 @@ def main() -> int:
         [
             sys.executable,
             '-c',
-            'import sys; from ffs_anonymizer.node.node import main; sys.exit(main())',
+            'import sys; from ffs_anonymizer.node.program import main; sys.exit(main())',
             '--ros-args',
             *(word for assignment in assignments for word in ('-p', assignment)),
         ]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-import importlib
 from typing import Any
 
-from ffs_anonymizer.errors import SettingsError
+from ffs_anonymizer.errors import AnonymizerError, SettingsError
+from ffs_anonymizer.node import qos
+from ffs_anonymizer.node.messages import message_type
+from ffs_anonymizer.node.topics import Topic
 from rclpy.exceptions import ParameterException
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import InvalidQosOverridesError, QoSOverridingOptions
 
 try:
@@ -28,13 +31,12 @@ class Route:
     Type and QoS are those that the topic's publishers show on the graph: the subscription is
     reliable where all of them are, else best effort, and latched where all of them are.
 
-    :param source: the topic's name, as the user wrote it.
-    :param target: the output's name; both are resolved and remapped as any name of the node.
+    :param topic: where it comes from and goes to; remapped as any name of the node.
     :param types: the message types that are taken; empty: any.
     :param presumed_type: the type to go by until a publisher shows.
-    :param overridden: names of the parameters that the user has set; a reliability in
-        `qos_overrides` is not adapted.
-    :param on_message: called in the executor with each message, or its bytes if `raw`.
+    :param overrides: the parameters that the user has set; what `qos_overrides` say stays.
+    :param on_message: called in the executor with each message, or its bytes if `raw`; None: the
+        message is published as it is.
     :param on_lost: told how many messages the middleware has just lost on their way here.
     :param depth: messages that the middleware keeps for us.
     :param lazy: subscribe only while the output has subscribers.
@@ -43,11 +45,10 @@ class Route:
     def __init__(
         self,
         node: Node,
-        source: str,
-        target: str,
+        topic: Topic,
         *,
         types: tuple[str, ...],
-        overridden: Container[str],
+        overrides: Mapping[str, Parameter],
         lazy: bool,
         on_message: Callable[[Any], None] | None = None,
         on_lost: Callable[[int], None] | None = None,
@@ -55,14 +56,14 @@ class Route:
         raw: bool = False,
         depth: int = SENSOR_DEPTH,
     ) -> None:
-        self.topic: str = node.resolve_topic_name(source)
-        self.output: str = node.resolve_topic_name(target)
+        self.topic = topic.name
+        self.output = topic.output
         self.problem = ''
         self._node = node
-        self._source = source
-        self._target = target
+        self._source = topic.source
+        self._target = topic.target
         self._types = types
-        self._overridden = overridden
+        self._overrides = overrides
         self._lazy = lazy
         self._on_message = on_message or self.publish
         self._on_lost = on_lost
@@ -100,9 +101,21 @@ class Route:
         reliability = self._subscription.qos_profile.reliability
         return bool(reliability == ReliabilityPolicy.BEST_EFFORT)
 
+    @property
+    def latched(self) -> bool:
+        """Return whether the output gives its last message to those who come later."""
+        return bool(self._durability == DurabilityPolicy.TRANSIENT_LOCAL)
+
     def publish(self, message: Any) -> None:
-        """Publish on the output; any thread may call this."""
-        self._publisher.publish(message)
+        """
+        Publish on the output; any thread may call this.
+
+        :raises AnonymizerError: the output is closed.
+        """
+        publisher = self._publisher
+        if publisher is None:
+            raise AnonymizerError(f'{self.output} is closed')
+        publisher.publish(message)
 
     def poll(self) -> None:
         """
@@ -128,7 +141,7 @@ class Route:
         found = self._node.get_publishers_info_by_topic(self._source)
         names = sorted({info.topic_type for info in found})
         suitable = [name for name in names if not self._types or name in self._types]
-        self.problem = ''
+        self.problem = self._rivals()
         if len(suitable) > 1 or len(suitable) < len(names):
             expected = ' or '.join(self._types) or 'a single type'
             self.problem = f'{self.topic}: got {" and ".join(names)}, expected {expected}'
@@ -157,28 +170,37 @@ class Route:
             self._node.destroy_publisher(self._publisher)
             self._publisher = None
 
+    def _rivals(self) -> str:
+        """Tell who else publishes on the output, which is then no proof of anything."""
+        if self._publisher is None:
+            return ''
+        found = self._node.get_publishers_info_by_topic(self.output)
+        names = [f'{info.node_namespace.rstrip("/")}/{info.node_name}' for info in found]
+        own = self._node.get_fully_qualified_name()
+        if own in names:
+            names.remove(own)
+        if not names:
+            return ''
+        return f'{self.output} is published by {" and ".join(sorted(names))} too'
+
     def _open(self, type_name: str, durability: DurabilityPolicy) -> None:
         try:
-            message_type = _message_type(type_name)
+            kind = message_type(type_name)
         except ImportError as error:
             self.problem = f'{self.topic}: the type {type_name} is not installed ({error})'
             return
         self._type_name, self._durability = type_name, durability
         with _granted(self.output):
             self._publisher = self._node.create_publisher(
-                message_type,
+                kind,
                 self._target,
                 self._profile(ReliabilityPolicy.RELIABLE, SENSOR_DEPTH),
-                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+                qos_overriding_options=self._overriding(self.output, 'publisher'),
             )
 
     def _subscribe(self) -> None:
-        kinds = [QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH]
-        # Declared only where the user has set it: once declared it would never adapt again.
-        if f'qos_overrides.{self.topic}.subscription.reliability' in self._overridden:
-            kinds.append(QoSPolicyKind.RELIABILITY)
         options: dict[str, Any] = {
-            'qos_overriding_options': QoSOverridingOptions(kinds),
+            'qos_overriding_options': self._overriding(self.topic, 'subscription'),
             'raw': self._raw,
         }
         if self._on_lost is not None:
@@ -195,7 +217,7 @@ class Route:
 
     def _create_subscription(self, options: dict[str, Any]) -> Any:
         return self._node.create_subscription(
-            _message_type(self._type_name),
+            message_type(self._type_name),
             self._source,
             self._on_message,
             self._profile(self._reliability, self._depth),
@@ -206,6 +228,10 @@ class Route:
         if self._subscription is not None:
             self._node.destroy_subscription(self._subscription)
             self._subscription = None
+
+    def _overriding(self, topic: str, side: str) -> QoSOverridingOptions:
+        # Declared only where the user has set it: once declared it would never adapt again.
+        return QoSOverridingOptions(qos.kinds(self._overrides, topic, side))
 
     def _profile(self, reliability: ReliabilityPolicy, depth: int) -> QoSProfile:
         return QoSProfile(
@@ -225,12 +251,3 @@ def _granted(topic: str) -> Iterator[None]:
         raise SettingsError(
             f'{topic}: the middleware refuses this topic, its type or its qos_overrides: {error}'
         ) from error
-
-
-def _message_type(type_name: str) -> Any:
-    package, _, name = type_name.partition('/msg/')
-    module = importlib.import_module(f'{package}.msg')
-    try:
-        return getattr(module, name)
-    except AttributeError as error:
-        raise ImportError(f'{package} has no message {name}') from error

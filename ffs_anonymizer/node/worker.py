@@ -53,10 +53,14 @@ class Worker:
         self._dead_reason = ''
         loaded: Future[dict[str, str]] = Future()
         self._thread = threading.Thread(
-            target=self._run, args=(settings, loaded), name='anonymizer'
+            target=self._run, args=(settings, loaded), name='anonymizer', daemon=True
         )
         self._thread.start()
-        self.description = loaded.result()
+        try:
+            self.description = loaded.result()
+        except BaseException:
+            self._stop = True
+            raise
 
     def put(self, camera: Camera, message: Any) -> None:
         """Queue a frame; any thread may call this."""

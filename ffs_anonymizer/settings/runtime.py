@@ -183,6 +183,9 @@ class Settings:
     publish_detections: bool = setting(
         True, 'Node: publish `~/detections` where vision_msgs is installed.'
     )
+    lock_parameters: bool = setting(
+        False, 'Node: refuse every change of a parameter while it runs.'
+    )
     device: str = setting('auto', 'Where the networks run.', choices=DEVICES)
     threads: int = setting(
         0,

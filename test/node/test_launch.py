@@ -38,7 +38,7 @@ def test_there_are_launch_files() -> None:
 
 def test_replay_waits_for_what_the_node_says() -> None:
     ready = constants(ROOT / 'launch' / 'replay.launch.py')['READY']
-    assert ready.decode() == constants(ROOT / 'ffs_anonymizer' / 'node' / 'node.py')['READY']
+    assert ready.decode() == constants(ROOT / 'ffs_anonymizer' / 'node' / 'service.py')['READY']
 
 
 def test_xml_and_python_take_the_same_arguments() -> None:

@@ -13,7 +13,9 @@ from typing import Any
 import cv2
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from ffs_anonymizer.errors import ModelError, SettingsError
-from ffs_anonymizer.node.node import AnonymizerNode, camera_info_topic
+from ffs_anonymizer.node import diagnostics, service
+from ffs_anonymizer.node.node import AnonymizerNode
+from ffs_anonymizer.node.service import Service
 from ffs_anonymizer.settings.runtime import PARAMETERS
 import numpy as np
 from numpy.typing import NDArray
@@ -310,18 +312,59 @@ def test_camera_info_is_passed_on(live: Live) -> None:
     assert len(outputs) == 1
 
 
-@pytest.mark.parametrize(
-    ('topic', 'expected'),
-    [
-        ('/cam/image_raw', '/cam/camera_info'),
-        ('/cam/image_raw/compressed', '/cam/camera_info'),
-        ('/a/b/image', '/a/b/camera_info'),
-        ('/image', '/camera_info'),
-        ('/image/compressed', '/camera_info'),
-    ],
-)
-def test_camera_info_topic(topic: str, expected: str) -> None:
-    assert camera_info_topic(topic) == expected
+class Pairs:
+    """Pair two topics by stamp as a TimeSynchronizer with a queue of 10 does."""
+
+    def __init__(self) -> None:
+        self._waiting: tuple[dict[int, Any], dict[int, Any]] = ({}, {})
+        self.stamps: list[int] = []
+
+    def add(self, side: int, message: Any) -> None:
+        stamp = message.header.stamp.sec
+        if self._waiting[1 - side].pop(stamp, None) is not None:
+            self.stamps.append(stamp)
+            return
+        own = self._waiting[side]
+        own[stamp] = message
+        while len(own) > 10:
+            del own[min(own)]
+
+
+def test_every_image_leaves_with_its_camera_info_however_late(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliver = Service._deliver
+
+    def late(self: Any, *arguments: Any) -> None:
+        time.sleep(0.05)
+        deliver(self, *arguments)
+
+    monkeypatch.setattr(Service, '_deliver', late)
+    node = live.blind('/cam/image_raw', drop_old=False)
+    publishers = [live.publisher(Image, '/cam/image_raw')]
+    publishers.append(live.publisher(CameraInfo, '/cam/camera_info'))
+    images = live.received(Image, '/anonymized/cam/image_raw')
+    infos = live.received(CameraInfo, '/anonymized/cam/camera_info')
+    pairs = Pairs()
+    for side, kind in enumerate((Image, CameraInfo)):
+        topic = '/anonymized/cam/' + ('image_raw', 'camera_info')[side]
+        live.tester.create_subscription(
+            kind, topic, lambda message, side=side: pairs.add(side, message), RELIABLE
+        )
+    live.matched(*publishers)
+    for stamp in range(1, 41):
+        source = image(stamp=stamp)
+        publishers[0].publish(source)
+        publishers[1].publish(CameraInfo(header=source.header))
+        live.spin(0.01)
+    live.until('all came out', lambda: not node.accounts()['/cam/image_raw'].waiting)
+    account = node.accounts()['/cam/image_raw']
+    assert account.dropped > 0
+    live.until('all have come', lambda: len(images) == account.published == len(infos))
+    # It waited for longer than the queue of the one who pairs them, all but at the very first.
+    assert account.latency_p95_ms > 400
+    stamps = [message.header.stamp.sec for message in images]
+    live.until('all are paired', lambda: pairs.stamps == stamps)
 
 
 def test_copied_topic_is_passed_on_as_it_is(live: Live) -> None:
@@ -503,7 +546,7 @@ def test_live_parameter_holds_from_the_next_frame_on(live: Live) -> None:
     ('name', 'value', 'reason'),
     [
         ('face.threshold', 2.0, 'out of range'),
-        ('face.threshold', 2, 'from 0.01 to 1'),
+        ('face.threshold', 2, 'out of range'),
         ('face.threshold', 'high', 'expected double'),
         ('face.method', 'vanish', 'one of: generate, blur, mosaic, solid'),
         ('mask_zones', ['/cam 1 2 3'], 'expected `<topic or glob> x0 y0 x1 y1`'),
@@ -528,6 +571,10 @@ def test_integer_is_taken_for_a_double(live: Live) -> None:
     assert node.settings.face.threshold == 1.0
     assert live.set_parameter('tracker.max_gap_ms', 300) == (True, '')
     assert node.settings.tracker.max_gap_ms == 300.0
+    parameter = node.get_parameter('tracker.max_gap_ms')
+    assert parameter.type_ == Parameter.Type.DOUBLE
+    assert live.set_parameter('mask_zones', []) == (True, '')
+    assert node.get_parameter('mask_zones').type_ == Parameter.Type.STRING_ARRAY
 
 
 def test_every_setting_is_declared_with_its_meaning(live: Live) -> None:
@@ -567,7 +614,7 @@ def test_every_setting_is_declared_with_its_meaning(live: Live) -> None:
                 'qos_overrides./anonymized/compressed.publisher.reliability': 'best',
             },
             SettingsError,
-            '^/anonymized/compressed: the middleware refuses .*qos_overrides: .*`best`',
+            r"publisher.reliability: got 'best', expected one of: .*reliable",
         ),
     ],
 )
@@ -673,7 +720,7 @@ def test_type_on_the_graph_counts_more_than_the_name(live: Live) -> None:
 
 
 def test_topic_that_is_no_image_is_reported(live: Live) -> None:
-    live.blind('/chatter')
+    live.start(image_topics=['/chatter'])
     statuses = live.statuses('/chatter')
     live.publisher(String, '/chatter')
     live.until('it is reported', lambda: any(s.level == DiagnosticStatus.ERROR for s in statuses))
@@ -728,6 +775,83 @@ def test_nodes_share_an_executor_and_relative_names_stay_in_their_namespace(live
     assert [len(received) for received in outputs] == [1, 1]
 
 
+def test_statuses_name_the_node_with_its_namespace(live: Live) -> None:
+    live.start('anonymizer', '/bus', image_topics=['image_raw'])
+    live.start('anonymizer', '/car', image_topics=['image_raw'])
+    names: set[str] = set()
+    live.tester.create_subscription(
+        DiagnosticArray,
+        '/diagnostics',
+        lambda message: names.update(status.name for status in message.status),
+        10,
+    )
+    expected = {f'{ns}/anonymizer: /{ns}/image_raw' for ns in ('bus', 'car')}
+    live.until('both have spoken', lambda: expected <= names)
+
+
+def test_second_publisher_of_an_output_is_an_error(
+    live: Live, capfd: pytest.CaptureFixture[str]
+) -> None:
+    live.start('one', image_topics=['/cam/compressed'])
+    statuses = live.statuses('one: /cam/compressed')
+    live.start('two', image_topics=['/cam/compressed'])
+    live.until('it is told', lambda: any(s.level == DiagnosticStatus.ERROR for s in statuses))
+    assert statuses[-1].message.startswith('/anonymized/cam/compressed is published by /two too')
+    assert '/anonymized/cam/compressed is published by /two too' in capfd.readouterr().err
+
+
+def test_misspelt_topic_is_told(
+    live: Live, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(service, 'SILENT_S', 0.5)
+    live.start(image_topics=['/cam/imgae_raw', '/cam/image_raw'])
+    live.publisher(Image, '/cam/image_raw')
+    said = ''
+
+    def told() -> bool:
+        nonlocal said
+        said += capfd.readouterr().err
+        return 'did you mean' in said
+
+    live.until('it is told', told)
+    assert '/cam/imgae_raw: no publisher since the start: did you mean /cam/image_raw?' in said
+    live.spin(2 * diagnostics.PERIOD_S)
+    said += capfd.readouterr().err
+    assert said.count('no publisher since the start') == 1
+
+
+def test_every_weakening_is_told_while_it_lasts(
+    live: Live, capfd: pytest.CaptureFixture[str]
+) -> None:
+    live.start(image_topics=['/cam/compressed'], copy_topics=['/depth/image'])
+    camera, copied = live.statuses('/cam/compressed'), live.statuses('/depth/image')
+    live.until('the copy is told', lambda: copied)
+    assert copied[-1].level == DiagnosticStatus.WARN
+    assert 'persons and all' in copied[-1].message
+    assert '/depth/image: copy_topics: it is passed on to /anonymized/depth/image' in (
+        capfd.readouterr().err
+    )
+    assert live.set_parameter('face.threshold', 1.0) == (True, '')
+    assert live.set_parameter('ignore_zones', ['/cam/* 0 0 9 9']) == (True, '')
+    weak = ['face.threshold is 1: no face is ever replaced', '1 ignore zone leaves the faces']
+    live.until('it is told', lambda: all(text in camera[-1].message for text in weak))
+    assert camera[-1].level == DiagnosticStatus.WARN
+    said = capfd.readouterr().err
+    assert all(f'/cam/compressed: {text}' in said for text in weak)
+    assert live.set_parameter('face.threshold', 0.2) == (True, '')
+    assert live.set_parameter('ignore_zones', []) == (True, '')
+    live.until('it is over', lambda: 'threshold' not in camera[-1].message)
+    assert '/cam/compressed: the protection is as it should be again' in capfd.readouterr().err
+
+
+def test_locked_parameters_stay(live: Live) -> None:
+    node = live.start(lock_parameters=True)
+    successful, reason = live.set_parameter('face.threshold', 0.9)
+    assert not successful
+    assert reason.startswith('lock_parameters is true')
+    assert node.settings.face.threshold == 0.2
+
+
 def test_detections_are_published_where_vision_msgs_is_installed(live: Live) -> None:
     vision = pytest.importorskip('vision_msgs.msg')
     live.blind('/cam/image_raw')
@@ -754,7 +878,7 @@ def run_node(*arguments: str, **environment: str) -> subprocess.Popen[str]:
         [
             sys.executable,
             '-c',
-            'import sys; from ffs_anonymizer.node.node import main; sys.exit(main())',
+            'import sys; from ffs_anonymizer.node.program import main; sys.exit(main())',
             *('--ros-args', *arguments),
         ],
         cwd=ROOT,
@@ -778,6 +902,20 @@ def wait_ready(process: subprocess.Popen[str]) -> str:
 def test_signal_ends_the_process_with_zero(number: signal.Signals) -> None:
     with run_node('--params-file', 'config/anonymizer.param.yaml') as process:
         wait_ready(process)
+        process.send_signal(number)
+        rest = process.communicate(timeout=20)[1]
+    assert process.returncode == 0, rest
+    assert 'Traceback' not in rest
+    assert 'terminate' not in rest
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize('after_s', [0.3, 0.8, 1.3, 1.8])
+def test_signal_while_starting_ends_the_process_with_zero(
+    number: signal.Signals, after_s: float
+) -> None:
+    with run_node() as process:
+        time.sleep(after_s)
         process.send_signal(number)
         rest = process.communicate(timeout=20)[1]
     assert process.returncode == 0, rest
@@ -862,4 +1000,26 @@ def test_process_that_cannot_start_exits_with_one(assignment: str, text: str) ->
         rest = process.communicate(timeout=30)[1]
     assert process.returncode == 1
     assert text in rest
+    assert 'Traceback' not in rest
+
+
+@pytest.mark.parametrize(
+    ('content', 'text'),
+    [
+        ('anonymiser:\n  ros__parameters: {lazy: false}\n', 'expected a section for the node'),
+        (None, 'cannot start: '),
+    ],
+    ids=['another node', 'missing'],
+)
+def test_parameter_file_that_is_not_for_the_node_is_refused(
+    tmp_path: Path, content: str | None, text: str
+) -> None:
+    path = tmp_path / 'params.yaml'
+    if content is not None:
+        path.write_text(content)
+    with run_node('--params-file', str(path)) as process:
+        rest = process.communicate(timeout=30)[1]
+    assert process.returncode == 1
+    assert text in rest
+    assert 'params.yaml' in rest
     assert 'Traceback' not in rest

@@ -1,0 +1,58 @@
+"""The message types that the node takes and makes."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from ffs_anonymizer.regions.detections import CLASSES, Regions
+
+try:
+    from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
+
+    DETECTIONS: Any = Detection2DArray
+except ImportError:
+    DETECTIONS = None
+
+IMAGE = 'sensor_msgs/msg/Image'
+COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'
+IMAGE_TYPES = (IMAGE, COMPRESSED_IMAGE)
+INFO_TYPES = ('sensor_msgs/msg/CameraInfo',)
+
+
+def message_type(name: str) -> Any:
+    """
+    Return the class of a message.
+
+    :param name: as the graph shows it, `sensor_msgs/msg/Image`.
+    :raises ImportError: its package is not installed.
+    """
+    package, _, kind = name.partition('/msg/')
+    module = importlib.import_module(f'{package}.msg')
+    try:
+        return getattr(module, kind)
+    except AttributeError as error:
+        raise ImportError(f'{package} has no message {kind}') from error
+
+
+def detections_of(header: Any, regions: Regions) -> Any:
+    """Return the regions of a frame as a vision_msgs message; plain numbers, no pixels."""
+    message = DETECTIONS(header=header)
+    for box, kind, score, track_id in zip(
+        regions.xyxy_px.tolist(),
+        regions.classes,
+        regions.scores,
+        regions.track_ids,
+        strict=True,
+    ):
+        x0, y0, x1, y1 = box
+        hypothesis = ObjectHypothesisWithPose()
+        hypothesis.hypothesis.class_id = CLASSES[kind]
+        hypothesis.hypothesis.score = float(score)
+        detection = Detection2D(header=header, id=str(track_id), results=[hypothesis])
+        detection.bbox.center.position.x = (x0 + x1) / 2
+        detection.bbox.center.position.y = (y0 + y1) / 2
+        detection.bbox.size_x = x1 - x0
+        detection.bbox.size_y = y1 - y0
+        message.detections.append(detection)
+    return message

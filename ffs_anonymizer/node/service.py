@@ -1,0 +1,350 @@
+"""What makes a node an anonymizer: its parameters, its worker, its topics and its diagnostics."""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Iterator, Mapping, Sequence
+import difflib
+from functools import partial
+from pathlib import Path
+import time
+from typing import Any
+
+from ffs_anonymizer.anonymizer import Anonymized, Zone
+from ffs_anonymizer.errors import SettingsError
+from ffs_anonymizer.node import parameters, qos, topics, weakenings
+from ffs_anonymizer.node.camera import Account, Camera, QUEUE_FRAMES
+from ffs_anonymizer.node.diagnostics import Diagnostics, PERIOD_S, Reminder, Report
+from ffs_anonymizer.node.infos import Infos
+from ffs_anonymizer.node.messages import (
+    COMPRESSED_IMAGE,
+    DETECTIONS,
+    detections_of,
+    IMAGE_TYPES,
+    INFO_TYPES,
+)
+from ffs_anonymizer.node.parameter_files import check_parameter_file
+from ffs_anonymizer.node.route import Route, SENSOR_DEPTH
+from ffs_anonymizer.node.topics import Topic
+from ffs_anonymizer.node.worker import Worker
+from ffs_anonymizer.settings.runtime import Settings
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+
+READY = 'ready: models are loaded'
+_NS_PER_S = 1_000_000_000
+_POLL_S = 0.1
+_QUIET_S = 5.0
+# How long a topic may stay without a publisher before the log says so, and how often it does.
+SILENT_S = 5.0
+_REMIND_S = 60.0
+
+
+class Service:
+    """
+    Anonymize the camera topics that a node's parameters name.
+
+    Four steps, each with its way back: the constructor declares the parameters, `load` opens the
+    networks, `open` the topics; `close` and `free`. Nothing is subscribed to or published before
+    `open` but diagnostics. All is called in the executor's thread.
+
+    :param node: a plain or a managed one.
+    :param parameter_files: those that the node was given.
+    :raises SettingsError: a parameter or a topic's name is wrong, or a file is not for the node.
+    """
+
+    def __init__(self, node: Node, *, parameter_files: Sequence[Path] = ()) -> None:
+        self._node = node
+        for path in parameter_files:
+            check_parameter_file(path, node.get_fully_qualified_name())
+        # rclpy has no public way to the overrides, and ignores those that nobody declares.
+        self._overrides = dict(node._parameter_overrides)
+        self.settings: Settings = parameters.settings_of(self._overrides)
+        self._topics = topics.plan(
+            self.settings,
+            resolve=node.resolve_topic_name,
+            expand=partial(node.resolve_topic_name, only_expand=True),
+        )
+        self._strange_qos = qos.check(self._overrides, self._topics)
+        parameters.declare(node, self.settings, self._on_change)
+        self._worker: Worker | None = None
+        self._cameras: list[Camera] = []
+        self._routes: dict[str, Route] = {}
+        self._passed: list[Route] = []
+        self._infos: list[tuple[Route, Infos, Topic]] = []
+        self._timers: list[Any] = []
+        self._detections: Any = None
+        self._diagnostics = Diagnostics(node)
+        self._failures = Reminder(_QUIET_S)
+        self._silence = Reminder(_REMIND_S)
+        self._problems = Reminder(_REMIND_S)
+        self._sizes_wh: dict[str, tuple[int, int]] = {}
+        self._fallen: dict[str, tuple[float, str]] = {}
+        self._said: dict[str, tuple[float, list[str]]] = {}
+        self._opened_s = 0.0
+        # Steady, since ROS time stands still while a simulation or a recording does.
+        self._clock = Clock(clock_type=ClockType.STEADY_TIME)
+        self._diagnosing = node.create_timer(PERIOD_S, self._diagnose, clock=self._clock)
+
+    def accounts(self) -> dict[str, Account]:
+        """Return what became of each camera's frames, by topic."""
+        return {camera.topic: camera.account() for camera in self._cameras}
+
+    def load(self) -> None:
+        """
+        Open the networks.
+
+        :raises AnonymizerError: one of them cannot be loaded, or a zone cannot be read.
+        """
+        self._cameras = [
+            Camera(topic.name, drop_old=self.settings.drop_old) for topic in self._topics.images
+        ]
+        self._worker = Worker(
+            self.settings, self._cameras, deliver=self._deliver, report=self._report
+        )
+        for name, value in self._worker.description.items():
+            self._logger.info(f'{name}: {value}')
+
+    def open(self) -> None:
+        """
+        Take the topics, from now on.
+
+        :raises SettingsError: the middleware refuses the QoS that the user has set.
+        """
+        assert self._worker is not None
+        if DETECTIONS is not None and self.settings.publish_detections:
+            self._detections = self._node.create_publisher(DETECTIONS, '~/detections', 5)
+        self._routes = {
+            camera.topic: self._image_route(topic, camera, self._worker)
+            for topic, camera in zip(self._topics.images, self._cameras, strict=True)
+        }
+        self._passed = [self._passing_route(topic, ()) for topic in self._topics.copies]
+        for topic in self._topics.infos:
+            self._add_info(topic)
+        self._opened_s = time.monotonic()
+        self._timers = [self._node.create_timer(_POLL_S, self._poll, clock=self._clock)]
+        self._logger.info(f'{READY}; cameras: {", ".join(self._routes) or "none"}')
+        if not self._routes and not self._passed:
+            self._logger.warning('image_topics is empty: there is nothing to do')
+        for text in self._strange_qos:
+            self._logger.warning(text)
+        self._warn_of_zones()
+        self._say_weakenings()
+
+    def close(self) -> None:
+        """Leave the topics; the networks stay. Frames that wait are dropped."""
+        for timer in self._timers:
+            self._node.destroy_timer(timer)
+        self._timers = []
+        for route in (*self._routes.values(), *self._passed):
+            route.close()
+        self._routes, self._passed, self._infos = {}, [], []
+        if self._detections is not None:
+            self._node.destroy_publisher(self._detections)
+            self._detections = None
+        for camera in self._cameras:
+            camera.drop_waiting()
+
+    def free(self) -> None:
+        """Finish the frame in work, give the networks back, and sum up the frames."""
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.close()
+            self._sum_up()
+
+    @property
+    def _logger(self) -> Any:
+        return self._node.get_logger()
+
+    def _sum_up(self) -> None:
+        for topic, account in self.accounts().items():
+            missing = account.dropped + account.failed + account.lost
+            say = self._logger.warning if missing else self._logger.info
+            say(
+                f'{topic}: {account.received} frames in, {account.published} out, '
+                f'{account.dropped} dropped, {account.failed} failed, '
+                f'{account.lost} lost before arrival'
+            )
+
+    # -- parameters
+
+    def _on_change(self, changes: Mapping[str, object]) -> None:
+        if self.settings.lock_parameters:
+            raise SettingsError('lock_parameters is true: nothing changes while the node runs')
+        settings = self.settings.updated(changes)
+        for text in (*settings.mask_zones, *settings.ignore_zones):
+            Zone.parse(text)
+        if self._worker is not None:
+            self._worker.update(settings)
+        self.settings = settings
+        if changes.keys() & {'mask_zones', 'ignore_zones'}:
+            self._warn_of_zones()
+        self._say_weakenings()
+
+    def _warn_of_zones(self) -> None:
+        """Tell of zones that fit no camera; a file may serve several nodes, so it is no error."""
+        names = [topic.name for topic in self._topics.images]
+        for setting in ('mask_zones', 'ignore_zones'):
+            for text in getattr(self.settings, setting):
+                if not Zone.parse(text).fits_any(names):
+                    self._logger.warning(
+                        f'{setting}: {text!r} fits no camera topic of this node, so it has no '
+                        'effect'
+                    )
+
+    def _weakenings(self, topic: str) -> list[str]:
+        found = weakenings.weakenings(self.settings, topic, self._sizes_wh.get(topic))
+        fallen_s, reason = self._fallen.get(topic, (0.0, ''))
+        if reason and time.monotonic() - fallen_s <= 2 * PERIOD_S:
+            found.append(f'faces fall back to {self.settings.face.fallback}: {reason}')
+        return found
+
+    def _say_weakenings(self) -> None:
+        """Log what weakens the protection where it has changed, and as a reminder."""
+        now_s = time.monotonic()
+        weak = {topic: self._weakenings(topic) for topic in self._routes}
+        if self._passed:
+            weak |= {topic.name: [_copied(topic)] for topic in self._topics.copies}
+        for topic, texts in weak.items():
+            said_s, before = self._said.get(topic, (0.0, []))
+            if texts != before or (texts and now_s - said_s >= _REMIND_S):
+                self._said[topic] = (now_s, texts)
+                for text in texts or ['the protection is as it should be again']:
+                    self._logger.warning(f'{topic}: {text}')
+
+    # -- topics
+
+    def _image_route(self, topic: Topic, camera: Camera, worker: Worker) -> Route:
+        return Route(
+            self._node,
+            topic,
+            types=IMAGE_TYPES,
+            presumed_type=COMPRESSED_IMAGE if topic.name.endswith('/compressed') else '',
+            overrides=self._overrides,
+            lazy=self.settings.lazy,
+            on_message=partial(worker.put, camera),
+            on_lost=camera.count_lost,
+            depth=SENSOR_DEPTH if self.settings.drop_old else QUEUE_FRAMES,
+        )
+
+    def _passing_route(
+        self, topic: Topic, types: tuple[str, ...], on_message: Any = None
+    ) -> Route:
+        return Route(
+            self._node,
+            topic,
+            types=types,
+            overrides=self._overrides,
+            lazy=self.settings.lazy,
+            raw=True,
+            on_message=on_message,
+        )
+
+    def _add_info(self, topic: Topic) -> None:
+        def publish(info: bytes) -> None:
+            route.publish(info)
+
+        def is_awaited() -> bool:
+            images = [self._routes[name] for name in topic.images]
+            return not route.latched and any(image.subscribed for image in images)
+
+        infos = Infos(publish, is_awaited=is_awaited)
+        route = self._passing_route(topic, INFO_TYPES, infos.put)
+        self._passed.append(route)
+        self._infos.append((route, infos, topic))
+
+    def _poll(self) -> None:
+        for route in (*self._routes.values(), *self._passed):
+            route.poll()
+
+    # -- frames; these run in the worker's thread
+
+    def _deliver(self, camera: Camera, message: Any, anonymized: Anonymized) -> None:
+        route = self._routes.get(camera.topic)
+        if route is None:
+            raise SettingsError('the topics were closed meanwhile')
+        if anonymized.data is not message.data:
+            # The one type that rclpy takes without looking at each byte of it.
+            data = array.array('B')
+            data.frombytes(anonymized.data)
+            message.data = data
+        if hasattr(message, 'width'):
+            self._sizes_wh[camera.topic] = (message.width, message.height)
+        if anonymized.replaced.warnings:
+            self._fallen[camera.topic] = (time.monotonic(), anonymized.replaced.warnings[0])
+        detections = self._detections
+        if detections is not None:
+            detections.publish(detections_of(message.header, anonymized.regions))
+        route.publish(message)
+        stamp = message.header.stamp
+        for _, infos, topic in self._infos:
+            if camera.topic in topic.images:
+                infos.image_published(stamp.sec * _NS_PER_S + stamp.nanosec)
+
+    def _report(self, camera: Camera, reason: str) -> None:
+        if self._failures.due(camera.topic):
+            self._logger.error(f'{camera.topic}: frame not published: {reason}')
+
+    # -- once a second
+
+    def _diagnose(self) -> None:
+        for route in (*self._routes.values(), *self._passed):
+            route.check()
+        self._say_weakenings()
+        self._say_silence()
+        self._say_problems()
+        self._diagnostics.publish(self._statuses())
+
+    def _statuses(self) -> Iterator[Any]:
+        backend = Report('back end')
+        if self._worker is not None:
+            backend.values = self._worker.description
+            backend.fail(self._worker.dead_reason)
+        yield backend.status(self._node, 'loaded' if self._worker else 'not loaded')
+        for camera in self._cameras:
+            route = self._routes.get(camera.topic)
+            if route is not None:
+                yield self._diagnostics.of_camera(
+                    route, camera.account(), self._weakenings(camera.topic)
+                )
+        copied = {topic.name: topic for topic in self._topics.copies}
+        unpaired = {route.topic: infos.fit_no_image for route, infos, _ in self._infos}
+        for route in self._passed:
+            warnings = [_copied(copied[route.topic])] if route.topic in copied else []
+            if unpaired.get(route.topic):
+                warnings.append('its stamps fit no image, so it is passed on unpaired')
+            if warnings or route.problem:
+                yield self._diagnostics.of_passed(route, warnings)
+
+    def _say_silence(self) -> None:
+        """Tell of topics that nobody publishes, which may be misspelt."""
+        if time.monotonic() - self._opened_s < SILENT_S:
+            return
+        wanted = {topic.name for topic in (*self._topics.images, *self._topics.copies)}
+        for route in (*self._routes.values(), *self._passed):
+            silent = route.topic in wanted and not route.seen and not route.problem
+            if silent and self._silence.due(route.topic):
+                self._logger.warning(
+                    f'{route.topic}: no publisher since the start: {self._suggestion(route)}'
+                )
+
+    def _suggestion(self, route: Route) -> str:
+        ours = {topic.output for topic in (*self._topics.images, *self._topics.copies)}
+        names = sorted(
+            name
+            for name, types in self._node.get_topic_names_and_types()
+            if set(types) & set(IMAGE_TYPES) and name not in ours and name != route.topic
+        )
+        close = difflib.get_close_matches(route.topic, names, n=1)
+        if close:
+            return f'did you mean {close[0]}?'
+        return f'image topics here are {", ".join(names)}' if names else 'there is no image topic'
+
+    def _say_problems(self) -> None:
+        for route in (*self._routes.values(), *self._passed):
+            if route.problem and self._problems.due(route.problem):
+                self._logger.error(route.problem)
+
+
+def _copied(topic: Topic) -> str:
+    return f'copy_topics: it is passed on to {topic.output} as it is, persons and all'

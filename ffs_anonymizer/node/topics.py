@@ -1,0 +1,135 @@
+"""Which topic comes out under which name, told before anything is subscribed to or published."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ffs_anonymizer.errors import SettingsError
+from ffs_anonymizer.settings.runtime import Settings
+
+# What image_transport puts behind a topic's name for its other forms.
+TRANSPORTS = ('/compressed', '/ffmpeg')
+
+
+@dataclass(frozen=True)
+class Topic:
+    """
+    Hold the way of one topic.
+
+    :param source: its name, as the user wrote it.
+    :param name: the same, resolved.
+    :param target: the name of the output before remapping.
+    :param output: the same, resolved.
+    :param images: of a camera_info, the image topics that it belongs to and waits for.
+    """
+
+    source: str
+    name: str
+    target: str
+    output: str
+    images: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Topics:
+    """
+    Hold the topics of a node.
+
+    :param images: are anonymized.
+    :param copies: are passed on as they are.
+    :param infos: the camera_info of both.
+    """
+
+    images: tuple[Topic, ...]
+    copies: tuple[Topic, ...]
+    infos: tuple[Topic, ...]
+
+    def names(self) -> set[str]:
+        """Return all names that are subscribed to or published."""
+        every = (*self.images, *self.copies, *self.infos)
+        return {name for topic in every for name in (topic.name, topic.output)}
+
+
+def plan(
+    settings: Settings, *, resolve: Callable[[str], str], expand: Callable[[str], str]
+) -> Topics:
+    """
+    Return the topics that the settings ask for.
+
+    A camera_info goes where its image goes, also if the image's output is remapped.
+
+    :param resolve: gives a name its namespace and applies the remappings.
+    :param expand: gives a name its namespace alone.
+    :raises SettingsError: a name cannot be used, or an output would meet an input or another one.
+    """
+    prefix = settings.output_prefix
+    if prefix.endswith('/'):
+        raise SettingsError(
+            f'output_prefix: got {prefix!r}, expected it without the slash at its end, '
+            "since every topic's own name begins with one"
+        )
+
+    def topic(source: str) -> Topic:
+        name = resolve(source)
+        return Topic(source, name, prefix + name, resolve(prefix + name))
+
+    try:
+        images = tuple(topic(source) for source in settings.image_topics)
+        copies = tuple(topic(source) for source in settings.copy_topics)
+        infos = _infos(images, copies, prefix, resolve, expand)
+    except RuntimeError as error:
+        raise SettingsError(
+            f'image_topics, copy_topics or output_prefix: not a topic name: {error}'
+        ) from error
+    _check(images + copies, infos)
+    return Topics(images, copies, infos)
+
+
+def camera_info_topic(image_topic: str) -> str:
+    """Return the topic of the camera_info that belongs to an image topic (resolved name)."""
+    for transport in TRANSPORTS:
+        image_topic = image_topic.removesuffix(transport)
+    return image_topic.rpartition('/')[0] + '/camera_info'
+
+
+def _infos(
+    images: tuple[Topic, ...],
+    copies: tuple[Topic, ...],
+    prefix: str,
+    resolve: Callable[[str], str],
+    expand: Callable[[str], str],
+) -> tuple[Topic, ...]:
+    chosen = {item.name for item in images + copies}
+    found: dict[tuple[str, str], Topic] = {}
+    for item in images + copies:
+        source = camera_info_topic(item.name)
+        name = resolve(source)
+        if name in chosen:
+            continue
+        target = prefix + name
+        if resolve(target) == expand(target) and item.output != expand(item.target):
+            target = camera_info_topic(item.output)
+        before = found.get((name, target))
+        waits_for = before.images if before else ()
+        if item in images:
+            waits_for += (item.name,)
+        found[name, target] = Topic(source, name, target, resolve(target), waits_for)
+    return tuple(found.values())
+
+
+def _check(pictures: tuple[Topic, ...], infos: tuple[Topic, ...]) -> None:
+    names = [topic.name for topic in pictures]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        raise SettingsError(f'{name} is named twice in image_topics and copy_topics')
+    topics = pictures + infos
+    inputs = {topic.name for topic in topics}
+    outputs = [topic.output for topic in topics]
+    for topic in topics:
+        if topic.output in inputs:
+            raise SettingsError(
+                f'the output of {topic.name} would be {topic.output}, which is an input too: '
+                'choose another output_prefix'
+            )
+        if outputs.count(topic.output) > 1:
+            raise SettingsError(f'two topics have the same output {topic.output}')
