@@ -13,7 +13,6 @@ from typing import TypeVar, Union
 import cv2
 from ffs_anonymizer.errors import AnonymizerError, ModelError, SettingsError
 from ffs_anonymizer.frames.frame import Frame
-from ffs_anonymizer.models.manifest import file_sha256
 from ffs_anonymizer.painting import budget, composite, crops, obscure
 from ffs_anonymizer.painting.generator import Generator
 from ffs_anonymizer.painting.job import Job
@@ -185,7 +184,7 @@ class Anonymizer:
             for generator in self._generators.values():
                 generator.measure()
         if self._detector is None:
-            self._detector = Detector(settings, callers=self.callers)
+            self._detector = Detector(settings, concurrency=self.callers)
         self._detector.settings = settings
         self._masked, self._ignored = masked, ignored
         self.settings = settings
@@ -298,7 +297,7 @@ class Anonymizer:
         far longer than one larger call of the generator saves.
         """
         generators = self._generators.values()
-        on_cpu = all(generator.model.device.startswith('cpu') for generator in generators)
+        on_cpu = all(generator.model.device.kind == 'cpu' for generator in generators)
         return not on_cpu and all(generator.painter is None for generator in generators)
 
     def forget(self, stream: str) -> None:
@@ -319,7 +318,7 @@ class Anonymizer:
         return {
             'package': 'ffs_anonymizer',
             **{
-                name: f'{model.path.name} sha256:{file_sha256(model.path)[:12]} '
+                name: f'{model.path.name} sha256:{model.sha256[:12]} '
                 f'in {model.name} on {model.device}'
                 for name, model in models.items()
             },
@@ -590,7 +589,7 @@ def _load_generators(settings: Settings, callers: int) -> dict[str, Generator]:
     return {
         word: Generator(
             settings.updated({'generator.model_path': path, 'generator.small_model_path': ''}),
-            callers=callers,
+            concurrency=callers,
         )
         for word, path in zip(GENERATE[: len(paths)], paths, strict=True)
     }

@@ -30,11 +30,6 @@ LAYERS: list[list[str]] = [
 ]
 # Where a layer's folders may import from each other: the workshop's do, and commands' options.
 OPEN = {len(LAYERS) - 2, len(LAYERS) - 1}
-# The engine's file makes the painter of its device; the program lists the workshop's commands.
-CLIMBS = [
-    ('backend/tensorrt/runner.py', 'painting/compiler.py'),
-    ('backend/tensorrt/runner.py', 'painting/gpu_painter.py'),
-]
 LIBRARIES = {
     'rclpy': ['node/*'],
     'torch': WORKSHOP,
@@ -104,7 +99,7 @@ def place(module: str) -> tuple[int, str]:
 def test_nothing_calls_back_up(module: str) -> None:
     for name, for_types in imports(module):
         other = file_of(name)
-        if other is None or for_types or (module, other) in CLIMBS:
+        if other is None or for_types:
             continue
         (mine, own), (layer, folder) = place(module), place(other)
         allowed = (

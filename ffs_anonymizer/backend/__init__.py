@@ -11,12 +11,15 @@ from pathlib import Path
 import threading
 from typing import TYPE_CHECKING
 
+from ffs_anonymizer.backend.device import Device
 from ffs_anonymizer.errors import ModelError
+from ffs_anonymizer.models.manifest import Manifest
+from ffs_anonymizer.models.model_file import ModelFile, read_model
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from ffs_anonymizer.painting.job import Painter
+    from ffs_anonymizer.backend.cuda import OnGpu
 
 Tensors = Mapping[str, NDArray[np.float32]]
 
@@ -56,13 +59,17 @@ class Backend(ABC):
 
     :param name: the library, as `--device` and the diagnostics show it.
     :param device: where it computes and why that one was taken.
+    :param sha256: of the file's content as it was loaded.
+    :param manifest: of the file; None where there is none.
     :param concurrent: whether several threads may run it at once.
     """
 
     name: str
     concurrent: bool = False
-    device: str
+    device: Device
     path: Path
+    sha256: str = ''
+    manifest: Manifest | None = None
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     _lock: AbstractContextManager[object]
@@ -98,8 +105,8 @@ class Backend(ABC):
     def infer_impl(self, feeds: Tensors) -> dict[str, NDArray[np.float32]]:
         """Run the network; the feeds are checked already."""
 
-    def painter(self) -> Painter | None:
-        """Return what crops, generates and pastes in one go, where the device can do that."""
+    def on_gpu(self) -> OnGpu | None:
+        """Return how to run it within the GPU's own memory, where it does run there."""
         return None
 
     def turn(self) -> AbstractContextManager[object]:
@@ -119,16 +126,6 @@ BACKENDS = {
 }
 
 
-def check_file(path: Path) -> None:
-    """
-    Look whether a model's file is there.
-
-    :raises ModelError: it is not.
-    """
-    if not path.is_file():
-        raise ModelError(f'model file {path}: got nothing there, expected an ONNX file')
-
-
 def multiplies_bytes(cpuinfo: Path = Path('/proc/cpuinfo')) -> bool:
     """
     Tell whether the processor has x86's products of 8-bit numbers that add up in 32 bits (VNNI).
@@ -143,34 +140,37 @@ def multiplies_bytes(cpuinfo: Path = Path('/proc/cpuinfo')) -> bool:
     return not words.isdisjoint({'avx512_vnni', 'avx_vnni'})
 
 
-def open_model(path: Path, *, device: str = 'auto', threads: int = 0, callers: int = 1) -> Backend:
+def open_model(
+    path: Path, *, device: str = 'auto', threads: int = 0, concurrency: int = 1
+) -> Backend:
     """
     Load an ONNX network into a back end.
 
-    :param path: the ONNX file.
+    :param path: the ONNX file; it is read once, here.
     :param device: `auto` takes TensorRT where an engine for this file lies ready, then CUDA, then
         the CPU, and says so; any other word takes that or raises.
     :param threads: CPU threads; 0 means one a core.
-    :param callers: threads that will run it at once; they count among the CPU threads.
-    :raises ModelError: the file, the library or the device is missing, or the file is damaged.
+    :param concurrency: threads that will run it at once; they count among the CPU threads.
+    :raises ModelError: the file, the library or the device is missing, the file is damaged, or its
+        manifest is of another file.
     """
-    check_file(path)
-    if device == 'auto':
-        return _open_best(path, threads, callers)
-    module_name = BACKENDS.get(device)
-    if module_name is None:
-        raise ModelError(f'device {device!r} is not built into this version; got {path}')
-    module = importlib.import_module(module_name)
-    backend: Backend = module.load(path, device=device, threads=threads, callers=callers)
+    file = read_model(path)
+    backend = _opened(file, device, threads, concurrency)
+    backend.sha256, backend.manifest = file.sha256, file.manifest
     return backend
 
 
-def _open_best(path: Path, threads: int, callers: int) -> Backend:
-    engine = importlib.import_module(BACKENDS['tensorrt']).load_if_built(path)
-    if isinstance(engine, Backend):
-        return engine
-    backend: Backend = importlib.import_module(BACKENDS['cuda']).load(
-        path, device='auto', threads=threads, callers=callers
-    )
-    backend.device += f', not tensorrt: {engine}'
+def _opened(file: ModelFile, device: str, threads: int, concurrency: int) -> Backend:
+    reason = ''
+    if device == 'auto':
+        engine = importlib.import_module(BACKENDS['tensorrt']).load_if_built(file)
+        if isinstance(engine, Backend):
+            return engine
+        reason = f'not tensorrt: {engine}'
+    elif device not in BACKENDS:
+        raise ModelError(f'device {device!r} is not built into this version; got {file.path}')
+    module = importlib.import_module(BACKENDS['cuda' if reason else device])
+    backend: Backend = module.load(file, device=device, threads=threads, concurrency=concurrency)
+    if reason:
+        backend.device = backend.device.noted(reason)
     return backend

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 import ctypes
+from dataclasses import dataclass
 import importlib
 from typing import Any
 
@@ -136,6 +137,21 @@ class Gpu:
         status = getattr(self._library, name)(*arguments)
         if status != 0:
             raise ModelError(f'{self.name}: {name} failed with CUDA error {status}')
+
+
+@dataclass(frozen=True)
+class OnGpu:
+    """
+    Say how a network runs within the GPU's own memory.
+
+    :param runs: by batch size, what puts one run on the stream, told the address of every input
+        and output.
+    :param output_shapes: by batch size, of each output.
+    """
+
+    gpu: Gpu
+    runs: Mapping[int, Callable[[Mapping[str, int]], None]]
+    output_shapes: Mapping[int, Mapping[str, tuple[int, ...]]]
 
 
 class Graph:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ffs_anonymizer.errors import ModelError
+from ffs_anonymizer.models.model_file import ModelFile
 import numpy as np
 
 try:
@@ -34,23 +35,70 @@ def read(path: Path) -> onnx.ModelProto:
     """
     Read a network as it stands.
 
-    :raises ModelError: the file is no valid ONNX model.
+    :raises ModelError: the file is no valid ONNX model, or its weights lie in another file.
     """
     try:
-        model = onnx.load(str(path))
-        onnx.checker.check_model(model, full_check=False)
-    except Exception as error:  # protobuf, I/O and checker errors share no base
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f'{path}: cannot be read: {error}') from error
+    return parse(content, path)
+
+
+def parse(content: bytes, path: Path) -> onnx.ModelProto:
+    """
+    Make a network of a file's content.
+
+    :param path: where it is from, for errors.
+    :raises ModelError: it is no valid ONNX model, or its weights lie in another file.
+    """
+    try:
+        model = onnx.load_model_from_string(content)
+        outside = _outside(model)
+        if not outside:
+            onnx.checker.check_model(model, full_check=False)
+    except Exception as error:  # protobuf and checker errors share no base
         raise ModelError(f'{path}: got a file that is no valid ONNX model: {error}') from error
+    if outside:
+        raise ModelError(
+            f'{path}: got a network whose weights lie in another file ({outside}), which no hash '
+            'of this one covers; expected one that holds them: '
+            'onnx.save(onnx.load(OLD), NEW)'
+        )
     return model
 
 
-def cleaned(path: Path) -> onnx.ModelProto:
-    """
-    Read a network without what keeps a runtime from optimizing it.
+def _outside(model: onnx.ModelProto) -> str:
+    """Return the name of a file beside it that a network takes weights from; empty for none."""
+    tensors = [
+        *model.graph.initializer,
+        *(part for sparse in model.graph.sparse_initializer for part in _parts(sparse)),
+    ]
+    graphs = [model.graph]
+    while graphs:
+        for node in graphs.pop().node:
+            for attribute in node.attribute:
+                tensors += [attribute.t, *attribute.tensors]
+                inner = [attribute.g, *attribute.graphs]
+                graphs += inner
+                tensors += [tensor for graph in inner for tensor in graph.initializer]
+    for tensor in tensors:
+        if tensor.data_location == TensorProto.EXTERNAL:
+            places = {entry.key: entry.value for entry in tensor.external_data}
+            return places.get('location', '') or 'unnamed'
+    return ''
 
-    :raises ModelError: the file is no valid ONNX model.
+
+def _parts(sparse: onnx.SparseTensorProto) -> tuple[onnx.TensorProto, onnx.TensorProto]:
+    return sparse.values, sparse.indices
+
+
+def cleaned(file: ModelFile) -> onnx.ModelProto:
     """
-    model = read(path)
+    Return a network without what keeps a runtime from optimizing it.
+
+    :raises ModelError: the file is no valid ONNX model, or its weights lie in another one.
+    """
+    model = parse(file.content, file.path)
     free_inputs(model)
     return model
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from ffs_anonymizer.backend import Backend, ort, Tensors, TensorSpec
+from ffs_anonymizer.backend.device import Device
 from ffs_anonymizer.backend.onnx_file import cleaned
 from ffs_anonymizer.errors import ModelError
+from ffs_anonymizer.models.model_file import ModelFile
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,9 +36,9 @@ class OpenVinoBackend(Backend):
 
     name = 'openvino'
 
-    def __init__(self, path: Path, *, threads: int) -> None:
-        self.path = path
-        network = cleaned(path)
+    def __init__(self, file: ModelFile, *, threads: int) -> None:
+        path = self.path = file.path
+        network = cleaned(file)
         graph = network.graph
         core = openvino.Core()
         try:
@@ -53,7 +54,7 @@ class OpenVinoBackend(Backend):
             compiled = core.compile_model(model, 'CPU', options)
         except RuntimeError as error:
             raise ModelError(f'{path}: OpenVINO cannot load it: {error}') from error
-        self.device = f'cpu, {precision} (asked for)'
+        self.device = Device('cpu', notes=(precision, 'asked for'))
         self.inputs = tuple(_spec(port, port.any_name) for port in compiled.inputs)
         # Of a tensor that goes by several names OpenVINO tells any; the file knows the right one.
         self.outputs = tuple(
@@ -62,7 +63,7 @@ class OpenVinoBackend(Backend):
         )
         self._request = compiled.create_infer_request()
         if any(node.op_type == 'QuantizeLinear' for node in graph.node):
-            self._compare_with_reference(threads)
+            self._compare_with_reference(file, threads)
 
     def infer_impl(self, feeds: Tensors) -> dict[str, NDArray[np.float32]]:
         """Run the request."""
@@ -73,7 +74,7 @@ class OpenVinoBackend(Backend):
             raise ModelError(f'{self.path}: OpenVINO failed: {error}') from error
         return {spec.name: results[i] for i, spec in enumerate(self.outputs)}
 
-    def _compare_with_reference(self, threads: int) -> None:
+    def _compare_with_reference(self, file: ModelFile, threads: int) -> None:
         """
         Run a quantized network on noise, here and in ONNX Runtime.
 
@@ -86,7 +87,7 @@ class OpenVinoBackend(Backend):
             sizes = zip(spec.shape, _FREE, strict=False)
             shape = [size if size > 0 else free for size, free in sizes]
             feeds[spec.name] = noise.uniform(-1, 1, shape).astype(np.float32)
-        reference = ort.load(self.path, device='cpu', threads=threads, callers=1)
+        reference = ort.load(file, device='cpu', threads=threads, concurrency=1)
         want, got = reference.infer(feeds), self.infer(feeds)
         reference.close()
         for name, values in want.items():
@@ -103,13 +104,13 @@ class OpenVinoBackend(Backend):
         del self._request
 
 
-def load(path: Path, *, device: str, threads: int, callers: int) -> OpenVinoBackend:
+def load(file: ModelFile, *, device: str, threads: int, concurrency: int) -> OpenVinoBackend:
     """
     Open an ONNX file in OpenVINO.
 
     :raises ModelError: the file is damaged, or holds what OpenVINO cannot do.
     """
-    return OpenVinoBackend(path, threads=threads)
+    return OpenVinoBackend(file, threads=threads)
 
 
 def _spec(port: openvino.Output, name: str) -> TensorSpec:

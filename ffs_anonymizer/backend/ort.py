@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from ffs_anonymizer.backend import Backend, multiplies_bytes, Tensors, TensorSpec
+from ffs_anonymizer.backend.device import Device
 from ffs_anonymizer.backend.onnx_file import (
     cleaned,
     drop_weight_signs,
@@ -13,6 +14,7 @@ from ffs_anonymizer.backend.onnx_file import (
     has_signed_activations,
 )
 from ffs_anonymizer.errors import ModelError
+from ffs_anonymizer.models.model_file import ModelFile
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,16 +37,16 @@ class OrtBackend(Backend):
     name = 'onnxruntime'
     concurrent = True
 
-    def __init__(self, path: Path, *, device: str, threads: int, callers: int) -> None:
-        self.path = path
+    def __init__(self, file: ModelFile, *, device: str, threads: int, concurrency: int) -> None:
+        path = self.path = file.path
         provider, self.device = _choose_provider(device)
-        model = cleaned(path)
+        model = cleaned(file)
         if has_integers(model) and not multiplies_bytes():
-            self.device += ', 8 bits in wider products: the processor has no VNNI'
+            self.device = self.device.noted('8 bits in wider products: the processor has no VNNI')
         cores = threads or len(os.sched_getaffinity(0))
         try:
-            # Each caller works itself; the session's own threads help all of them.
-            threads = max(1, cores - callers + 1)
+            # Each thread that calls works itself; the session's own threads help all of them.
+            threads = max(1, cores - concurrency + 1)
             self._session = open_session(model, threads=threads, provider=provider)
         except ModelError as error:
             raise ModelError(f'{path}: {error}') from error
@@ -65,16 +67,16 @@ class OrtBackend(Backend):
         del self._session
 
 
-def load(path: Path, *, device: str, threads: int, callers: int) -> OrtBackend:
+def load(file: ModelFile, *, device: str, threads: int, concurrency: int) -> OrtBackend:
     """
     Open an ONNX file in ONNX Runtime.
 
     :raises ModelError: the file is damaged, or the device is not to be had.
     """
-    return OrtBackend(path, device=device, threads=threads, callers=callers)
+    return OrtBackend(file, device=device, threads=threads, concurrency=concurrency)
 
 
-def _choose_provider(device: str) -> tuple[str, str]:
+def _choose_provider(device: str) -> tuple[str, Device]:
     available = _CUDA in onnxruntime.get_available_providers()
     if device == 'cuda' and not available:
         raise ModelError(
@@ -82,8 +84,9 @@ def _choose_provider(device: str) -> tuple[str, str]:
             'expected the package onnxruntime-gpu'
         )
     if available and device in ('auto', 'cuda'):
-        return _CUDA, 'cuda (asked for)' if device == 'cuda' else 'cuda (found)'
-    return CPU, 'cpu (asked for)' if device == 'cpu' else 'cpu (no GPU found)'
+        note = 'asked for' if device == 'cuda' else 'found'
+        return _CUDA, Device('cuda', notes=(note,))
+    return CPU, Device('cpu', notes=('asked for' if device == 'cpu' else 'no GPU found',))
 
 
 def open_session(

@@ -222,20 +222,18 @@ def _inputs(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _model_bytes(path: Path) -> bytes:
-    from ffs_anonymizer.backend import check_file
     from ffs_anonymizer.backend.onnx_file import cleaned
+    from ffs_anonymizer.models.model_file import read_model
 
-    check_file(path)
-    serialized: bytes = cleaned(path).SerializeToString()
+    serialized: bytes = cleaned(read_model(path)).SerializeToString()
     return serialized
 
 
 def _build_kernels(cache: EngineCache, compute_capability: str, *, force: bool) -> None:
-    from ffs_anonymizer.backend.tensorrt import runner as trt
     from ffs_anonymizer.backend.tensorrt.engine_cache import name_of
-    from ffs_anonymizer.painting.compiler import compile_kernels, find_nvcc
+    from ffs_anonymizer.painting.compiler import compile_kernels, find_nvcc, kernel_facts
 
-    facts = trt.kernel_facts(compute_capability)
+    facts = kernel_facts(compute_capability)
     name = name_of(facts, '.cubin')
     if not force and _is_good(cache, name, facts):
         print('kernels: there already')
@@ -260,8 +258,9 @@ def _build_one(
 ) -> None:
     from ffs_anonymizer.backend.tensorrt import runner as trt
     from ffs_anonymizer.backend.tensorrt.engine_cache import name_of
+    from ffs_anonymizer.models.model_file import read_model
 
-    facts = trt.engine_facts(path, target)
+    facts = trt.engine_facts(read_model(path), target)
     wanted = {'variants': _plain(variants), 'exact': exact}
     name = name_of(facts, '.engine')
     if not force and _is_good(cache, name, {**facts, **wanted}):

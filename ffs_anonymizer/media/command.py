@@ -7,7 +7,6 @@ from pathlib import Path
 import sys
 from typing import TYPE_CHECKING
 
-from ffs_anonymizer.backend import check_file
 from ffs_anonymizer.cli.options import (
     add_file_options,
     add_settings_options,
@@ -16,6 +15,7 @@ from ffs_anonymizer.cli.options import (
     tell,
 )
 from ffs_anonymizer.models.manifest import DEFAULT_GENERATOR, default_generator
+from ffs_anonymizer.models.model_file import check_file
 from ffs_anonymizer.regions.detector import default_model
 from ffs_anonymizer.settings.parameter_file import to_yaml
 

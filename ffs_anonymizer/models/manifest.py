@@ -82,11 +82,12 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def load_manifest(onnx_path: Path) -> Manifest | None:
+def load_manifest(onnx_path: Path, sha256: str = '') -> Manifest | None:
     """
     Read the manifest beside a model file and check it against the file.
 
     :param onnx_path: the ONNX; its manifest is the JSON of the same stem in the same folder.
+    :param sha256: of the file's content where that is known; empty hashes it.
     :returns: None where there is no manifest.
     :raises ModelError: the manifest is malformed, or describes another file than this one.
     """
@@ -105,7 +106,7 @@ def load_manifest(onnx_path: Path) -> Manifest | None:
             'manifest and give its values by hand'
         ) from error
     try:
-        sha256 = file_sha256(onnx_path)
+        sha256 = sha256 or file_sha256(onnx_path)
     except OSError as error:
         raise ModelError(f'{onnx_path}: cannot be read: {error}') from error
     if sha256 != manifest.sha256:

@@ -25,6 +25,11 @@ def find_nvcc() -> Path | None:
     return Path(path) if path else None
 
 
+def kernel_facts(compute_capability: str) -> dict[str, str]:
+    """Return the facts by which the cache knows the compiled kernels."""
+    return {'source_sha256': source_sha256(), 'compute_capability': compute_capability}
+
+
 def source_sha256() -> str:
     """
     Return the hash of all that the kernels are made from.

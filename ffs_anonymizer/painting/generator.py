@@ -11,10 +11,10 @@ from ffs_anonymizer.models.manifest import (
     crop_scale_of,
     DEFAULT_FOR_CPU,
     default_generator,
-    load_manifest,
 )
 from ffs_anonymizer.painting.budget import Cost
 from ffs_anonymizer.painting.crops import Crops
+from ffs_anonymizer.painting.gpu_painter import painter_of
 from ffs_anonymizer.painting.job import Job, Painter
 from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
@@ -33,16 +33,16 @@ class Generator:
 
     :param size_px: S.
     :param crop_scale: side of a crop over the longer side of its region, as the model was trained.
-    :param callers: how many threads will call it at once.
+    :param concurrency: threads that will call it at once.
     :param licence: of the weights, by their manifest; empty where there is none.
     :param painter: what crops, generates and pastes in one go, where the device can.
     :param cost: what a call takes on this device, kept up to date once it was measured.
     :raises ModelError: there is no model, or it does not keep the contract.
     """
 
-    def __init__(self, settings: Settings, *, callers: int = 1) -> None:
-        self.model = _open(settings, callers)
-        manifest = load_manifest(self.model.path)
+    def __init__(self, settings: Settings, *, concurrency: int = 1) -> None:
+        self.model = _open(settings, concurrency)
+        manifest = self.model.manifest
         self.size_px = _check_contract(self.model)
         self.licence = manifest.licence if manifest is not None else ''
         self.crop_scale = settings.generator.crop_scale or crop_scale_of(manifest)
@@ -50,7 +50,7 @@ class Generator:
             raise SettingsError(f'generator.crop_scale: got {self.crop_scale}, expected 0 or >= 1')
         self.max_batch = settings.generator.max_batch
         self.cost: Cost | None = None
-        self.painter: Painter | None = self.model.painter()
+        self.painter: Painter | None = painter_of(self.model)
 
     def paint(self, image_bgr: NDArray[np.uint8], job: Job) -> list[NDArray[np.uint8]]:
         """
@@ -120,10 +120,12 @@ class Generator:
 
     def close(self) -> None:
         """Give the network back."""
+        if self.painter is not None:
+            self.painter.close()
         self.model.close()
 
 
-def _open(settings: Settings, callers: int) -> Backend:
+def _open(settings: Settings, concurrency: int) -> Backend:
     own = settings.generator.model_path
     path = Path(own) if own else default_generator()
     if path is None:
@@ -132,15 +134,15 @@ def _open(settings: Settings, callers: int) -> Backend:
             'of its own; name an ONNX file, or choose blur, mosaic or solid'
         )
     threads = settings.threads
-    model = open_model(path, device=settings.device, threads=threads, callers=callers)
+    model = open_model(path, device=settings.device, threads=threads, concurrency=concurrency)
     in_integers = default_generator(DEFAULT_FOR_CPU)
-    on_cpu = model.name == 'onnxruntime' and model.device.startswith('cpu')
+    on_cpu = model.name == 'onnxruntime' and model.device.kind == 'cpu'
     if own or in_integers is None or not on_cpu or not multiplies_bytes():
         return model
-    reason = model.device
+    device = model.device
     model.close()
-    model = open_model(in_integers, device='cpu', threads=threads, callers=callers)
-    model.device = f'{reason}, in 8 bits'
+    model = open_model(in_integers, device='cpu', threads=threads, concurrency=concurrency)
+    model.device = device.noted('in 8 bits')
     return model
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ffs_anonymizer.backend import Backend
 from ffs_anonymizer.backend.cuda import Gpu, Recorded, Shared
+from ffs_anonymizer.backend.tensorrt.engine_cache import EngineCache, MissingError, name_of
 from ffs_anonymizer.errors import ModelError
+from ffs_anonymizer.painting.compiler import kernel_facts
 from ffs_anonymizer.painting.job import Job, pack, windows
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +19,35 @@ _PASTE_BLOCKS = 1024
 _STATUS_BYTES = 4
 _JOB_BYTES = 1 << 16
 Enqueue = Callable[[Mapping[str, int]], None]
+
+
+def painter_of(model: Backend) -> GpuPainter | None:
+    """
+    Return the way through the GPU of a network of the generator's contract.
+
+    None where it does not run on one, and where `build` found no compiler for the kernels, which
+    the network's description says then.
+
+    :raises ModelError: the kernels are not to be trusted, or the faces have another shape.
+    """
+    place = model.on_gpu()
+    if place is None or {spec.name for spec in model.outputs} != {'inpainted'}:
+        return None
+    facts = kernel_facts(place.gpu.compute_capability)
+    try:
+        cubin, _ = EngineCache().load(name_of(facts, '.cubin'), facts)
+    except MissingError:
+        note = 'crops on the CPU: nvcc was not there when `build` ran'
+        model.device = model.device.noted(note)
+        return None
+    size_px = model.inputs[0].shape[-1]
+    for batch, shapes in place.output_shapes.items():
+        got, expected = shapes['inpainted'], (batch, 3, size_px, size_px)
+        if got != expected:
+            raise ModelError(f'{model.path}: got faces of shape {got}, expected {expected}')
+    model.device = model.device.noted('crops and pasting too')
+    with place.gpu.current():
+        return GpuPainter(place.gpu, cubin, place.runs, size_px)
 
 
 class GpuPainter:

@@ -83,6 +83,9 @@ class Painter(Protocol):
         :raises ModelError: there are no faces, so there is no image.
         """
 
+    def close(self) -> None:
+        """Give the memory back."""
+
 
 def pack(job: Job, size_wh: tuple[int, int]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
     """

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 from ffs_anonymizer.backend import Backend, Tensors
+from ffs_anonymizer.backend.device import Device
 from ffs_anonymizer.backend.ort import open_session, specs_of
 from ffs_anonymizer.painting.crops import Crops
 from ffs_anonymizer.quantization.calibration import detect, Photo, THRESHOLD
@@ -37,7 +38,7 @@ class Candidate(Backend):
     """
 
     name = 'onnxruntime'
-    device = 'cpu'
+    device = Device('cpu')
 
     def __init__(self, model: onnx.ModelProto, *, optimized: bool = True) -> None:
         self.path = Path(model.graph.name or 'network')

@@ -81,11 +81,11 @@ class Detector:
     Find all that is to be replaced in a frame.
 
     :param settings: thresholds and scale are read anew for each frame, so they may be exchanged.
-    :param callers: how many threads will call it at once.
+    :param concurrency: threads that will call it at once.
     :raises ModelError: a model is missing or unfit.
     """
 
-    def __init__(self, settings: Settings, *, callers: int = 1) -> None:
+    def __init__(self, settings: Settings, *, concurrency: int = 1) -> None:
         self.settings = settings
         wanted = [(Path(settings.detector.model_path or default_model()), FACE)]
         if settings.detector.plate_model_path:
@@ -93,7 +93,7 @@ class Detector:
         self.networks = [
             Network(
                 open_model(
-                    path, device=settings.device, threads=settings.threads, callers=callers
+                    path, device=settings.device, threads=settings.threads, concurrency=concurrency
                 ),
                 index,
             )

@@ -1,14 +1,19 @@
 from concurrent.futures import ThreadPoolExecutor
+import dataclasses
+import hashlib
 from pathlib import Path
+import shutil
 import time
 
 from ffs_anonymizer.backend import Backend, multiplies_bytes, open_model, TensorSpec
+from ffs_anonymizer.backend.device import Device
 from ffs_anonymizer.errors import ModelError
+from ffs_anonymizer.models.manifest import default_generator, load_manifest, save_manifest
 from ffs_anonymizer.regions.detections import FACE
 from ffs_anonymizer.regions.detector import default_model, Network
 import numpy as np
 import onnx
-from onnx import helper, TensorProto
+from onnx import external_data_helper, helper, TensorProto
 from onnx.reference import ReferenceEvaluator
 import pytest
 from support.onnx_models import save_failing_generator, save_generator
@@ -28,7 +33,8 @@ def test_infer_is_the_network(tmp_path):
     got = backend.infer(feeds())['inpainted']
     reference = ReferenceEvaluator(str(path)).run(None, feeds())[0]
     assert np.allclose(got, reference, atol=1e-4)
-    assert backend.device == 'cpu (asked for)'
+    assert backend.device == Device('cpu', notes=('asked for',))
+    assert str(backend.device) == 'cpu (asked for)'
 
 
 @pytest.mark.parametrize('n', [1, 5])
@@ -115,6 +121,41 @@ def test_missing_and_damaged_files(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(ModelError, match=r'cut.onnx: (got a file that is no valid|ONNX)'):
             open_model(path)
+
+
+def test_the_hash_is_that_of_the_bytes_that_were_loaded(tmp_path):
+    path = save_generator(tmp_path / 'generator.onnx')
+    expected = hashlib.sha256(path.read_bytes()).hexdigest()
+    backend = open_model(path)
+    path.unlink()
+    assert backend.sha256 == expected
+    assert backend.infer(feeds())['inpainted'].shape == (2, 3, 32, 32)
+
+
+@pytest.mark.parametrize('inner', [False, True])
+def test_weights_in_another_file_are_refused(tmp_path, inner):
+    path = save_generator(tmp_path / 'generator.onnx')
+    model = onnx.load(path)
+    external_data_helper.convert_model_to_external_data(
+        model, location='weights.bin', size_threshold=0, convert_attribute=True
+    )
+    if inner:
+        then = helper.make_graph([], 'then', [], [], [*model.graph.initializer])
+        node = helper.make_node('If', ['near_w'], ['never'], then_branch=then, else_branch=then)
+        model.graph.node.append(node)
+        del model.graph.initializer[:]
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match=r'weights lie in another file \(weights.bin\)'):
+        open_model(path)
+
+
+def test_a_detector_whose_manifest_is_of_another_file_is_refused(tmp_path):
+    path = tmp_path / 'face.onnx'
+    shutil.copyfile(default_model(), path)
+    shipped = load_manifest(default_generator())
+    save_manifest(dataclasses.replace(shipped, task='detector'), path)
+    with pytest.raises(ModelError, match=r'face.onnx: got sha256 \w{64}, expected'):
+        open_model(path)
 
 
 def test_a_device_that_is_not_here_is_an_error_not_a_fallback(tmp_path):

@@ -22,6 +22,7 @@ from ffs_anonymizer.backend.tensorrt.runner import (
 from ffs_anonymizer.cli import build
 from ffs_anonymizer.cli.options import add_settings_options
 from ffs_anonymizer.errors import ModelError, SettingsError
+from ffs_anonymizer.models.model_file import read_model
 from ffs_anonymizer.painting import gpu_painter
 from ffs_anonymizer.regions.detector import default_model, Network
 import numpy as np
@@ -329,10 +330,10 @@ def test_a_named_back_end_that_is_missing_is_an_error(tmp_path, monkeypatch):
         'cannot import tensorrt|got no NVIDIA driver, expected|got the NVIDIA driver finds no'
     )
     with pytest.raises(ModelError, match=message):
-        trt.load(path, device='tensorrt', threads=0, callers=1)
+        trt.load(read_model(path), device='tensorrt', threads=0, concurrency=1)
     with pytest.raises(ModelError, match=message):
         open_model(path, device='tensorrt')
-    assert 'NVIDIA driver' in trt.load_if_built(path)
+    assert 'NVIDIA driver' in trt.load_if_built(read_model(path))
     assert open_model(path, device='auto').name == 'onnxruntime'
 
 

@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+from ffs_anonymizer.backend.device import Device
 from ffs_anonymizer.errors import ModelError, SettingsError
 from ffs_anonymizer.models.manifest import DEFAULT_FOR_CPU, DEFAULT_GENERATOR
 from ffs_anonymizer.painting import generator as module
@@ -119,7 +120,6 @@ def test_a_processor_that_can_takes_the_default_in_8_bits(
     path = str(files['own']) if own else ''
     chosen = Generator(Settings().updated({'generator.model_path': path, 'device': 'cpu'}))
     assert chosen.model.path.name == expected
-    assert chosen.model.device == (
-        'cpu (asked for), in 8 bits' if expected == 'integers.onnx' else 'cpu (asked for)'
-    )
+    notes = ('asked for', 'in 8 bits') if expected == 'integers.onnx' else ('asked for',)
+    assert chosen.model.device == Device('cpu', notes=notes)
     chosen.close()

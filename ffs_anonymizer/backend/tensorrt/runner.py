@@ -10,12 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from ffs_anonymizer.backend import Backend, Tensors, TensorSpec
-from ffs_anonymizer.backend.cuda import Gpu, import_pycuda, missing_gpu, Recorded, Shared
+from ffs_anonymizer.backend.cuda import (
+    Gpu,
+    import_pycuda,
+    missing_gpu,
+    OnGpu,
+    Recorded,
+    Shared,
+)
+from ffs_anonymizer.backend.device import Device
 from ffs_anonymizer.backend.tensorrt.engine_cache import BUILD, EngineCache, MissingError, name_of
 from ffs_anonymizer.errors import ModelError
-from ffs_anonymizer.models.manifest import file_sha256
-from ffs_anonymizer.painting.compiler import source_sha256
-from ffs_anonymizer.painting.gpu_painter import GpuPainter
+from ffs_anonymizer.models.model_file import ModelFile
 import numpy as np
 from numpy.typing import NDArray
 
@@ -305,14 +311,9 @@ def target_of(trt: Any, gpu: Gpu) -> dict[str, str]:
     }
 
 
-def engine_facts(path: Path, target: Mapping[str, str]) -> dict[str, str]:
+def engine_facts(file: ModelFile, target: Mapping[str, str]) -> dict[str, str]:
     """Return the facts by which the cache knows the engine of an ONNX file."""
-    return {'onnx_sha256': file_sha256(path), **target}
-
-
-def kernel_facts(compute_capability: str) -> dict[str, str]:
-    """Return the facts by which the cache knows the compiled kernels."""
-    return {'source_sha256': source_sha256(), 'compute_capability': compute_capability}
+    return {'onnx_sha256': file.sha256, **target}
 
 
 class TrtBackend(Backend):
@@ -322,7 +323,7 @@ class TrtBackend(Backend):
     Each variant, one set of fixed shapes, has its own context, memory and CUDA graph. A batch runs
     in the smallest variant that holds it, padded with zeros.
 
-    :param path: the ONNX file that the engine was built from.
+    :param file: the ONNX file that the engine was built from.
     :param cache: None takes the user's own.
     :raises MissingError: no engine was built for this file on this machine.
     :raises ModelError: the engine is not to be trusted, or does not run here.
@@ -330,14 +331,13 @@ class TrtBackend(Backend):
 
     name = 'tensorrt'
 
-    def __init__(self, path: Path, *, cache: EngineCache | None = None) -> None:
-        self.path = path
+    def __init__(self, file: ModelFile, *, cache: EngineCache | None = None) -> None:
+        path = self.path = file.path
         self._trt = trt = import_tensorrt()
         self._gpu = gpu = Gpu()
         self._cache = cache or EngineCache()
-        self._painter: GpuPainter | None = None
         try:
-            data, facts = _load(self._cache, path, target_of(trt, gpu))
+            data, facts = _load(self._cache, file, target_of(trt, gpu))
         except ModelError:
             gpu.close()
             raise
@@ -354,7 +354,8 @@ class TrtBackend(Backend):
             self.inputs = tuple(TensorSpec(k, tuple(v)) for k, v in facts['inputs'].items())
             self.outputs = tuple(TensorSpec(k, tuple(v)) for k, v in facts['outputs'].items())
             self._variants = [self._make_variant(i) for i in range(len(self._shapes))]
-        self.device = f'{gpu.name}, TensorRT {trt.__version__}, {facts["precision"]}'
+        notes = (f'TensorRT {trt.__version__}', str(facts['precision']))
+        self.device = Device('tensorrt', gpu.name, notes)
 
     def infer_impl(self, feeds: Tensors) -> dict[str, NDArray[np.float32]]:
         """Run the engine, in several goes where there is no variant that takes all."""
@@ -369,31 +370,13 @@ class TrtBackend(Backend):
         with self._gpu.current():
             return variant.infer(feeds)
 
-    def painter(self) -> GpuPainter | None:
-        """
-        Return the way through the GPU, for a network of the generator's contract.
-
-        None where `build` found no compiler for the kernels; the description says so.
-
-        :raises ModelError: the kernels are not to be trusted, or the faces have another shape.
-        """
-        if {spec.name for spec in self.outputs} != {'inpainted'}:
-            return None
-        facts = kernel_facts(self._gpu.compute_capability)
-        try:
-            cubin, _ = self._cache.load(name_of(facts, '.cubin'), facts)
-        except MissingError:
-            self.device += ', crops on the CPU: nvcc was not there when `build` ran'
-            return None
-        for variant in self._variants:
-            got, expected = variant.output_shapes['inpainted'], variant.shapes['condition']
-            if got != expected:
-                raise ModelError(f'{self.path}: got faces of shape {got}, expected {expected}')
-        variants = {variant.batch: variant.enqueue for variant in self._variants}
-        with self._gpu.current():
-            self._painter = GpuPainter(self._gpu, cubin, variants, self.inputs[0].shape[-1])
-        self.device += ', crops and pasting too'
-        return self._painter
+    def on_gpu(self) -> OnGpu:
+        """Return how each variant runs within the GPU's own memory."""
+        return OnGpu(
+            self._gpu,
+            {variant.batch: variant.enqueue for variant in self._variants},
+            {variant.batch: variant.output_shapes for variant in self._variants},
+        )
 
     def close(self) -> None:
         """Give the memory back, in the order that TensorRT wants."""
@@ -401,8 +384,6 @@ class TrtBackend(Backend):
             for variant in self._variants:
                 variant.close()
             self._variants = []
-            if self._painter is not None:
-                self._painter.close()
             self._engine = None
             self._runtime = None
         self._gpu.close()
@@ -519,16 +500,16 @@ class _Variant:
         return self._memory[name].host.view(np.float32).reshape(shape)
 
 
-def load(path: Path, *, device: str, threads: int, callers: int) -> TrtBackend:
+def load(file: ModelFile, *, device: str, threads: int, concurrency: int) -> TrtBackend:
     """
     Open the engine of an ONNX file.
 
     :raises ModelError: TensorRT, the GPU or the engine is missing, or not to be trusted.
     """
-    return TrtBackend(path)
+    return TrtBackend(file)
 
 
-def load_if_built(path: Path) -> TrtBackend | str:
+def load_if_built(file: ModelFile) -> TrtBackend | str:
     """
     Open the engine of an ONNX file where there is one; else return why there is none.
 
@@ -543,15 +524,15 @@ def load_if_built(path: Path) -> TrtBackend | str:
     except ModelError as error:
         return str(error)
     try:
-        return TrtBackend(path)
+        return TrtBackend(file)
     except MissingError as error:
         return str(error)
 
 
 def _load(
-    cache: EngineCache, path: Path, target: Mapping[str, str]
+    cache: EngineCache, file: ModelFile, target: Mapping[str, str]
 ) -> tuple[bytes, dict[str, Any]]:
-    wanted = engine_facts(path, target)
+    wanted, path = engine_facts(file, target), file.path
     try:
         data, facts = cache.load(name_of(wanted, '.engine'), wanted)
     except MissingError as error:
