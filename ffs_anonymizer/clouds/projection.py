@@ -83,6 +83,8 @@ class CameraModel:
                 f'camera_info of {frame!r}: got the lens model {info.distortion_model!r}, '
                 f'expected one of {", ".join(known)}'
             )
+        if distortion[12:].any():
+            raise ImageError(f'camera_info of {frame!r}: a tilted sensor is not supported')
         binning = np.array([max(info.binning_x, 1), max(info.binning_y, 1)], np.float64)
         scale = np.diag([*1 / binning, 1.0])
         corner = np.eye(3)
@@ -101,37 +103,56 @@ class CameraModel:
         )
 
     def project(
-        self, points_m: NDArray[np.float64], size_wh: tuple[int, int]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+        self,
+        points_m: NDArray[np.float64],
+        to_camera: NDArray[np.float64],
+        size_wh: tuple[int, int],
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """
-        Return pixels, distances along the view, and which points fall into the picture.
+        Return the pixels that points are seen at, and their distances along the view.
 
-        :param points_m: (N, 3) in the camera's frame; NaN fall nowhere.
+        :param points_m: (N, 3).
+        :param to_camera: (4, 4), from their frame to the camera's.
         :param size_wh: of the picture.
-        :returns: (N, 2) with pixel centres at whole numbers and a half, (N,), (N,) bool.
+        :returns: (N, 2), with pixel centres at whole numbers and a half, NaN where a point does
+            not fall into the picture; and (N,).
         """
-        turned = points_m @ self.rotation.T + np.array([self.shift_m, 0.0, 0.0])
-        depth = turned[:, 2]
-        pixels = np.full((len(turned), 2), np.nan)
+        matrix = self._into_view() @ to_camera
+        x, y, depth = cv2.split(cv2.transform(points_m[None], matrix[:3]).reshape(-1, 1, 3))
+        x, y, depth = x.ravel(), y.ravel(), depth.ravel()
+        low, high = self._field()
         with np.errstate(all='ignore'):
-            rays = turned[:, :2] / depth[:, None]
-            low, high = self._field()
-            seen = (depth > _NEAREST_M) & ((rays > low) & (rays < high)).all(axis=1)
-        if seen.any():
-            pixels[seen] = self._distorted(rays[seen])
+            x, y = x / depth, y / depth
+            ahead = (depth > _NEAREST_M) & (x > low[0]) & (x < high[0])
+            places = np.flatnonzero(ahead & (y > low[1]) & (y < high[1]))
+        x, y = self._distorted(x[places], y[places])
         # A camera matrix counts from the centre of the first pixel, boxes from its corner.
-        pixels = (pixels + 0.5) * (np.array(size_wh) / np.array(self.size_wh))
-        with np.errstate(invalid='ignore'):
-            inside = seen & ((pixels >= 0) & (pixels < np.array(size_wh))).all(axis=1)
-        return pixels, depth, inside
+        scale = np.array(size_wh) / np.array(self.size_wh)
+        u = (self.matrix[0, 0] * x + self.matrix[0, 1] * y + self.matrix[0, 2] + 0.5) * scale[0]
+        v = (self.matrix[1, 1] * y + self.matrix[1, 2] + 0.5) * scale[1]
+        inside = (u >= 0) & (u < size_wh[0]) & (v >= 0) & (v < size_wh[1])
+        pixels = np.full((2, len(points_m)), np.nan)
+        pixels[:, places[inside]] = u[inside], v[inside]
+        return pixels.T, depth
 
     def place(
-        self, pixels: NDArray[np.float64], depth_m: NDArray[np.float64], size_wh: tuple[int, int]
+        self,
+        pixels: NDArray[np.float64],
+        depth_m: NDArray[np.float64],
+        to_camera: NDArray[np.float64],
+        size_wh: tuple[int, int],
     ) -> NDArray[np.float64]:
         """Return the points (N, 3) that `project` takes to pixels (N, 2) and distances (N,)."""
         rays = self._straight(pixels * (np.array(self.size_wh) / np.array(size_wh)) - 0.5)
         turned = np.concatenate([rays, np.ones((len(rays), 1))], axis=1) * depth_m[:, None]
-        return np.asarray((turned - np.array([self.shift_m, 0.0, 0.0])) @ self.rotation)
+        back = np.linalg.inv(self._into_view() @ to_camera)
+        return np.asarray(cv2.transform(turned[None], back[:3])[0], np.float64).reshape(-1, 3)
+
+    def _into_view(self) -> NDArray[np.float64]:
+        """Return the matrix (4, 4) from the camera's frame to the one that its rays are in."""
+        matrix = np.eye(4)
+        matrix[:3, :3], matrix[0, 3] = self.rotation, self.shift_m
+        return matrix
 
     def _straight(self, pixels: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return x / z and y / z of what is seen at pixels (N, 2)."""
@@ -141,14 +162,28 @@ class CameraModel:
             rays = cv2.undistortPoints(pixels[None], self.matrix, self.distortion)
         return np.asarray(rays, np.float64).reshape(-1, 2)
 
-    def _distorted(self, rays: NDArray[np.float64]) -> NDArray[np.float64]:
-        if self.is_fisheye and self.distortion.any():
-            pixels = cv2.fisheye.distortPoints(rays[None], self.matrix, self.distortion[:4])
-        else:
-            points = np.concatenate([rays, np.ones((len(rays), 1))], axis=1)
-            zero = np.zeros(3)
-            pixels, _ = cv2.projectPoints(points, zero, zero, self.matrix, self.distortion)
-        return np.asarray(pixels, np.float64).reshape(-1, 2)
+    def _distorted(
+        self, x: NDArray[np.float64], y: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return x / z and y / z as the lens bends them, as OpenCV's documentation has it."""
+        if not self.distortion.any():
+            return x, y
+        r2 = x * x + y * y
+        if self.is_fisheye:
+            k1, k2, k3, k4 = np.resize([*self.distortion[:4], 0, 0, 0, 0], 4)
+            radius = np.sqrt(r2)
+            theta = np.arctan(radius)
+            t2 = theta * theta
+            bent = theta * (1 + t2 * (k1 + t2 * (k2 + t2 * (k3 + t2 * k4))))
+            factor = np.where(radius > 0, bent / np.where(radius > 0, radius, 1.0), 1.0)
+            return x * factor, y * factor
+        k1, k2, p1, p2, k3, k4, k5, k6, s1, s2, s3, s4 = np.resize(
+            [*self.distortion, *[0.0] * 12], 12
+        )
+        radial = (1 + r2 * (k1 + r2 * (k2 + r2 * k3))) / (1 + r2 * (k4 + r2 * (k5 + r2 * k6)))
+        across = 2 * p1 * x * y + p2 * (r2 + 2 * x * x) + r2 * (s1 + r2 * s2)
+        down = p1 * (r2 + 2 * y * y) + 2 * p2 * x * y + r2 * (s3 + r2 * s4)
+        return x * radial + across, y * radial + down
 
     def _field(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the least and greatest x / z and y / z that the picture's border shows."""
@@ -356,9 +391,9 @@ class _Look:
 
     def __init__(self, view: View, points: NDArray[np.float64], known: NDArray[np.bool_]) -> None:
         self.view = view
-        in_camera = np.full(points.shape, np.nan)
-        in_camera[known] = points[known] @ view.to_camera[:3, :3].T + view.to_camera[:3, 3]
-        self.pixels, self.depth, self.seen = view.camera.project(in_camera, view.size_wh)
+        self.pixels, self.depth = view.camera.project(points, view.to_camera, view.size_wh)
+        self.pixels[~known] = np.nan
+        self.seen = np.isfinite(self.pixels[:, 0])
         self.region = np.full(len(points), -1)
         self.hidden = np.zeros(len(points), np.bool_)
         for i, box in enumerate(view.xyxy_px):
@@ -393,7 +428,8 @@ class _Look:
         plane = np.linalg.lstsq(old_at, nearness, rcond=None)[0]
         film = np.clip(new_at @ plane, nearness.min(), nearness.max())
         part = slice(places[0], places[-1] + 1)
-        near = np.where(ring[part], 1 / self.depth[part], 0.0)
+        near = np.zeros(places[-1] + 1 - places[0])
+        near[places - places[0]] = nearness
         # Neighbours in memory were mostly measured one after the other; if not, they differ more
         # than from the plane.
         size = min(
@@ -402,18 +438,16 @@ class _Look:
         )
         numbers = np.random.default_rng(box.astype(np.int64).tolist()).standard_normal(count)
         depth = 1 / np.maximum(film + size * numbers, film / 2)
-        in_camera = self.view.camera.place(pixels, depth, self.view.size_wh)
-        to_cloud = np.linalg.inv(self.view.to_camera)
-        new_points = in_camera @ to_cloud[:3, :3].T + to_cloud[:3, 3]
+        new_points = self.view.camera.place(pixels, depth, self.view.to_camera, self.view.size_wh)
         if colours is None:
             return new_points, np.zeros((count, 3), np.uint8)
         shades = np.linalg.lstsq(old_at, colours[places].astype(np.float64), rcond=None)[0]
         return new_points, np.clip(np.rint(new_at @ shades), 0, 255).astype(np.uint8)
 
     def _in(self, box: NDArray[np.float64]) -> NDArray[np.bool_]:
+        u, v = self.pixels.T
         with np.errstate(invalid='ignore'):
-            inside = (self.pixels >= box[:2]) & (self.pixels < box[2:])
-        return np.asarray(self.seen & inside.all(axis=1))
+            return np.asarray((u >= box[0]) & (v >= box[1]) & (u < box[2]) & (v < box[3]))
 
     def _behind(self, places: NDArray[np.intp]) -> NDArray[np.bool_]:
         """Return which of the points at these places something nearer hides."""

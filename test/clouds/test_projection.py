@@ -1,5 +1,6 @@
 from types import SimpleNamespace
 
+import cv2
 from ffs_anonymizer.clouds.cloud import Cloud
 from ffs_anonymizer.clouds.projection import CameraModel, cover, grown, Transforms, View
 from ffs_anonymizer.errors import ImageError
@@ -13,6 +14,9 @@ REGION = np.array([[250.0, 150.0, 390.0, 330.0]])
 S = 10**9
 # From x forward, y left, z up to x right, y down, z forward.
 OPTICAL = (-0.5, 0.5, -0.5, 0.5)
+TO_CAMERA = np.linalg.inv(
+    np.array([[0, 0, 1, 0.1], [-1, 0, 0, -0.05], [0, -1, 0, 0.2], [0, 0, 0, 1.0]])
+)
 LENSES = {
     'pinhole': camera_info(),
     'plumb_bob': camera_info(d=(-0.25, 0.08, 0.001, -0.002, 0.0)),
@@ -28,13 +32,28 @@ def camera(info=LENSES['pinhole'], **changes):
     return CameraModel.of(SimpleNamespace(**{**vars(info), **changes}), is_rectified=False)
 
 
+def seen_at(model, points, size_wh=SIZE_WH):
+    pixels, depth = model.project(np.array(points, float), np.eye(4), size_wh)
+    return pixels, depth, np.isfinite(pixels).all(1)
+
+
+@EVERY_LENS
+def test_the_same_as_opencv(info):
+    points = np.random.default_rng(0).uniform((-0.5, -0.4, 1), (0.5, 0.4, 1), (200, 3))
+    model, zero = camera(info), np.zeros(3)
+    if model.is_fisheye:
+        expected = cv2.fisheye.distortPoints(points[None, :, :2], model.matrix, model.distortion)
+    else:
+        expected, _ = cv2.projectPoints(points, zero, zero, model.matrix, model.distortion)
+    assert seen_at(model, points)[0] == pytest.approx(expected.reshape(-1, 2) + 0.5)
+
+
 @EVERY_LENS
 def test_place_is_the_inverse_of_project(info):
     rng = np.random.default_rng(0)
     pixels, depth = rng.uniform(5, 475, (50, 2)), rng.uniform(0.3, 20, 50)
-    points = camera(info).place(pixels, depth, SIZE_WH)
-    again, away, seen = camera(info).project(points, SIZE_WH)
-    assert seen.all()
+    points = camera(info).place(pixels, depth, TO_CAMERA, SIZE_WH)
+    again, away = camera(info).project(points, TO_CAMERA, SIZE_WH)
     assert np.abs(again - pixels).max() < 0.05
     assert np.allclose(away, depth)
 
@@ -45,7 +64,7 @@ def test_the_middle_and_what_is_not_seen(info):
         [[0, 0, 1], [0, 0, -1], [0, 0, 0], [9, 0, 1], [0, -9, 1], [np.nan] * 3, [0, 0, 1e-9]],
         float,
     )
-    pixels, depth, seen = camera(info).project(points, SIZE_WH)
+    pixels, depth, seen = seen_at(camera(info), points)
     assert seen.tolist() == [True] + [False] * 6
     assert pixels[0] == pytest.approx([320, 240])
     assert depth[0] == 1
@@ -55,12 +74,12 @@ def test_far_outside_no_lens_folds_points_back_into_the_picture():
     """This polynomial has its greatest value within what lies in front of the camera."""
     x = np.linspace(1.5, 30, 200)
     points = np.stack([x, np.zeros_like(x), np.ones_like(x)], axis=1)
-    assert not camera(LENSES['plumb_bob']).project(points, SIZE_WH)[2].any()
+    assert not seen_at(camera(LENSES['plumb_bob']), points)[2].any()
 
 
 def test_a_picture_of_another_size_than_the_calibration():
     point = np.array([[0.1, 0.05, 1.0]])
-    full, half = (camera().project(point, size)[0][0] for size in (SIZE_WH, (320, 240)))
+    full, half = (seen_at(camera(), point, size)[0][0] for size in (SIZE_WH, (320, 240)))
     assert half == pytest.approx(full / 2)
 
 
@@ -69,11 +88,11 @@ def test_binning_and_region_of_interest():
     roi = SimpleNamespace(x_offset=200, y_offset=100, width=320, height=240)
     part = camera(roi=roi)
     assert part.size_wh == (320, 240)
-    full = camera().project(point, SIZE_WH)[0][0]
-    assert part.project(point, (320, 240))[0][0] == pytest.approx(full - [200, 100])
+    full = seen_at(camera(), point)[0][0]
+    assert seen_at(part, point, (320, 240))[0][0] == pytest.approx(full - [200, 100])
     binned = camera(binning_x=2, binning_y=2)
     assert binned.size_wh == (320, 240)
-    assert binned.project(point, (320, 240))[0][0] == pytest.approx(full / 2, abs=0.3)
+    assert seen_at(binned, point, (320, 240))[0][0] == pytest.approx(full / 2, abs=0.3)
 
 
 def test_the_second_camera_of_a_rectified_pair():
@@ -81,9 +100,9 @@ def test_the_second_camera_of_a_rectified_pair():
     info.p[3] = -525.0 * 0.1
     point = np.array([[0.1, 0.0, 1.0]])
     right = CameraModel.of(info, is_rectified=True)
-    pixels = right.project(point, SIZE_WH)[0]
+    pixels = seen_at(right, point)[0]
     assert pixels[0] == pytest.approx([320, 240])
-    assert right.place(pixels, np.ones(1), SIZE_WH) == pytest.approx(point)
+    assert right.place(pixels, np.ones(1), np.eye(4), SIZE_WH) == pytest.approx(point)
 
 
 @pytest.mark.parametrize(
@@ -91,6 +110,7 @@ def test_the_second_camera_of_a_rectified_pair():
     [
         ({'k': [0.0] * 9}, 'calibrate'),
         ({'k': [np.nan] * 9}, 'calibrate'),
+        ({'d': [0.1] * 14}, 'tilted'),
         ({'distortion_model': 'thin_fisheye', 'd': [0.1]}, "'thin_fisheye', expected one of"),
     ],
 )
@@ -168,9 +188,6 @@ def test_grown():
 
 # -- clouds
 
-TO_CAMERA = np.linalg.inv(
-    np.array([[0, 0, 1, 0.1], [-1, 0, 0, -0.05], [0, -1, 0, 0.2], [0, 0, 0, 1.0]])
-)
 VIEW = View(camera(), TO_CAMERA, SIZE_WH, REGION)
 FIELDS = (*XYZ_RGB, ('ring', 20, UINT16), ('intensity', 24, FLOAT32))
 
@@ -254,7 +271,7 @@ def test_the_head_lies_on_the_wall_now():
     in_camera = flat[0] @ TO_CAMERA[:3, :3].T + TO_CAMERA[:3, 3]
     assert np.abs(in_camera[head, 2] - 3).max() < 0.15
     assert 0.002 < (in_camera[head, 2] - 3 - 0.1 * in_camera[head, 0] / 3).std() < 0.02
-    pixels, _, seen = camera().project(in_camera[head], SIZE_WH)
+    pixels, _, seen = seen_at(camera(), in_camera[head])
     assert seen.all()
     assert (pixels >= REGION[0, :2] - 0.1).all()
     assert (pixels <= REGION[0, 2:] + 0.1).all()
