@@ -124,3 +124,50 @@ def transform(parent, child, xyz, xyzw=(0.0, 0.0, 0.0, 1.0), stamp_ns=0):
             rotation=SimpleNamespace(**dict(zip('xyzw', xyzw, strict=True))),
         ),
     )
+
+
+FACE_XYXY_PX = (180, 70, 268, 190)
+
+
+def portrait():
+    """Return NASA's portrait of Eileen Collins, 512 pixels wide and 384 high."""
+    from skimage import data
+
+    return np.ascontiguousarray(data.astronaut()[:384, :, ::-1])
+
+
+def draw(points, colours_bgr, *, turned_deg, size_px=320, middle=(-0.09, -0.16, 1.1)):
+    """Return a picture of points from another side."""
+    turn = np.deg2rad(turned_deg)
+    matrix = np.array(
+        [[np.cos(turn), 0, np.sin(turn)], [0, 1, 0], [-np.sin(turn), 0, np.cos(turn)]]
+    )
+    there = (points.reshape(-1, 3) - middle) @ matrix.T + [0, 0, 1.2]
+    colours = colours_bgr.reshape(-1, 3)
+    keep = np.isfinite(there).all(1) & (there[:, 2] > 0.3) & (there[:, 2] < 3)
+    there, colours = there[keep], colours[keep]
+    far_first = np.argsort(-there[:, 2])
+    there, colours = there[far_first], colours[far_first]
+    focal = 2.1 * size_px
+    pixels = np.rint(there[:, :2] / there[:, 2:] * focal + size_px / 2).astype(int)
+    picture = np.full((size_px, size_px, 3), 40, np.uint8)
+    x, y = (pixels[:, i, None] + side.ravel() for i, side in enumerate(np.mgrid[-2:3, -2:3]))
+    inside = (x >= 0) & (y >= 0) & (x < size_px) & (y < size_px)
+    picture[y[inside], x[inside]] = np.repeat(colours, 25, axis=0)[inside.ravel()]
+    return picture
+
+
+def three_sides(points, colours_bgr):
+    """Return a row of three pictures of a cloud, and below them the same in plaster."""
+    columns = []
+    smooth = [cv2.GaussianBlur(points[..., i], (0, 0), 3.0) for i in range(3)]
+    shape = np.stack(smooth, axis=-1)
+    normal = np.cross(np.gradient(shape, axis=1), np.gradient(shape, axis=0))
+    normal /= np.linalg.norm(normal, axis=-1, keepdims=True) + 1e-12
+    light = np.array([0.45, -0.45, 0.77])
+    shade = (70 + 180 * np.abs(normal @ light)).clip(0, 255).astype(np.uint8)
+    plaster = np.repeat(shade[..., None], 3, axis=-1)
+    for degrees in (35, 0, -35):
+        column = [draw(points, paint, turned_deg=degrees) for paint in (colours_bgr, plaster)]
+        columns.append(np.concatenate(column))
+    return np.concatenate(columns, axis=1)
