@@ -38,6 +38,8 @@ class Manifest:
     :param training_data: what it was trained on, and on what terms that data was had.
     :param licence: of the weights.
     :param metrics: name to measured number, or to a mapping of these.
+    :param layout: of a detector's outputs, one of regions.layouts; empty: told by the outputs.
+    :param classes: of a detector, in the order of its scores; `face` and `plate` are looked for.
     """
 
     name: str
@@ -52,6 +54,8 @@ class Manifest:
     training_data: str
     licence: str
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    layout: str = ''
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what no model of ours can be."""
@@ -132,7 +136,7 @@ def parse_manifest(values: object) -> Manifest:
     if not isinstance(values, dict):
         raise ModelError(f'got {type(values).__name__}, expected an object')
     names = {f.name for f in fields(Manifest)}
-    missing = sorted(names - {'metrics'} - values.keys())
+    missing = sorted(names - {'metrics', 'layout', 'classes'} - values.keys())
     unknown = sorted(values.keys() - names)
     if missing or unknown:
         raise ModelError(f'missing keys {missing}, unknown keys {unknown}')
@@ -144,9 +148,15 @@ def parse_manifest(values: object) -> Manifest:
             raise ModelError(f'{key}: got {values[key]!r}, expected a number')
     if not isinstance(values.get('metrics', {}), dict):
         raise ModelError(f'metrics: got {values["metrics"]!r}, expected an object')
+    if not isinstance(values.get('layout', ''), str):
+        raise ModelError(f'layout: got {values["layout"]!r}, expected a text')
+    classes = values.get('classes', [])
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise ModelError(f'classes: got {classes!r}, expected a list of texts')
     return Manifest(
         **{
             **values,
+            'classes': tuple(classes),
             'inputs': _shapes(values['inputs']),
             'outputs': _shapes(values['outputs']),
             'size_px': int(values['size_px']),

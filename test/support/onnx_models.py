@@ -90,14 +90,39 @@ def save_failing_generator(path: Path, *, size_px: int = 32) -> Path:
 
 def save_yunet(path: Path, cells: dict[int, dict[str, np.ndarray]]) -> Path:
     """Write a network of YuNet's outputs that returns the given cells, whatever it sees."""
+    values = {
+        f'{name}_{stride}': v for stride, named in cells.items() for name, v in named.items()
+    }
+    return save_answering(path, values)
+
+
+def save_answering(
+    path: Path, values: dict[str, np.ndarray], *, input_hw: tuple[object, object] = ('h', 'w')
+) -> Path:
+    """Write a network of one image that returns the given outputs, whatever it sees."""
     nodes, outputs, weights = [], {}, {}
     nodes.append(helper.make_node('ReduceMean', ['input'], ['mean'], keepdims=0))
     nodes.append(helper.make_node('Mul', ['mean', 'nothing'], ['zero']))
     weights['nothing'] = np.float32(0)
-    for stride, named in cells.items():
-        for name, values in named.items():
-            output = f'{name}_{stride}'
-            weights[f'{output}_value'] = values.astype(np.float32)
-            nodes.append(helper.make_node('Add', [f'{output}_value', 'zero'], [output]))
-            outputs[output] = list(values.shape)
-    return save_network(path, nodes, {'input': [1, 3, 'height', 'width']}, outputs, weights)
+    for output, value in values.items():
+        weights[f'{output}_value'] = value.astype(np.float32)
+        nodes.append(helper.make_node('Add', [f'{output}_value', 'zero'], [output]))
+        outputs[output] = list(value.shape)
+    return save_network(path, nodes, {'input': [1, 3, *input_hw]}, outputs, weights)
+
+
+def save_seeing(path: Path) -> Path:
+    """Write a YOLO whose one row tells what it sees: the mean of red, green, blue, and all."""
+    nodes = [
+        helper.make_node('ReduceMean', ['images'], ['mean'], axes=[2, 3], keepdims=0),
+        helper.make_node('ReduceMax', ['images'], ['most'], axes=[1, 2, 3], keepdims=0),
+        helper.make_node('Reshape', ['most', 'one'], ['column']),
+        helper.make_node('Concat', ['mean', 'column', 'rest'], ['row'], axis=1),
+        helper.make_node('Unsqueeze', ['row', 'axes'], ['output0']),
+    ]
+    weights = {
+        'one': np.array([1, 1], np.int64),
+        'axes': np.array([1], np.int64),
+        'rest': np.array([[0.9, 0.0]], np.float32),
+    }
+    return save_network(path, nodes, {'images': [1, 3, 64, 64]}, {'output0': [1, 1, 6]}, weights)
