@@ -17,7 +17,7 @@ from ffs_anonymizer.painting import budget, composite, crops, obscure
 from ffs_anonymizer.painting.generator import Generator
 from ffs_anonymizer.painting.job import Job
 from ffs_anonymizer.regions import tracker
-from ffs_anonymizer.regions.detections import CLASSES, Detections, FACE, PLATE, Regions
+from ffs_anonymizer.regions.detections import CLASSES, Detections, Regions
 from ffs_anonymizer.regions.detector import Detector
 from ffs_anonymizer.regions.tracker import Tracks
 from ffs_anonymizer.settings.runtime import Settings
@@ -226,11 +226,12 @@ class Anonymizer:
             tracks = tracker.advance(past, detections, now_ns, self.settings.tracker)
             if stamp_ns is not None:
                 self._tracks[stream] = tracks
-            scales = np.ones(len(CLASSES))
-            scales[FACE] = self.settings.face.region_scale
-            scales[PLATE] = self.settings.plate.region_scale
             return tracker.regions(
-                tracks, now_ns, self.settings.tracker, scales=scales, size_wh=(width, height)
+                tracks,
+                now_ns,
+                self.settings.tracker,
+                scales=tracker.region_scales(self.settings),
+                size_wh=(width, height),
             ) + self._zones(stream, (width, height))
 
     def replace(

@@ -15,7 +15,7 @@ from typing import Generic, TYPE_CHECKING, TypeVar, Union
 
 from ffs_anonymizer.errors import AnonymizerError
 from ffs_anonymizer.regions.detections import Regions
-from ffs_anonymizer.regions.tracker import backfill
+from ffs_anonymizer.regions.tracker import backfill, region_scales
 
 if TYPE_CHECKING:
     from ffs_anonymizer.anonymizer import Anonymizer, Data, Replaced
@@ -288,6 +288,7 @@ class _LookAhead(Generic[_Item]):
     def __init__(self, anonymizer: Anonymizer) -> None:
         self._anonymizer = anonymizer
         self._settings = anonymizer.settings.tracker
+        self._scales = region_scales(anonymizer.settings)
         self._ahead_ns = int(self._settings.look_ahead_ms * 1e6)
         self._held: deque[_Slot[_Item]] = deque()
         self._held_bytes = 0
@@ -324,6 +325,7 @@ class _LookAhead(Generic[_Item]):
                 [(other.stamp_ns, other.regions) for other in fitting],
                 (image.stamp_ns, image.regions),
                 self._settings,
+                scales=self._scales,
                 size_wh=image.size_wh,
             )
             for other, regions in zip(fitting, filled, strict=True):

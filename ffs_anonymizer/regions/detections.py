@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from ffs_anonymizer.errors import MediaError
+from ffs_anonymizer.regions import boxes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -92,13 +93,13 @@ class Detections(Rows):
         :param classes: one class for all, or one a row.
         :param points_px: None where they are not known.
         """
-        boxes = np.asarray(xyxy_px, np.float32).reshape(-1, 4)
-        shape = (len(boxes), len(POINTS), 2)
+        rows = np.asarray(xyxy_px, np.float32).reshape(-1, 4)
+        shape = (len(rows), len(POINTS), 2)
         points = np.full(shape, np.nan, np.float32) if points_px is None else points_px
         return cls(
-            boxes,
+            rows,
             np.asarray(scores, np.float32).reshape(-1),
-            np.array(np.broadcast_to(np.asarray(classes, np.int8), len(boxes))),
+            np.array(np.broadcast_to(np.asarray(classes, np.int8), len(rows))),
             np.asarray(points, np.float32).reshape(shape),
         )
 
@@ -116,6 +117,8 @@ class Regions(Rows):
     :param detected: (N,) bool, False where the tracker predicts what the detector missed.
     :param points_px: (N, 5, 2) float32, x and y of POINTS in the frame; NaN where this frame has
         none.
+    :param ungrown_xyxy_px: (N, 4) float32, the box of the detection or of the prediction; it may
+        reach beyond the frame.
     """
 
     xyxy_px: NDArray[np.float32]
@@ -125,6 +128,7 @@ class Regions(Rows):
     track_ids: NDArray[np.int64]
     detected: NDArray[np.bool_]
     points_px: NDArray[np.float32]
+    ungrown_xyxy_px: NDArray[np.float32]
 
     COLUMNS: ClassVar[dict[str, tuple[tuple[int, ...], type]]] = {
         'xyxy_px': ((4,), np.float32),
@@ -134,7 +138,19 @@ class Regions(Rows):
         'track_ids': ((), np.int64),
         'detected': ((), np.bool_),
         'points_px': ((len(POINTS), 2), np.float32),
+        'ungrown_xyxy_px': ((4,), np.float32),
     }
+
+    def grown(self, scales: NDArray[np.float64], size_wh: tuple[int, int]) -> Regions:
+        """
+        Return what is covered of these boxes, from `ungrown_xyxy_px` anew.
+
+        :param scales: by class, side of a region over the side of its box.
+        :param size_wh: width and height of the frame in pixels; what lies outside is left out.
+        """
+        sides = scales[self.classes]
+        xyxy_px = boxes.clip(boxes.grow(self.ungrown_xyxy_px, sides), size_wh)
+        return dataclasses.replace(self, xyxy_px=xyxy_px).take(boxes.filled(xyxy_px))
 
     @classmethod
     def of_zones(cls, xyxy_px: NDArray[np.float32]) -> Regions:
@@ -148,6 +164,7 @@ class Regions(Rows):
             np.full(n, -1, np.int64),
             np.ones(n, np.bool_),
             np.full((n, len(POINTS), 2), np.nan, np.float32),
+            xyxy_px.astype(np.float32),
         )
 
     def records(self) -> list[dict[str, object]]:
@@ -182,7 +199,7 @@ def read_boxes(path: Path, class_index: int = FACE) -> Detections:
         lines = path.read_text(encoding='utf-8').splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise MediaError(f'cannot read the boxes {path}: {error}') from error
-    boxes = []
+    rows = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -195,5 +212,5 @@ def read_boxes(path: Path, class_index: int = FACE) -> Detections:
                 f'{path}, line {number}: got {line.strip()!r}, expected x0 y0 x1 y1 with '
                 'x0 < x1 and y0 < y1'
             )
-        boxes.append(box)
-    return Detections.of(boxes, np.ones(len(boxes)), class_index)
+        rows.append(box)
+    return Detections.of(rows, np.ones(len(rows)), class_index)

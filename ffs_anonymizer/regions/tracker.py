@@ -8,8 +8,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ffs_anonymizer.regions import boxes
-from ffs_anonymizer.regions.detections import Detections, POINTS, Regions, Rows
-from ffs_anonymizer.settings.runtime import TrackerSettings
+from ffs_anonymizer.regions.detections import (
+    CLASSES,
+    Detections,
+    FACE,
+    PLATE,
+    POINTS,
+    Regions,
+    Rows,
+)
+from ffs_anonymizer.settings.runtime import Settings, TrackerSettings
 import numpy as np
 from numpy.typing import NDArray
 
@@ -53,6 +61,14 @@ class Tracks(Rows):
         'points_px': ((len(POINTS), 2), np.float32),
         'ids': ((), np.int64),
     }
+
+
+def region_scales(settings: Settings) -> NDArray[np.float64]:
+    """Return by class how long the side of a region is over the side of its box."""
+    scales = np.ones(len(CLASSES))
+    scales[FACE] = settings.face.region_scale
+    scales[PLATE] = settings.plate.region_scale
+    return scales
 
 
 def _boxes(centre_px: NDArray[np.float64], size_px: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -137,32 +153,34 @@ def regions(
     """
     Return what the tracks cover in a frame.
 
-    A predicted region covers all that lies between standing still and moving on, and grows with
-    the time since its last detection.
+    A prediction holds all that lies between standing still and moving on, and grows with the time
+    since the last detection.
 
     :param stamp_ns: the frame's time, not before the tracks' last.
     :param scales: by class, side of a region over the side of its box.
     :param size_wh: width and height of the frame in pixels.
     """
     elapsed_s = np.maximum(stamp_ns - tracks.seen_ns, 0)[:, None] / 1e9
-    growth = scales[tracks.classes][:, None] * (1 + settings.growth_per_s * elapsed_s)
+    growth = 1 + settings.growth_per_s * elapsed_s
     stays = _boxes(tracks.centre_px, tracks.size_px * growth)
     moves = _boxes(tracks.centre_px + tracks.velocity_px_s * elapsed_s, tracks.size_px * growth)
     swept = np.concatenate(
         [np.minimum(stays, moves)[:, :2], np.maximum(stays, moves)[:, 2:]], axis=1
     )
-    xyxy_px = boxes.clip(swept, size_wh)
+    swept = swept.astype(np.float32)
     covered = elapsed_s[:, 0] * 1e3 <= settings.max_gap_ms
     detected = elapsed_s[:, 0] == 0
-    return Regions(
-        xyxy_px,
+    found = Regions(
+        swept,
         tracks.classes,
         tracks.scores,
         tracks.best_scores,
         tracks.ids,
         detected,
         np.where(detected[:, None, None], tracks.points_px, np.float32(np.nan)),
-    ).take(boxes.filled(xyxy_px) & covered)
+        swept,
+    )
+    return found.take(covered).grown(scales, size_wh)
 
 
 def backfill(
@@ -170,6 +188,7 @@ def backfill(
     latest: tuple[int, Regions],
     settings: TrackerSettings,
     *,
+    scales: NDArray[np.float64],
     size_wh: tuple[int, int],
 ) -> list[Regions]:
     """
@@ -177,6 +196,7 @@ def backfill(
 
     :param pending: stamps in ns and regions of the stream's frames that still wait, oldest first.
     :param latest: stamp in ns and regions of the newest frame.
+    :param scales: by class, side of a region over the side of its box.
     :param size_wh: width and height of the frame in pixels.
     :returns: the regions of the pending frames, with those of the tracks added that are new in the
         latest one, each grown by `growth_per_s` for the time that it lies back.
@@ -190,12 +210,12 @@ def backfill(
         if len(new) == 0 or not 0 <= back_s * 1e3 <= settings.look_ahead_ms:
             filled.append(earlier)
             continue
-        grown = boxes.grow(new.xyxy_px, 1 + settings.growth_per_s * back_s)
+        guess = boxes.grow(new.ungrown_xyxy_px, 1 + settings.growth_per_s * back_s)
         guessed = dataclasses.replace(
             new,
-            xyxy_px=boxes.clip(grown, size_wh),
+            ungrown_xyxy_px=guess.astype(np.float32),
             detected=np.zeros(len(new), np.bool_),
             points_px=np.full_like(new.points_px, np.nan),
         )
-        filled.append(earlier + guessed)
+        filled.append(earlier + guessed.grown(scales, size_wh))
     return filled

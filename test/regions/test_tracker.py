@@ -99,7 +99,7 @@ def test_time_that_runs_backwards_ends_the_past():
 
 def test_regions_check_their_shapes():
     with pytest.raises(ValueError, match='Regions: got shapes'):
-        Regions(*(np.zeros(shape) for shape in ((1, 4), 1, 1, 1, 1, 2, (1, 5, 2))))
+        Regions(*(np.zeros(shape) for shape in ((1, 4), 1, 1, 1, 1, 2, (1, 5, 2), (1, 4))))
 
 
 def test_backfill_covers_a_new_face_in_the_frames_before():
@@ -108,7 +108,7 @@ def test_backfill_covers_a_new_face_in_the_frames_before():
     results = run(frames)
     pending = [(t * MS, r) for (t, _), r in zip(frames[:3], results[:3], strict=True)]
     settings = TrackerSettings(look_ahead_ms=200.0, growth_per_s=1.0)
-    filled = backfill(pending, (300 * MS, results[3]), settings, size_wh=SIZE_WH)
+    filled = backfill(pending, (300 * MS, results[3]), settings, scales=ONES, size_wh=SIZE_WH)
     assert [len(r) for r in filled] == [0, 1, 1]
     assert filled[1].xyxy_px.tolist() == [[78, 38, 102, 62]]
     assert filled[2].xyxy_px.tolist() == [[79, 39, 101, 61]]
@@ -121,12 +121,15 @@ def test_backfill_leaves_known_faces_and_zero_look_ahead_alone():
     frames = [(0, detections(box)), (100, detections(box))]
     first, second = run(frames)
     for settings in (SETTINGS, TrackerSettings(look_ahead_ms=0.0)):
-        (filled,) = backfill([(0, first)], (100 * MS, second), settings, size_wh=SIZE_WH)
+        (filled,) = backfill(
+            [(0, first)], (100 * MS, second), settings, scales=ONES, size_wh=SIZE_WH
+        )
         assert filled is first or len(filled) == 1
     (filled,) = backfill(
         [(0, Regions.empty())],
         (100 * MS, second),
         TrackerSettings(look_ahead_ms=0.0),
+        scales=ONES,
         size_wh=SIZE_WH,
     )
     assert len(filled) == 0
@@ -148,3 +151,21 @@ def test_a_region_all_but_out_of_the_frame_is_none():
     )
     assert len(regions(tracks, 0, SETTINGS, scales=ONES, size_wh=(1920, 1080))) == 0
     assert len(regions(tracks, 0, SETTINGS, scales=ONES, size_wh=(1921, 1080))) == 1
+
+
+def test_a_region_is_its_ungrown_box_grown_predicted_or_not():
+    scales = np.array([1.5, 1.25, 1])
+    frames = [(0, detections((40, 40, 60, 80))), (100, detections((50, 40, 70, 80)))]
+    results = run([*frames, (200, detections())], scales=scales)
+    assert results[0].ungrown_xyxy_px.tolist() == [[40, 40, 60, 80]]
+    assert results[2].detected.tolist() == [False]
+    (before,) = backfill(
+        [(0, Regions.empty())], (100 * MS, results[1]), SETTINGS, scales=scales, size_wh=SIZE_WH
+    )
+    for result in (*results, before):
+        again = result.grown(scales, SIZE_WH)
+        assert again.xyxy_px.tolist() == result.xyxy_px.tolist()
+        x0, y0, x1, y1 = result.ungrown_xyxy_px[0].tolist()
+        width, height = (x1 - x0) * 0.25, (y1 - y0) * 0.25
+        grown = [x0 - width, max(y0 - height, 0), x1 + width, min(y1 + height, 100)]
+        assert result.xyxy_px[0].tolist() == pytest.approx(grown, abs=1e-4)
