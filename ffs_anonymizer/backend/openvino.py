@@ -8,6 +8,7 @@ from ffs_anonymizer.backend import Backend, ort, Tensors, TensorSpec
 from ffs_anonymizer.backend.device import Device
 from ffs_anonymizer.backend.onnx_file import cleaned
 from ffs_anonymizer.errors import ModelError
+from ffs_anonymizer.models.manifest import is_generator
 from ffs_anonymizer.models.model_file import ModelFile
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,6 @@ except ImportError as error:
         f'cannot import {error.name}: install it with `pip install openvino`'
     ) from error
 
-_GENERATOR_INPUTS = {'condition', 'mask'}
 # Sizes for axes that are free, and the mean difference, in standard deviations of an output, that
 # other rounding of a quantized network may make.
 _FREE = (1, 3, 128, 128)
@@ -45,7 +45,7 @@ class OpenVinoBackend(Backend):
             model = core.read_model(network.SerializeToString(), b'')
             names = {port.any_name for port in model.inputs}
             able = 'BF16' in core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
-            precision = 'bf16' if able and names == _GENERATOR_INPUTS else 'f32'
+            precision = 'bf16' if able and is_generator(names) else 'f32'
             options = {
                 'PERFORMANCE_HINT': 'LATENCY',
                 'INFERENCE_NUM_THREADS': threads or len(os.sched_getaffinity(0)),

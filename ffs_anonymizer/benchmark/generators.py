@@ -6,16 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ffs_anonymizer.backend import Backend
+from ffs_anonymizer.backend import Backend, open_model, Tensors
 from ffs_anonymizer.backend.onnx_file import free_inputs
 from ffs_anonymizer.benchmark.timing import interleaved, median_ms, Run
 from ffs_anonymizer.errors import AnonymizerError, ModelError
 from ffs_anonymizer.models.manifest import default_generator, load_manifest
 from ffs_anonymizer.painting.crops import Crops
 from ffs_anonymizer.painting.generator import Generator
+from ffs_anonymizer.painting.inputs import feeds_of
 from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
-from numpy.typing import NDArray
 import onnx
 
 RANDOM = ('ffs-128', 'ffs-128-small')
@@ -58,8 +58,7 @@ def named(path: Path) -> Entry:
     :raises ModelError: there is no such file, or it is no generator.
     """
     generator = Generator(_settings(path, 'cpu', 0))
-    feeds = _feeds(1, generator.size_px, 0)
-    generator.generate(Crops(feeds['condition'], feeds['mask'], np.zeros((1, 3), np.int32)))
+    generator.generate(_crops(1, generator.size_px, 0))
     generator.close()
     return Entry(path.stem, precision_of(path), path)
 
@@ -88,7 +87,12 @@ def random_ones(folder: Path, names: Sequence[str]) -> list[Entry]:
         except ImportError as error:
             raise AnonymizerError(f'{error.name} is not installed') from error
         model = prepare(path)
-        feeds = [_feeds(2, size_px, seed) for seed in range(_CALIBRATION_BATCHES)]
+        reference = open_model(path, device='cpu')
+        inputs = reference.inputs
+        reference.close()
+        feeds = [
+            feeds_of(inputs, _crops(2, size_px, seed)) for seed in range(_CALIBRATION_BATCHES)
+        ]
         ranges = measure_ranges(model, feeds, len(feeds), 'minmax')
         label = f'{name} (random weights)'
         found.append(Entry(label, 'fp32', path))
@@ -131,7 +135,9 @@ def measure(
         if with_baseline:
             runs[BASELINE] = _baseline(batch, threads)
         for i, model in enumerate(models):
-            runs[str(i)] = _once(model.model, _feeds(batch, model.size_px, 0))
+            runs[str(i)] = _once(
+                model.model, feeds_of(model.model.inputs, _crops(batch, model.size_px, 0))
+            )
         seconds = interleaved(runs, rounds=rounds, budget_s=budget_s)
         base_ms = median_ms(seconds[BASELINE]) if with_baseline else None
         if base_ms is not None:
@@ -241,7 +247,7 @@ def _row(
     }
 
 
-def _once(model: Backend, feeds: dict[str, NDArray[np.float32]]) -> Run:
+def _once(model: Backend, feeds: Tensors) -> Run:
     return lambda: model.infer(feeds)
 
 
@@ -253,11 +259,11 @@ def _baseline(batch: int, threads: int) -> Run:
             f'--baseline deep-privacy2: {error.name} is not installed; install it with '
             '`pip install torch`, or leave the baseline out'
         ) from error
-    feeds = _feeds(batch, 128, 0)
-    return baseline(feeds['condition'], feeds['mask'], threads)
+    crops = _crops(batch, 128, 0)
+    return baseline(crops.condition, crops.mask, threads)
 
 
-def _feeds(batch: int, size_px: int, seed: int) -> dict[str, NDArray[np.float32]]:
+def _crops(batch: int, size_px: int, seed: int) -> Crops:
     """Return smooth pictures with a hole in the middle."""
     rng = np.random.default_rng(seed)
     coarse = rng.uniform(-1, 1, (batch, 3, 8, 8)).astype(np.float32)
@@ -266,7 +272,7 @@ def _feeds(batch: int, size_px: int, seed: int) -> dict[str, NDArray[np.float32]
     mask = np.ones((batch, 1, size_px, size_px), np.float32)
     quarter = size_px // 4
     mask[:, :, quarter:-quarter, quarter:-quarter] = 0
-    return {'condition': np.ascontiguousarray(image * mask), 'mask': mask}
+    return Crops(np.ascontiguousarray(image * mask), mask, np.zeros((batch, 3), np.int32))
 
 
 def _settings(path: Path, device: str, threads: int) -> Settings:

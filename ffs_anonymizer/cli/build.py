@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ffs_anonymizer.cli.options import add_settings_options, settings_from
 from ffs_anonymizer.errors import ModelError, SettingsError
+from ffs_anonymizer.models.manifest import is_generator as is_generator_inputs
 from ffs_anonymizer.settings.runtime import Settings
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ _BATCHES = (1, 4, 16)
 _SIZES_WH = ((1920, 1080),)
 _STRIDE = 32
 _FP16 = ('none', 'generators', 'all')
-_GENERATOR_INPUTS = {'condition', 'mask'}
 _EXAMPLES = """\
 examples:
   ffs_anonymizer build --config anonymizer.param.yaml --size 1920x1080
@@ -184,7 +184,7 @@ def plan(
     """
     inputs = _inputs(path)
     variants: list[dict[str, tuple[int, ...]]] = []
-    if set(inputs) == _GENERATOR_INPUTS:
+    if is_generator_inputs(inputs):
         variants = [{k: (n, *shape[1:]) for k, shape in inputs.items()} for n in batches]
     elif len(inputs) == 1 and len(shape := next(iter(inputs.values()))) == 4:
         for width, height in sizes_wh:
@@ -204,7 +204,7 @@ def plan(
 
 def is_generator(variants: Sequence[Shapes]) -> bool:
     """Tell generators from detectors."""
-    return all(set(shapes) == _GENERATOR_INPUTS for shapes in variants)
+    return all(is_generator_inputs(shapes) for shapes in variants)
 
 
 def _inputs(path: Path) -> dict[str, tuple[int, ...]]:

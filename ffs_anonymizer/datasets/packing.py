@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 import re
 
@@ -34,11 +34,15 @@ class Face:
     :param path: of its photo.
     :param identity: the person's name.
     :param box_xyxy_px: (4,) float32, None where a detector has to find it.
+    :param inside_xyxy_px: (4,) float32, the part of the photo that shows something; None: all.
+    :param points_px: (5, 2) float64 eyes, nose and mouth corners, None where not known.
     """
 
     path: Path
     identity: str
     box_xyxy_px: NDArray[np.float32] | None
+    inside_xyxy_px: NDArray[np.float32] | None = None
+    points_px: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,7 @@ def list_faces(folder: Path, boxes: Path | None) -> list[Face]:
 
     :param folder: the photos.
     :param boxes: a CSV with the columns path, identity, x0, y0, x1, y1 (paths below the folder),
+        perhaps in_x0 to in_y1 (the part that shows something) and the columns of the points,
         or a folder with a .txt of the same stem for each photo, or None to detect.
     """
     if boxes is None:
@@ -109,14 +114,7 @@ def list_faces(folder: Path, boxes: Path | None) -> list[Face]:
     if boxes.suffix == '.csv':
         try:
             with boxes.open(newline='', encoding='utf-8') as file:
-                return [
-                    Face(
-                        folder / row['path'],
-                        row.get('identity') or identity_of(Path(row['path'])),
-                        np.array([float(row[c]) for c in BOX_COLUMNS], np.float32),
-                    )
-                    for row in csv.DictReader(file)
-                ]
+                return [face_of(row, folder) for row in csv.DictReader(file)]
         except (OSError, KeyError, ValueError) as error:
             raise MediaError(f'{boxes}: cannot be read as boxes: {error}') from error
     faces = []
@@ -131,18 +129,44 @@ def list_faces(folder: Path, boxes: Path | None) -> list[Face]:
     return faces
 
 
+def face_of(row: Mapping[str, str], folder: Path) -> Face:
+    """
+    Return the face that a row of a table tells.
+
+    :param row: column to text; empty where not known.
+    :param folder: what its path is below.
+    """
+
+    def numbers(columns: Sequence[str]) -> NDArray[np.float64] | None:
+        texts = [row.get(c) for c in columns]
+        return np.array([float(t) for t in texts if t]) if all(texts) else None
+
+    box = np.array([float(row[c]) for c in BOX_COLUMNS], np.float32)
+    inside, points = numbers(INSIDE_COLUMNS), numbers(POINT_COLUMNS)
+    return Face(
+        folder / row['path'],
+        row.get('identity') or identity_of(Path(row['path'])),
+        box,
+        None if inside is None else inside.astype(np.float32),
+        None if points is None else points.reshape(5, 2),
+    )
+
+
 def square_around(
-    image_bgr: NDArray[np.uint8], box_xyxy_px: NDArray[np.float32], photo_px: int, margin: float
-) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.int64]]:
+    image_bgr: NDArray[np.uint8], face: Face, photo_px: int, margin: float
+) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
     """
     Cut the photo of one face.
 
     :param image_bgr: (H, W, 3) uint8.
-    :param box_xyxy_px: (4,) the face.
+    :param face: where it is; it has a box.
     :param photo_px: P, the side of the result.
     :param margin: side of the cut over the root of the face's area.
-    :returns: the photo (P, P, 3), the box in it, and the part of it that was inside the image.
+    :returns: the photo (P, P, 3), the box in it, the part of it that was inside the image, and
+        the points in it, (5, 2), NaN where not known.
     """
+    assert face.box_xyxy_px is not None
+    box_xyxy_px = face.box_xyxy_px
     size_wh = (box_xyxy_px[2:] - box_xyxy_px[:2]).astype(np.float64)
     side = max(round(float(np.sqrt(size_wh.prod())) * margin), 1)
     centre = (box_xyxy_px[:2] + box_xyxy_px[2:]).astype(np.float64) / 2
@@ -150,9 +174,15 @@ def square_around(
     photo = resize_square(cut_square(image_bgr, np.append(corner, side)), photo_px)
     scale = photo_px / side
     box = (box_xyxy_px.astype(np.float64) - np.tile(corner, 2)) * scale
-    ends = np.array([0, 0, image_bgr.shape[1], image_bgr.shape[0]]) - np.tile(corner, 2)
-    inside = np.clip(ends, 0, side) * scale
-    return photo, box, np.append(np.ceil(inside[:2]), np.floor(inside[2:])).astype(np.int64)
+    ends = np.array([0, 0, image_bgr.shape[1], image_bgr.shape[0]], np.float64)
+    if face.inside_xyxy_px is not None:
+        ends = face.inside_xyxy_px.astype(np.float64)
+    inside = np.clip(ends - np.tile(corner, 2), 0, side) * scale
+    points = np.full((5, 2), np.nan)
+    if face.points_px is not None:
+        points = np.asarray(face.points_px, np.float64)
+    shown = np.append(np.ceil(inside[:2]), np.floor(inside[2:])).astype(np.int64)
+    return photo, box, shown, np.asarray((points - corner) * scale, np.float64)
 
 
 def pack(
@@ -205,10 +235,12 @@ def pack(
             if len(box) != 4 or np.sqrt(max(0.0, float((box[2:] - box[:2]).prod()))) < min_face_px:
                 without.append(face.path)
                 continue
-            photo, in_photo, inside = square_around(image_bgr, box, photo_px, margin)
+            photo, in_photo, inside, known = square_around(
+                image_bgr, replace(face, box_xyxy_px=box), photo_px, margin
+            )
             photos[len(rows)] = photo
-            points = None
-            if find_points is not None:
+            points = known if np.isfinite(known).all() else None
+            if points is None and find_points is not None:
                 points = find_points(photo, in_photo.astype(np.float32))
             numbers = [f'{v:.1f}' for v in in_photo]
             unknown = [''] * len(POINT_COLUMNS)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from ffs_anonymizer.evaluation.baseline import DeepPrivacyGenerator
-from ffs_anonymizer.training.generator.network import ARCHITECTURES, make_generator
+from ffs_anonymizer.training.generator.fold import fold
+from ffs_anonymizer.training.generator.network import make_network
+from ffs_anonymizer.training.generator.onnx_file import probe
 import torch
 from torch import nn
 
+SHIPPED = ('ffs-128', 'ffs-128-small')
 BASELINE = 'deep-privacy2-fdf128'
 
 
@@ -30,12 +32,13 @@ class Cost:
     macs: int
 
 
-def measure(network: nn.Module, size_px: int) -> tuple[int, int]:
+def measure(network: nn.Module, size_px: int, inputs: int = 4) -> tuple[int, int]:
     """
     Return the parameters of a network, and its multiply-accumulates for one face.
 
-    :param network: takes condition and mask.
+    :param network: takes the first inputs of the contract.
     :param size_px: S.
+    :param inputs: how many: condition and mask, perhaps latent and points.
     """
     with torch.no_grad():
         macs = 0
@@ -54,7 +57,7 @@ def measure(network: nn.Module, size_px: int) -> tuple[int, int]:
         ]
         was_training = network.training
         try:
-            network.eval()(torch.zeros(1, 3, size_px, size_px), torch.ones(1, 1, size_px, size_px))
+            network.eval()(*list(probe(size_px, 1).values())[:inputs])
         finally:
             for hook in hooks:
                 hook.remove()
@@ -64,15 +67,8 @@ def measure(network: nn.Module, size_px: int) -> tuple[int, int]:
 
 def costs() -> list[Cost]:
     """Return what each network of the table costs, the baseline last."""
-    makers: dict[str, Callable[[], nn.Module]] = {
-        name: lambda name=name: make_generator(name)  # type: ignore[misc]
-        for name in ARCHITECTURES
-    }
-    makers[BASELINE] = DeepPrivacyGenerator
-    sizes = {name: 64 if '-64' in name else 128 for name in makers}
-    return [
-        Cost(name, sizes[name], *measure(make(), sizes[name])) for name, make in makers.items()
-    ]
+    rows = [Cost(name, 128, *measure(fold(make_network(name)), 128)) for name in SHIPPED]
+    return [*rows, Cost(BASELINE, 128, *measure(DeepPrivacyGenerator(), 128, inputs=2))]
 
 
 def to_markdown(rows: list[Cost]) -> str:

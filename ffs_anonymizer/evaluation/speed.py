@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ffs_anonymizer.evaluation.baseline import DeepPrivacyGenerator
 from ffs_anonymizer.training.generator.fold import fold
-from ffs_anonymizer.training.generator.network import make_generator
+from ffs_anonymizer.training.generator.network import make_network
 from ffs_anonymizer.training.generator.onnx_file import probe, write_onnx
 import numpy as np
 from numpy.typing import NDArray
@@ -45,9 +45,9 @@ def write_random(name: str, path: Path) -> int:
     :param path: the file.
     """
     torch.manual_seed(0)
-    generator = make_generator(name)
-    size_px = 64 if '-64' in name else 128
+    network = make_network(name)
+    size_px = 128
     with torch.no_grad():
-        generator.train()(*probe(size_px))
-    write_onnx(fold(generator.eval()), path, size_px)
+        network.train()(*probe(size_px).values())
+    write_onnx(fold(network.eval()), path, size_px)
     return size_px

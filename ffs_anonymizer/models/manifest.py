@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 import hashlib
 import json
@@ -19,6 +19,8 @@ CROP_SCALE = 1.7
 DEFAULT_FOR_CPU = 'ffs-128-small-int8-cpu.onnx'
 
 Shape = tuple[int | str, ...]
+# In the order of the contract; the first two are always there.
+GENERATOR_INPUTS = ('condition', 'mask', 'latent', 'points')
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,16 @@ class Manifest:
                 f'generator: got size_px {self.size_px} and crop_scale {self.crop_scale}, '
                 'expected at least 16 and 1.0'
             )
+
+
+def is_generator(inputs: Iterable[str]) -> bool:
+    """
+    Tell generators from detectors by the names of their inputs.
+
+    :param inputs: the names.
+    """
+    names = set(inputs)
+    return set(GENERATOR_INPUTS[:2]) <= names <= set(GENERATOR_INPUTS)
 
 
 def manifest_path(onnx_path: Path) -> Path:

@@ -9,6 +9,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+# Where eyes, nose and mouth corners are on average in a detector's box, in parts of its sides:
+# medians over the boxes of YuNet, made symmetric.
+MEAN_POINTS = np.array(
+    [[0.264, 0.386], [0.736, 0.386], [0.5, 0.586], [0.2955, 0.735], [0.7045, 0.735]], np.float32
+)
+
 
 @dataclass(frozen=True)
 class Crops:
@@ -132,3 +138,16 @@ def cut(
         rgb = resize_square(patch, size_px)[:, :, ::-1].transpose(2, 0, 1)
         condition[i] = (rgb.astype(np.float32) / 127.5 - 1.0) * mask[i]
     return Crops(condition, mask, squares)
+
+
+def mean_points(boxes_xyxy_px: NDArray[np.float32]) -> NDArray[np.float32]:
+    """
+    Return where eyes, nose and mouth corners are on average, which says no more than the boxes.
+
+    :param boxes_xyxy_px: (N, 4) float32.
+    :returns: (N, 5, 2) float32.
+    """
+    boxes = boxes_xyxy_px.reshape(-1, 4).astype(np.float32)
+    return np.asarray(
+        boxes[:, None, :2] + MEAN_POINTS * (boxes[:, None, 2:] - boxes[:, None, :2]), np.float32
+    )

@@ -11,10 +11,12 @@ from ffs_anonymizer.models.manifest import (
     crop_scale_of,
     DEFAULT_FOR_CPU,
     default_generator,
+    is_generator,
 )
 from ffs_anonymizer.painting.budget import Cost
 from ffs_anonymizer.painting.crops import Crops
 from ffs_anonymizer.painting.gpu_painter import painter_of
+from ffs_anonymizer.painting.inputs import feeds_of
 from ffs_anonymizer.painting.job import Job, Painter
 from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
@@ -29,7 +31,8 @@ class Generator:
     Invent faces for crops with one network.
 
     Any ONNX of DeepPrivacy2's and FastFaceSwapper's contract fits: `condition` [N, 3, S, S] and
-    `mask` [N, 1, S, S] in, `inpainted` [N, 3, S, S] out.
+    `mask` [N, 1, S, S] in, perhaps `latent` [N, Z] (which face) and `points` [N, 5, 2] (where it
+    goes), `inpainted` [N, 3, S, S] out.
 
     :param size_px: S.
     :param crop_scale: side of a crop over the longer side of its region, as the model was trained.
@@ -50,7 +53,10 @@ class Generator:
             raise SettingsError(f'generator.crop_scale: got {self.crop_scale}, expected 0 or >= 1')
         self.max_batch = settings.generator.max_batch
         self.cost: Cost | None = None
-        self.painter: Painter | None = painter_of(self.model)
+        # The length of its latents, 0 where it takes none
+        shapes = {spec.name: spec.shape for spec in self.model.inputs}
+        self.latent_length = int(shapes['latent'][1]) if 'latent' in shapes else 0
+        self.painter: Painter | None = painter_of(self.model) if len(shapes) == 2 else None
 
     def paint(self, image_bgr: NDArray[np.uint8], job: Job) -> list[NDArray[np.uint8]]:
         """
@@ -69,19 +75,29 @@ class Generator:
         self._correct_cost(len(job.squares_xys_px), start_s)
         return windows
 
-    def generate(self, crops: Crops) -> NDArray[np.uint8]:
+    def generate(
+        self,
+        crops: Crops,
+        *,
+        latents: NDArray[np.float32] | None = None,
+        points_px: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.uint8]:
         """
         Invent a face for each crop.
 
         :param crops: N crops of the model's size.
+        :param latents: (N, Z) float32, which face each shows, where the model takes that.
+        :param points_px: (N, 5, 2) float32, where eyes, nose and mouth corners go, in pixels of
+            the crops, where the model takes that; None takes the mean places.
         :returns: (N, S, S, 3) uint8 BGR.
         :raises ModelError: the network fails or returns what is no picture.
         """
         start_s = time.perf_counter()
+        whole = feeds_of(self.model.inputs, crops, latents=latents, points_px=points_px)
         faces = np.empty((len(crops), self.size_px, self.size_px, 3), np.uint8)
         for start in range(0, len(crops), self.max_batch):
             batch = slice(start, start + self.max_batch)
-            feeds = {'condition': crops.condition[batch], 'mask': crops.mask[batch]}
+            feeds = {name: value[batch] for name, value in whole.items()}
             inpainted = self.model.infer(feeds)['inpainted']
             expected = feeds['condition'].shape
             if inpainted.shape != expected:
@@ -153,16 +169,20 @@ def _check_contract(model: Backend) -> int:
     condition, mask = inputs.get('condition', ()), inputs.get('mask', ())
     size = condition[-1] if condition else -1
     fits = (
-        set(inputs) == {'condition', 'mask'}
+        is_generator(inputs)
         and 'inpainted' in outputs
         and condition[1:] == (3, size, size)
         and mask[1:] == (1, size, size)
         and size > 0
         and condition[0] == -1
+        and len(inputs.get('latent', (-1, 1))) == 2
+        and inputs.get('latent', (-1, 1))[1] > 0
+        and inputs.get('points', (-1, 5, 2))[1:] == (5, 2)
     )
     if not fits:
         raise ModelError(
             f'{model.path}: got the inputs {inputs} and outputs {outputs}, expected condition '
-            '[N, 3, S, S] and mask [N, 1, S, S] with N free and S fixed, and inpainted'
+            '[N, 3, S, S] and mask [N, 1, S, S] with N free and S fixed, perhaps latent [N, Z] '
+            'and points [N, 5, 2], and inpainted'
         )
     return size

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
-from ffs_anonymizer.backend import Backend, Tensors
+from ffs_anonymizer.backend import Backend, Tensors, TensorSpec
 from ffs_anonymizer.backend.device import Device
 from ffs_anonymizer.backend.ort import open_session, specs_of
 from ffs_anonymizer.painting.crops import Crops
+from ffs_anonymizer.painting.inputs import feeds_of
 from ffs_anonymizer.quantization.calibration import detect, Photo, THRESHOLD
 from ffs_anonymizer.regions import boxes
 from ffs_anonymizer.regions.detections import Detections, FACE
@@ -100,7 +101,8 @@ class GeneratorQuality(Quality):
 
     def paint(self, model: Backend) -> NDArray[np.float32]:
         """Return what a network paints, (N, 3, S, S)."""
-        return np.concatenate([model.infer(feed)['inpainted'] for feed in crop_feeds(self.crops)])
+        feeds = crop_feeds(self.crops, model.inputs)
+        return np.concatenate([model.infer(feed)['inpainted'] for feed in feeds])
 
 
 class DetectorQuality(Quality):
@@ -161,11 +163,16 @@ def photo_feeds(model: Backend, photos: Sequence[Photo]) -> Iterator[Tensors]:
         yield recorder.feeds.pop()
 
 
-def crop_feeds(crops: Crops) -> Iterator[Tensors]:
-    """Yield crops in batches, as the generator is fed."""
+def crop_feeds(crops: Crops, inputs: Sequence[TensorSpec]) -> Iterator[Tensors]:
+    """
+    Yield crops in batches, as the generator is fed.
+
+    :param crops: what it sees.
+    :param inputs: what it takes.
+    """
+    whole = feeds_of(inputs, crops)
     for start in range(0, len(crops), _BATCH):
-        batch = slice(start, start + _BATCH)
-        yield {'condition': crops.condition[batch], 'mask': crops.mask[batch]}
+        yield {name: value[start : start + _BATCH] for name, value in whole.items()}
 
 
 def structural_similarity(

@@ -235,6 +235,7 @@ class Recipe:
         chosen: dict[str, object] = {'generator.model_path': str(args.input), 'device': 'cpu'}
         settings = Settings().updated(chosen)
         generator = Generator(settings)
+        inputs = generator.model.inputs
         generator.close()
         crops = load_crops(
             args.calibration,
@@ -247,7 +248,7 @@ class Recipe:
         first, rest = parted(crops, min(args.evaluate, len(crops)))
         if not len(rest):
             rest = crops
-        batches = list(crop_feeds(rest))
+        batches = list(crop_feeds(rest, inputs))
         return Prepared(
             GeneratorQuality(Candidate(model), first, self.metric),
             batches,

@@ -1,7 +1,12 @@
 from pathlib import Path
 
 import cv2
-from ffs_anonymizer.datasets.faces import load_packed
+from ffs_anonymizer.datasets.faces import (
+    BOX_COLUMNS,
+    INSIDE_COLUMNS,
+    load_packed,
+    POINT_COLUMNS,
+)
 from ffs_anonymizer.datasets.packing import (
     Face,
     identity_of,
@@ -37,7 +42,8 @@ def test_pack_and_load(packed: Path, photos: Path) -> None:
 def test_square_around_says_what_was_inside() -> None:
     image: NDArray[np.uint8] = np.full((100, 100, 3), 7, np.uint8)
     box = np.array([0, 25, 50, 75], np.float32)
-    photo, in_photo, inside = square_around(image, box, 100, 2.0)
+    photo, in_photo, inside, points = square_around(image, Face(Path(), '', box), 100, 2.0)
+    assert np.isnan(points).all()
     assert photo.shape == (100, 100, 3)
     assert in_photo.tolist() == [25, 25, 75, 75]
     assert inside.tolist() == [25, 0, 100, 100]
@@ -111,6 +117,16 @@ def test_boxes_from_a_table(tmp_path: Path, photos: Path) -> None:
     assert face.identity == 'Ann'
     assert face.box_xyxy_px is not None
     assert face.box_xyxy_px.tolist() == [1, 2, 3, 4]
+    assert face.points_px is None
+    columns = ','.join(('path', *BOX_COLUMNS, *INSIDE_COLUMNS, *POINT_COLUMNS))
+    numbers = '46,30,114,126,10,0,150,160,66,68,94,68,80,84,66,104,94,104'
+    table.write_text(f'{columns}\npersona_1.png,{numbers}\n')
+    pack(list_faces(photos, table), tmp_path / 'out')
+    faces = load_packed(tmp_path / 'out')
+    assert faces.inside_xyxy_px[0].tolist() == [11, 3, 149, 160]
+    points = np.array([[20, 38], [48, 38], [34, 54], [20, 74], [48, 74]])
+    placed = faces.points_px[0] - faces.boxes_xyxy_px[0, :2]
+    assert placed == pytest.approx(points, abs=1)
     table.write_text('path,x0\na,1\n')
     with pytest.raises(MediaError, match=r'boxes\.csv: cannot be read as boxes'):
         list_faces(photos, table)

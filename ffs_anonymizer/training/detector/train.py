@@ -10,9 +10,9 @@ import time
 from typing import Any
 
 import cv2
-from ffs_anonymizer.datasets.faces import batches_ahead
 from ffs_anonymizer.datasets.packing import tile_images
 from ffs_anonymizer.datasets.pictures import load_pictures
+from ffs_anonymizer.datasets.prefetch import batches_ahead
 from ffs_anonymizer.datasets.scenes import Scene, Scenes
 from ffs_anonymizer.errors import MediaError, ModelError, SettingsError
 from ffs_anonymizer.training.checkpoint import (

@@ -1,4 +1,4 @@
-"""The critic: small heads on fixed random mixtures of frozen features, told where the hole is."""
+"""The critic: small heads on fixed random mixtures of frozen features, told of hole and points."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
 MIXED_CHANNELS = 64
+TOLD_CHANNELS = 4
 
 
 class Mixer(nn.Module):  # type: ignore[misc]
@@ -48,14 +49,14 @@ class Mixer(nn.Module):  # type: ignore[misc]
 
 def head(inputs: int, channels: int, halvings: int) -> nn.Sequential:
     """
-    Make a head: features and mask to one logit for each place.
+    Make a head: features, mask and points to one logit for each place.
 
-    :param inputs: channels of the features, without the mask.
+    :param inputs: channels of the features, without what is told beside them.
     :param channels: channels inside.
     :param halvings: how many of its convolutions halve the side.
     """
     layers: list[nn.Module] = []
-    last = inputs + 1
+    last = inputs + TOLD_CHANNELS
     for i in range(2):
         stride = 2 if i < halvings else 1
         layers += [
@@ -82,15 +83,15 @@ class Critic(nn.Module):  # type: ignore[misc]
             head(MIXED_CHANNELS, channels, halvings) for halvings in (2, 1, 0, 0)
         )
 
-    def forward(self, taps: list[torch.Tensor], mask: torch.Tensor) -> list[torch.Tensor]:
+    def forward(self, taps: list[torch.Tensor], told: torch.Tensor) -> list[torch.Tensor]:
         """
         Return the logits of each depth, (N, 1, h, w).
 
         :param taps: normalized features, shallow to deep.
-        :param mask: (N, 1, S, S), 1 = keep.
+        :param told: (N, TOLD_CHANNELS, S, S), mask and points.
         """
         logits = []
         for mixture, module in zip(self.mixer(taps), self.heads, strict=True):
-            hole = functional.interpolate(mask, size=mixture.shape[-2:], mode='area')
-            logits.append(module(torch.cat([mixture, hole.to(mixture.dtype)], 1)))
+            beside = functional.interpolate(told, size=mixture.shape[-2:], mode='area')
+            logits.append(module(torch.cat([mixture, beside.to(mixture.dtype)], 1)))
         return logits

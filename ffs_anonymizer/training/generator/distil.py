@@ -8,7 +8,7 @@ from pathlib import Path
 from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.training.checkpoint import load_checkpoint, load_weights
 from ffs_anonymizer.training.generator.losses import pixel_distance
-from ffs_anonymizer.training.generator.network import Generator, make_generator
+from ffs_anonymizer.training.generator.network import FaceNetwork, Generator, make_network
 import torch
 from torch import nn
 
@@ -42,6 +42,8 @@ class Teacher(nn.Module):  # type: ignore[misc]
         painted: torch.Tensor,
         condition: torch.Tensor,
         mask: torch.Tensor,
+        code: torch.Tensor,
+        placed: torch.Tensor,
     ) -> torch.Tensor:
         """
         Return the distance of the student's picture and activations from the teacher's.
@@ -50,9 +52,11 @@ class Teacher(nn.Module):  # type: ignore[misc]
         :param painted: the student's picture.
         :param condition: (N, 3, S, S), what both see.
         :param mask: (N, 1, S, S), 1 = keep.
+        :param code: (N, CODE), which face both paint.
+        :param placed: (N, 3, S, S), where both paint it.
         """
         with torch.no_grad():
-            wanted = self.teacher.features(condition, mask)
+            wanted = self.teacher.features(condition, mask, code, placed)
             picture = self.teacher.paint(wanted[-1], condition, mask)
         total = pixel_distance(painted, picture, torch.ones_like(mask))
         for adapter, (i, j) in zip(self.adapters, self.pairs, strict=True):
@@ -78,12 +82,14 @@ def level_channels(network: Generator) -> list[int]:
     return list(reversed(network.architecture.channels))
 
 
-def load_teacher(path: Path, student: Generator, size_px: int) -> Teacher:
+def load_teacher(path: Path, student: FaceNetwork, size_px: int) -> Teacher:
     """
-    Make a teacher of a checkpoint.
+    Make a teacher of a checkpoint; the student takes over its encoder and prior, and keeps them.
+
+    So one code stands for one face in both.
 
     :param path: the checkpoint, of a network for crops of the same side.
-    :param student: the one that learns.
+    :param student: the one that learns; changed in place.
     :param size_px: S.
     :raises ModelError: the checkpoint is unfit.
     """
@@ -94,6 +100,9 @@ def load_teacher(path: Path, student: Generator, size_px: int) -> Teacher:
             f'{path}: got a teacher for crops of {trained_at} px, expected {size_px}; train both '
             'at one size'
         )
-    teacher = make_generator(str(values['settings']['network']))
+    teacher = make_network(str(values['settings']['network']))
     load_weights(teacher, values['ema'], str(path))
-    return Teacher(teacher, student, size_px)
+    for ours, theirs in ((student.encoder, teacher.encoder), (student.prior, teacher.prior)):
+        ours.load_state_dict(theirs.state_dict())
+        ours.requires_grad_(False)
+    return Teacher(teacher.generator, student.generator, size_px)

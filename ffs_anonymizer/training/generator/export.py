@@ -9,16 +9,23 @@ from typing import Any
 
 import cv2
 from ffs_anonymizer.backend.onnx_file import read, write
-from ffs_anonymizer.datasets.faces import Batch, load_packed
+from ffs_anonymizer.datasets.faces import load_packed
+from ffs_anonymizer.datasets.packing import tile_images
+from ffs_anonymizer.datasets.sampler import Batch, Chance
 from ffs_anonymizer.errors import MediaError, ModelError
 from ffs_anonymizer.evaluation.cost import measure
 from ffs_anonymizer.models.manifest import file_sha256, Manifest, save_manifest, Shape
 from ffs_anonymizer.quantization.half import halved
 from ffs_anonymizer.training.checkpoint import Checkpoint, load_checkpoint, load_weights
 from ffs_anonymizer.training.generator.fold import fold
-from ffs_anonymizer.training.generator.network import composite, Generator, make_generator
+from ffs_anonymizer.training.generator.network import CODE, composite, FaceNetwork, make_network
 from ffs_anonymizer.training.generator.onnx_file import probe, run_onnx, write_onnx
-from ffs_anonymizer.training.generator.train import fixed_batch, held_out_batch, settle
+from ffs_anonymizer.training.generator.train import (
+    FIXED_STEP,
+    sampler_of,
+    settle,
+    spread_out,
+)
 from ffs_anonymizer.training.settings import from_mapping, TrainSettings
 import numpy as np
 import torch
@@ -26,6 +33,7 @@ import torch
 FOLD_LIMIT = 1e-5
 FP32_LIMIT = 1e-4
 FP16_LIMIT = 0.1
+PICTURED = 16
 
 
 @dataclass(frozen=True)
@@ -90,20 +98,19 @@ def export(
     # The averaged network, with batch statistics of its own
     checkpoint = load_checkpoint(checkpoint_path)
     settings = from_mapping(checkpoint['settings'], TrainSettings)
-    generator = make_generator(settings.network)
-    load_weights(generator, checkpoint['ema'], str(checkpoint_path))
-    shown = settle_on_data(generator, settings, data)
+    network = make_network(settings.network).eval()
+    load_weights(network, checkpoint['ema'], str(checkpoint_path))
+    network, shown = settle_on_data(network, settings, data)
     if picture_data is not None:
-        faces = load_packed(picture_data)
-        train_on, held_out = faces.split()
-        shown = held_out_batch(faces, held_out if len(held_out) else train_on, settings, 16)
+        shown = held_out_faces(picture_data, settings)
 
     # Folded
-    folded = fold(generator)
-    condition, mask = probe(settings.size_px)
+    folded = fold(network)
+    inputs = probe(settings.size_px)
+    feeds = {key: value.numpy() for key, value in inputs.items()}
     with torch.no_grad():
-        reference = generator(condition, mask).numpy()
-        fold_error = float(np.abs(folded(condition, mask).numpy() - reference).max())
+        reference = network(*inputs.values()).numpy()
+        fold_error = float(np.abs(folded(*inputs.values()).numpy() - reference).max())
     check('the folded network', fold_error, FOLD_LIMIT)
 
     # In ONNX
@@ -118,8 +125,8 @@ def export(
         raise ModelError(f'{out}: cannot be written: {error}') from error
     errors = {}
     for path, limit in ((fp32, FP32_LIMIT), (fp16, FP16_LIMIT)):
-        for n in (1, len(condition)):
-            got = run_onnx(path, condition[:n].numpy(), mask[:n].numpy())
+        for n in (1, len(reference)):
+            got = run_onnx(path, {key: value[:n] for key, value in feeds.items()})
             errors[path] = float(np.abs(got - reference[:n]).max())
             check(str(path), errors[path], limit)
 
@@ -136,31 +143,42 @@ def export(
 
 
 def settle_on_data(
-    generator: Generator, settings: TrainSettings, data: Path | None
-) -> Batch | None:
+    network: FaceNetwork, settings: TrainSettings, data: Path | None
+) -> tuple[FaceNetwork, Batch | None]:
     """
-    Give the norms the statistics of the averaged weights; return held-out faces to show.
+    Return the network with the statistics of drawn faces, and held-out faces to show.
 
-    :param generator: changed in place, left in evaluation mode.
+    :param network: averaged.
     :param settings: of its training.
     :param data: the packed faces; None takes those that it was trained on, where they still are.
     """
-    generator.eval()
+    where = data if data is not None else Path(settings.data)
     try:
-        faces = load_packed(data if data is not None else Path(settings.data))
+        faces = load_packed(where)
     except MediaError:
         if data is not None:
             raise
-        return None
+        return network, None
     numbers, held_out = faces.split()
     numbers = numbers if len(numbers) else held_out
-    drawn = [
-        fixed_batch(faces, numbers, settings, seed=settings.seed + 1 + i, count=64)
-        for i in range(8)
-    ]
-    settled = settle(generator, drawn, torch.device('cpu'))
-    generator.load_state_dict(settled.state_dict())
-    return held_out_batch(faces, held_out if len(held_out) else numbers, settings, 16)
+    cpu = torch.device('cpu')
+    sampler = sampler_of(faces, numbers, settings, cpu)
+    drawn = (sampler.draw(64, seed=settings.seed, step=FIXED_STEP + i) for i in range(8))
+    return settle(network, drawn, Chance(0, cpu)), held_out_faces(where, settings)
+
+
+def held_out_faces(data: Path, settings: TrainSettings) -> Batch:
+    """
+    Return faces that were never trained on, or any where all were.
+
+    :param data: the packed faces.
+    :param settings: of the training.
+    """
+    faces = load_packed(data)
+    numbers, held_out = faces.split()
+    numbers = held_out if len(held_out) else numbers
+    sampler = sampler_of(faces, numbers, settings, torch.device('cpu'))
+    return spread_out(sampler, len(numbers), PICTURED)
 
 
 def check(what: str, got: float, limit: float) -> None:
@@ -204,7 +222,12 @@ def make_manifest(
         task='generator',
         version=provenance.version,
         sha256=file_sha256(path),
-        inputs={'condition': image, 'mask': ('N', 1, size, size)},
+        inputs={
+            'condition': image,
+            'mask': ('N', 1, size, size),
+            'latent': ('N', CODE),
+            'points': ('N', 5, 2),
+        },
         outputs={'inpainted': image},
         size_px=size,
         crop_scale=settings.crop_scale,
@@ -215,23 +238,23 @@ def make_manifest(
     )
 
 
-def write_picture(path: Path, generator: Generator, batch: Batch) -> None:
+def write_picture(path: Path, network: FaceNetwork, batch: Batch) -> None:
     """
-    Write generated faces beside nothing but their surroundings: no original is shown.
+    Write drawn faces beside nothing but their surroundings: no original is shown.
 
     :param path: a PNG.
-    :param generator: in evaluation mode.
+    :param network: in evaluation mode.
     :param batch: the crops.
     """
+    condition, mask = batch.condition, batch.mask
+    latent = Chance(0, condition.device).normal(len(batch), CODE)
     with torch.no_grad():
-        from ffs_anonymizer.datasets.packing import tile_images
-
-        condition, mask = torch.from_numpy(batch.condition), torch.from_numpy(batch.mask)
-        filled = composite(generator(condition, mask), condition, mask)
-        shown = filled.permute(0, 2, 3, 1).numpy()[..., ::-1]
-        tiles = np.rint((shown.clip(-1, 1) + 1) * 127.5).astype(np.uint8)
-        if not cv2.imwrite(str(path), tile_images(tiles, columns=8)):
-            raise ModelError(f'{path}: cannot be written')
+        painted = network(condition, mask, latent, batch.mean_points_px)
+    filled = composite(painted, condition, mask)
+    shown = filled.permute(0, 2, 3, 1).numpy()[..., ::-1]
+    tiles = np.rint((shown.clip(-1, 1) + 1) * 127.5).astype(np.uint8)
+    if not cv2.imwrite(str(path), tile_images(tiles, columns=8)):
+        raise ModelError(f'{path}: cannot be written')
 
 
 def card(
@@ -266,7 +289,8 @@ def card(
         f'| network | `{settings.network}`, {parameters / 1e6:.2f} M parameters, '
         f'{macs / 1e9:.3f} GMAC a face |',
         f'| input | {settings.size_px} px crops, {settings.crop_scale:g} times the longer side '
-        'of the region |',
+        f'of a region of {settings.region_scale:g} times the box; a latent of {CODE} numbers, '
+        'standard normal; five points |',
         f'| files | `{exported.fp32.name}` (FP32), `{exported.fp16.name}` (FP16 inside) |',
         f'| largest difference from torch | folding {exported.fold_error:.1e}, '
         f'FP32 {exported.fp32_error:.1e}, FP16 {exported.fp16_error:.1e} (range -1 to 1) |',

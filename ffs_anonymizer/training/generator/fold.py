@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import copy
 
-from ffs_anonymizer.training.generator.network import ConvNorm, Generator
+from ffs_anonymizer.training.generator.network import ConvNorm, FaceNetwork
 import torch
 from torch import nn
 
 
-def fold(generator: Generator) -> Generator:
+def fold(network: FaceNetwork) -> FaceNetwork:
     """
-    Return a copy without norms that paints the same; the unfolded network is its reference.
+    Return a copy without norms and encoder that paints the same as the network, its reference.
 
-    :param generator: its norms hold the statistics to fold.
+    :param network: its norms hold the statistics to fold.
     """
     with torch.no_grad():
-        folded: Generator = copy.deepcopy(generator).eval().requires_grad_(False)
+        folded: FaceNetwork = copy.deepcopy(network).eval().requires_grad_(False)
+        folded.encoder = nn.Identity()
         for module in folded.modules():
             if isinstance(module, ConvNorm) and isinstance(module.norm, nn.BatchNorm2d):
                 assert isinstance(module.conv, nn.Conv2d)

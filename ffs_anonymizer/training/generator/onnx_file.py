@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import io
 from pathlib import Path
 
 from ffs_anonymizer.backend.onnx_file import read, write
 from ffs_anonymizer.backend.ort import open_session
-from ffs_anonymizer.training.generator.network import Generator
+from ffs_anonymizer.painting.crops import mean_points
+from ffs_anonymizer.training.generator.network import CODE, FaceNetwork
 import numpy as np
 from numpy.typing import NDArray
 import onnx
@@ -16,9 +18,9 @@ import torch
 OPSET = 17
 
 
-def probe(size_px: int, count: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+def probe(size_px: int, count: int = 4) -> dict[str, torch.Tensor]:
     """
-    Return inputs to compare networks on, always the same.
+    Return inputs to compare networks on, always the same, by name in the order of the contract.
 
     :param size_px: S.
     :param count: how many crops.
@@ -28,11 +30,17 @@ def probe(size_px: int, count: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
     image = torch.nn.functional.interpolate(image, size=(size_px, size_px), mode='bilinear')
     mask = torch.ones((count, 1, size_px, size_px))
     quarter = size_px // 4
+    hole = torch.tensor([quarter, quarter, 3 * quarter, 3 * quarter], dtype=torch.float32)
     mask[:, :, quarter : 3 * quarter, quarter : 3 * quarter] = 0
-    return image * mask, mask
+    return {
+        'condition': image * mask,
+        'mask': mask,
+        'latent': torch.randn((count, CODE), generator=chance),
+        'points': torch.from_numpy(mean_points(hole.numpy()[None])).repeat(count, 1, 1),
+    }
 
 
-def write_onnx(folded: Generator, path: Path, size_px: int) -> None:
+def write_onnx(folded: FaceNetwork, path: Path, size_px: int) -> None:
     """
     Write a folded generator as FP32 ONNX with a free batch, simplified once.
 
@@ -43,13 +51,14 @@ def write_onnx(folded: Generator, path: Path, size_px: int) -> None:
     import onnxslim
 
     exported = io.BytesIO()
+    inputs = probe(size_px, 2)
     torch.onnx.export(
         folded,
-        probe(size_px, 2),
+        tuple(inputs.values()),
         exported,
-        input_names=['condition', 'mask'],
+        input_names=list(inputs),
         output_names=['inpainted'],
-        dynamic_axes={key: {0: 'N'} for key in ('condition', 'mask', 'inpainted')},
+        dynamic_axes={key: {0: 'N'} for key in (*inputs, 'inpainted')},
         opset_version=OPSET,
         dynamo=False,
     )
@@ -58,16 +67,13 @@ def write_onnx(folded: Generator, path: Path, size_px: int) -> None:
     write(model, path)
 
 
-def run_onnx(
-    path: Path, condition: NDArray[np.float32], mask: NDArray[np.float32]
-) -> NDArray[np.float32]:
+def run_onnx(path: Path, feeds: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
     """
     Return what ONNX Runtime paints with a file on the CPU.
 
     :param path: the file.
-    :param condition: (N, 3, S, S).
-    :param mask: (N, 1, S, S).
+    :param feeds: input name to value.
     """
     session = open_session(read(path))
-    (painted,) = session.run(['inpainted'], {'condition': condition, 'mask': mask})
+    (painted,) = session.run(['inpainted'], dict(feeds))
     return np.asarray(painted, np.float32)

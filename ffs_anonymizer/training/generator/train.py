@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 import copy
 import math
 from pathlib import Path
@@ -9,8 +10,10 @@ import time
 from typing import Any
 
 import cv2
-from ffs_anonymizer.datasets.faces import Batch, batches, draw_batch, load_packed, PackedFaces
+from ffs_anonymizer.allocator import keep_memory
+from ffs_anonymizer.datasets.faces import load_packed, PackedFaces
 from ffs_anonymizer.datasets.packing import tile_images
+from ffs_anonymizer.datasets.sampler import Batch, Chance, Sampler
 from ffs_anonymizer.errors import MediaError, ModelError, SettingsError
 from ffs_anonymizer.training.checkpoint import (
     Checkpoint,
@@ -21,20 +24,24 @@ from ffs_anonymizer.training.checkpoint import (
 from ffs_anonymizer.training.generator.critic import Critic
 from ffs_anonymizer.training.generator.distil import load_teacher
 from ffs_anonymizer.training.generator.features import make_features
-from ffs_anonymizer.training.generator.identity_loss import load_stranger
+from ffs_anonymizer.training.generator.identity_loss import load_identity
 from ffs_anonymizer.training.generator.losses import (
     augment,
     critic_hinge,
     feature_distance,
     generator_hinge,
+    guess_distance,
     inner_border,
     pixel_distance,
+    texture_distance,
+    tone_distance,
 )
 from ffs_anonymizer.training.generator.network import (
+    CODE,
     composite,
-    Generator,
-    make_generator,
-    transplant,
+    FaceNetwork,
+    make_network,
+    place,
 )
 from ffs_anonymizer.training.run import (
     choose_device,
@@ -52,7 +59,10 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 import yaml
 
-GRID_FACES = 24
+GRID_FACES = 14
+GRID_DRAWS = 2
+FOCUS_RADIUS = 9.0 / 128.0
+FIXED_STEP = 999_983  # of batches that no step draws
 
 
 def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
@@ -87,45 +97,48 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
     if len(numbers) == 0:
         raise MediaError(f'{settings.data}: got no face to train on, all are held out; add photos')
     held_out = held_out if len(held_out) else numbers
+    sampler = sampler_of(faces, numbers, settings, device)
+    shown = spread_out(sampler_of(faces, held_out, settings, device), len(held_out), GRID_FACES)
 
     # Networks, optimizers and what they start from
+    keep_memory()
     torch.set_num_threads(settings.threads)
+    torch.set_flush_denormal(True)
     torch.manual_seed(settings.seed)
     channels_last: Any = torch.channels_last
-    generator = make_generator(settings.network).to(device, memory_format=channels_last)
+    network = make_network(settings.network).to(device, memory_format=channels_last)
     critic = Critic(settings.critic_channels).to(device, memory_format=channels_last)
     features = make_features(settings.features).to(device, memory_format=channels_last)
     if settings.init_from and resumed is None:
-        start_from(Path(settings.init_from), generator, critic)
-    average = copy.deepcopy(generator).requires_grad_(False)
-    if resumed is None:
-        calibration = fixed_batch(faces, numbers, settings, seed=settings.seed, count=128)
-        features.calibrate(torch.from_numpy(calibration.image).to(device))
-    frozen = freeze(generator, settings.freeze)
+        start_from(Path(settings.init_from), network, critic)
     teacher = None
-    learning = [p for p in generator.parameters() if p.requires_grad]
     if settings.teacher:
-        teacher = load_teacher(Path(settings.teacher), generator, settings.size_px).to(device)
-        learning += list(teacher.adapters.parameters())
-    stranger = None
+        teacher = load_teacher(Path(settings.teacher), network, settings.size_px).to(device)
+    average = copy.deepcopy(network).eval().requires_grad_(False)
+    fixed = sampler.draw(128, seed=settings.seed, step=FIXED_STEP)
+    if resumed is None:
+        features.calibrate(fixed.image)
+    frozen = freeze(network, settings.freeze)
+    if teacher is not None:
+        frozen += [network.encoder, network.prior]
+    learning = [p for p in network.parameters() if p.requires_grad]
+    learning += [] if teacher is None else list(teacher.adapters.parameters())
+    identity = None
     if settings.recognizer:
         if not np.isfinite(faces.points_px).all((1, 2)).any():
             raise MediaError(
                 f'{settings.data}: got no eyes, nose and mouths, which the recognizer needs; '
                 'build the data set with --landmarks-model'
             )
-        stranger = load_stranger(Path(settings.recognizer)).to(device)
-    generator_steps = torch.optim.Adam(
-        learning,
-        settings.rate_generator,
-        betas=(0.0, 0.99),
-    )
+        identity = load_identity(settings.recognizer).to(device, memory_format=channels_last)
+        identity.calibrate(fixed.image, fixed.points_px)
+    generator_steps = torch.optim.Adam(learning, settings.rate_generator, betas=(0.5, 0.99))
     critic_steps = torch.optim.Adam(
         critic.heads.parameters(), settings.rate_critic, betas=(0.0, 0.99)
     )
     step = images = 0
     if resumed is not None:
-        load_weights(generator, resumed['generator'], str(checkpoint_path))
+        load_weights(network, resumed['generator'], str(checkpoint_path))
         load_weights(average, resumed['ema'], str(checkpoint_path))
         load_weights(critic, resumed['critic'], str(checkpoint_path))
         load_weights(features.scales, resumed['scales'], str(checkpoint_path))
@@ -140,7 +153,7 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
             'settings': settings.as_dict(),
             'step': step,
             'images': images,
-            'generator': generator.state_dict(),
+            'generator': network.state_dict(),
             'ema': average.state_dict(),
             'critic': critic.state_dict(),
             'scales': features.scales.state_dict(),
@@ -150,107 +163,124 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
         }
 
     # Steps
-    grid_batch = held_out_batch(faces, held_out, settings, GRID_FACES)
-    settling = [
-        fixed_batch(faces, numbers, settings, seed=settings.seed + 1 + i, count=32)
-        for i in range(4)
-    ]
     writer = SummaryWriter(str(out / 'scalars'), purge_step=step)
-    drawn = batches(
-        faces,
-        numbers,
-        seed=settings.seed,
-        steps=range(step, settings.steps),
-        batch=settings.batch,
-        size_px=settings.size_px,
-        crop_scale=settings.crop_scale,
-    )
     bar = tqdm(total=settings.steps, initial=step, unit='step', disable=quiet, mininterval=10)
     started, images_before = time.monotonic(), images
+    scalars: dict[str, torch.Tensor] = {}
+    # The first rows are repainted from the code that is read of them, the others from a drawn one
+    own = max(settings.batch - round(settings.batch * settings.drawn_share), 1)
     with interruptible() as interrupted, bar:
-        for batch in drawn:
-            generator.train()
+        while step < settings.steps:
+            network.train()
             for module in frozen:
                 module.eval()
+            batch = sampler.draw(settings.batch, seed=settings.seed, step=step)
+            chance = Chance(settings.seed * 1_000_003 + step + 1_000_000_007, device)
             condition, mask, image = (
-                torch.from_numpy(a).to(device).to(memory_format=channels_last)
-                for a in (batch.condition, batch.mask, batch.image)
+                each.to(memory_format=channels_last)
+                for each in (batch.condition, batch.mask, batch.image)
             )
             rate = rate_at(step, settings)
             for group in generator_steps.param_groups:
                 group['lr'] = settings.rate_generator * rate
             for group in critic_steps.param_groups:
                 group['lr'] = settings.rate_critic * rate
-            with torch.autocast(device.type, torch.bfloat16, enabled=settings.half):
-                levels = generator.features(condition, mask)
-                painted = generator.paint(levels[-1], condition, mask)
-            chance = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
+            asked = identity if step % settings.recognize_every == 0 else None
+
+            # Faces are painted, some from the code that is read of them, the others drawn
+            points = batch.points_px
+            known = points.isfinite().all(2).all(1)
+            given = known & chance.happens(settings.points_share, len(batch))
+            moved = points + chance.normal(*points.shape) * settings.points_noise_px
+            points = torch.where(given[:, None, None], moved, batch.mean_points_px)
+            placed = place(points, settings.size_px)
+            with autocast(settings, device):
+                mean, spread = network.prior(condition, mask, placed)
+                read = network.encoder(image, mask)
+                noisy = read + settings.code_noise * chance.normal(*read.shape)
+                drawn = (mean + spread.exp() * chance.normal(*mean.shape)).detach()
+                code = torch.cat([noisy[:own], drawn[own:]])
+                levels = network.generator.features(condition, mask, code, placed)
+                painted = network.generator.paint(levels[-1], condition, mask)
             filled = composite(painted, image, mask)
-            (real, fake), seen_mask = augment((image, filled), mask, chance, settings.look_px)
-            with (
-                torch.no_grad(),
-                torch.autocast(device.type, torch.bfloat16, enabled=settings.half),
-            ):
-                real_taps = features(real)
-            fake_taps = features(fake)
+
+            # What critic and feature distance see of them
+            window = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
+            at = torch.where(known[:, None, None], batch.points_px, batch.mean_points_px)
+            features_at = place(at, settings.size_px, FOCUS_RADIUS)[:, ::2].amax(1, keepdim=True)
+            counts = (1.0 - mask) * (1.0 + settings.focus * features_at)
+            told = torch.cat([mask, placed], 1)
+            (real, fake), (told, seen_counts) = augment(
+                (image, filled), (told, counts), window, settings.look_px
+            )
+            seen_mask = told[:, :1]
+            with autocast(settings, device):
+                with torch.no_grad():
+                    real_taps = [tap.float() for tap in features(real)]
+                fake_taps = [tap.float() for tap in features(fake)]
             adversarial = step >= settings.critic_from and settings.weight_critic > 0
-            scalars: dict[str, torch.Tensor] = {}
 
             # The critic learns
             if adversarial:
                 critic.heads.requires_grad_(True)
-                both = [
-                    torch.cat([r.float(), f.detach().float()])
-                    for r, f in zip(real_taps, fake_taps, strict=True)
-                ]
-                with torch.autocast(device.type, torch.bfloat16, enabled=settings.half):
-                    logits = critic(both, torch.cat([seen_mask, seen_mask]))
-                n = len(mask)
-                real_logits = [one[:n].float() for one in logits]
-                fake_logits = [one[n:].float() for one in logits]
-                loss = critic_hinge(real_logits, fake_logits, seen_mask)
+                with autocast(settings, device):
+                    real_logits = critic(real_taps, told)
+                    fake_logits = critic([tap.detach() for tap in fake_taps], told)
+                scalars['critic'] = critic_hinge(real_logits, fake_logits, seen_mask)
                 critic_steps.zero_grad(set_to_none=True)
-                loss.backward()
+                scalars['critic'].backward()
                 critic_steps.step()
                 critic.heads.requires_grad_(False)
-                scalars['critic'] = loss
-                scalars['logit_real'] = torch.stack([one.mean() for one in real_logits]).mean()
-                scalars['logit_fake'] = torch.stack([one.mean() for one in fake_logits]).mean()
 
             # The generator learns
-            total = painted.new_zeros(())
+            terms: dict[str, tuple[float, torch.Tensor]] = {}
             if adversarial:
-                with torch.autocast(device.type, torch.bfloat16, enabled=settings.half):
-                    logits = critic(fake_taps, seen_mask)
-                scalars['adversarial'] = generator_hinge([o.float() for o in logits], seen_mask)
-                total = total + settings.weight_critic * scalars['adversarial']
-            scalars['features'] = feature_distance(
-                [tap.float() for tap in real_taps], fake_taps, seen_mask
+                with autocast(settings, device):
+                    logits = critic(fake_taps, told)
+                terms['adversarial'] = settings.weight_critic, generator_hinge(logits, seen_mask)
+            terms['features'] = (
+                settings.weight_features,
+                feature_distance(
+                    [tap[:own] for tap in real_taps],
+                    [tap[:own] for tap in fake_taps],
+                    1.0 - seen_counts[:own],
+                ),
             )
-            scalars['hole'] = pixel_distance(painted, image, 1.0 - mask)
-            scalars['border'] = pixel_distance(painted, image, inner_border(mask))
-            scalars['ring'] = pixel_distance(painted, image, mask)
-            total = total + settings.weight_features * scalars['features']
-            total = total + settings.weight_hole * scalars['hole']
-            total = total + settings.weight_border * scalars['border']
-            total = total + settings.weight_ring * scalars['ring']
+            hole = pixel_distance(painted[:own], image[:own], counts[:own])
+            border = pixel_distance(painted, image, inner_border(mask))
+            terms['hole'] = settings.weight_hole, hole
+            terms['border'] = settings.weight_border, border
+            terms['ring'] = settings.weight_ring, pixel_distance(painted, image, mask)
+            tone = tone_distance(painted, image, batch.rects_xyxy_px)
+            terms['tone'] = settings.weight_tone, tone
+            texture = texture_distance(filled, image, mask, own)
+            terms['texture'] = settings.weight_texture, texture
+            if teacher is None:
+                terms['prior'] = settings.weight_prior, guess_distance(mean, spread, read)
+            if own < len(batch):
+                with autocast(settings, device):
+                    again = average.encoder(filled[own:], mask[own:])
+                terms['code'] = settings.weight_code, (again - code[own:]).abs().mean()
             if teacher is not None:
-                with torch.autocast(device.type, torch.bfloat16, enabled=settings.half):
-                    scalars['distil'] = teacher(levels, painted, condition, mask)
-                total = total + settings.weight_distil * scalars['distil']
-            if stranger is not None:
-                points_px = torch.from_numpy(batch.points_px)
-                moved = torch.randn(points_px.shape, generator=chance) * mask.shape[-1] / 80
-                points_px = (points_px + moved).to(device)
-                with torch.autocast(device.type, torch.bfloat16, enabled=settings.half):
-                    scalars['stranger'] = stranger(filled, image, points_px)
-                total = total + settings.weight_stranger * scalars['stranger']
+                with autocast(settings, device):
+                    distance = teacher(levels, painted, condition, mask, code, placed)
+                terms['distil'] = settings.weight_distil, distance
+            if asked is not None:
+                drawn_at = torch.where(given[:, None, None], at, batch.mean_points_px)
+                painted_at = torch.cat([at[:own], drawn_at[own:]])
+                with autocast(settings, device):
+                    likeness = asked(filled, image, painted_at, batch.points_px, own)
+                terms['own'] = settings.weight_own, likeness.own
+                terms['drawn'] = settings.weight_drawn, likeness.drawn
+            total = torch.stack([weight * term for weight, term in terms.values()]).sum()
             generator_steps.zero_grad(set_to_none=True)
             total.backward()
             generator_steps.step()
-            follow(average, generator, 0.5 ** (len(mask) / settings.ema_images), step)
+            scalars.update({name: term for name, (_, term) in terms.items()})
+            keep = 0.5 ** (len(batch) / settings.ema_images)
+            follow(average, network, keep, step, average_buffers=True)
             step += 1
-            images += len(mask)
+            images += len(batch)
             bar.update()
 
             # What is seen of it
@@ -263,16 +293,16 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
                 for name, value in values.items():
                     writer.add_scalar(name, value, step)
                 writer.add_scalar('images_s', speed, step)
-                shown = {name: f'{value:.3f}' for name, value in values.items()}
-                bar.set_postfix(images=images, images_s=f'{speed:.1f}', **shown, refresh=False)
+                told_values = {name: f'{value:.3f}' for name, value in values.items()}
+                bar.set_postfix(
+                    images=images, images_s=f'{speed:.1f}', **told_values, refresh=False
+                )
             if step % settings.grid_every == 0 or last:
-                settled = settle(average, settling, device)
-                write_grid(out / 'grids' / f'{step:07d}.png', settled, grid_batch, device)
+                write_grid(out / 'grids' / f'{step:07d}.png', average, shown)
             if step % settings.save_every == 0 or last:
                 save_checkpoint(checkpoint_path, state())
             if last:
                 break
-    drawn.close()
     writer.close()
     if not quiet:
         speed = (images - images_before) / max(time.monotonic() - started, 1e-9)
@@ -280,130 +310,135 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
     return checkpoint_path
 
 
-def start_from(path: Path, generator: Generator, critic: Critic) -> None:
+def autocast(settings: TrainSettings, device: torch.device) -> Any:
     """
-    Load the weights of another run: the same network, or one with fewer levels to grow from.
+    Return the context in which torch computes in bfloat16 where that is safe.
+
+    :param settings: whether it shall.
+    :param device: where.
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=settings.half)
+
+
+def sampler_of(
+    faces: PackedFaces, numbers: NDArray[np.int64], settings: TrainSettings, device: torch.device
+) -> Sampler:
+    """
+    Return what draws batches of photos as the settings say.
+
+    :param faces: the data set.
+    :param numbers: the photos to draw from.
+    :param settings: of the run.
+    :param device: where batches are wanted.
+    """
+    return Sampler(
+        faces,
+        numbers,
+        size_px=settings.size_px,
+        region_scale=settings.region_scale,
+        crop_scale=settings.crop_scale,
+        device=device,
+    )
+
+
+def spread_out(sampler: Sampler, of: int, count: int) -> Batch:
+    """
+    Return photos as they are, from all over the data set.
+
+    :param sampler: of the photos.
+    :param of: how many it has.
+    :param count: how many at most.
+    """
+    return sampler.plain(np.unique(np.linspace(0, of - 1, count).astype(np.int64)))
+
+
+def start_from(path: Path, network: FaceNetwork, critic: Critic) -> None:
+    """
+    Load the weights of another run of the same network.
 
     :param path: its checkpoint.
-    :param generator: what to load into.
+    :param network: what to load into.
     :param critic: takes the other critic's weights where they fit.
     """
     values = load_checkpoint(path)
-    source = make_generator(str(values['settings']['network']))
-    load_weights(source, values['ema'], str(path))
-    transplant(source, generator)
+    load_weights(network, values['ema'], str(path))
     theirs = values.get('critic', {})
     own = critic.state_dict()
     if {k: v.shape for k, v in theirs.items()} == {k: v.shape for k, v in own.items()}:
         critic.load_state_dict(theirs)
 
 
-def freeze(generator: Generator, prefixes: str) -> list[nn.Module]:
+def freeze(network: FaceNetwork, prefixes: str) -> list[nn.Module]:
     """
     Keep layers as they are and return them, for their norms to stay in evaluation mode.
 
-    :param generator: the network.
+    :param network: the network.
     :param prefixes: names or beginnings of names of layers, commas between.
     """
     frozen: list[nn.Module] = []
     for prefix in filter(None, (p.strip() for p in prefixes.split(','))):
-        found = [m for n, m in generator.named_modules() if n == prefix]
+        found = [m for n, m in network.named_modules() if n == prefix]
         if not found:
-            names = ', '.join(name for name, _ in generator.named_children())
+            names = ', '.join(f'generator.{n}' for n, _ in network.generator.named_children())
             raise SettingsError(f'freeze: got {prefix!r}, expected some of {names}')
         for module in found:
             module.requires_grad_(False)
         frozen += found
-    if not any(p.requires_grad for p in generator.parameters()):
+    if not any(p.requires_grad for p in network.parameters()):
         raise SettingsError(f'freeze: got {prefixes!r}, which leaves nothing to train')
     return frozen
 
 
-def fixed_batch(
-    faces: PackedFaces,
-    numbers: NDArray[np.int64],
-    settings: TrainSettings,
-    *,
-    seed: int,
-    count: int,
-) -> Batch:
+def settle(average: FaceNetwork, drawn: Iterable[Batch], chance: Chance) -> FaceNetwork:
     """
-    Return a batch that no training step draws.
-
-    :param faces: the data set.
-    :param numbers: the photos to draw from.
-    :param settings: of the run.
-    :param seed: which batch.
-    :param count: how many faces.
-    """
-    return draw_batch(
-        faces,
-        numbers,
-        seed=seed,
-        step=2**31,
-        batch=count,
-        size_px=settings.size_px,
-        crop_scale=settings.crop_scale,
-    )
-
-
-def held_out_batch(
-    faces: PackedFaces, held_out: NDArray[np.int64], settings: TrainSettings, count: int
-) -> Batch:
-    """
-    Return faces of people never trained on, the same whatever the run's seed.
-
-    :param faces: the data set.
-    :param held_out: the photos to draw from.
-    :param settings: of the run.
-    :param count: how many faces.
-    """
-    return fixed_batch(faces, held_out, settings, seed=20_000, count=count)
-
-
-def settle(average: Generator, drawn: list[Batch], device: torch.device) -> Generator:
-    """
-    Return a copy of the averaged network with batch statistics of its own, ready to be used.
+    Return a copy whose batch statistics are those of drawn faces, ready to be used.
 
     :param average: its norms hold the statistics of the unaveraged network.
     :param drawn: batches to take the statistics from.
-    :param device: where the network is.
+    :param chance: where the latents come from.
     """
     with torch.no_grad():
-        settled: Generator = copy.deepcopy(average).train()
-        norms = [m for m in settled.modules() if isinstance(m, nn.BatchNorm2d)]
+        settled: FaceNetwork = copy.deepcopy(average).eval()
+        parts = (settled.generator, settled.prior)
+        norms = [m for part in parts for m in part.modules() if isinstance(m, nn.BatchNorm2d)]
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None
+            norm.train()
         for batch in drawn:
-            condition, mask = torch.from_numpy(batch.condition), torch.from_numpy(batch.mask)
-            settled(condition.to(device), mask.to(device))
+            given = batch.points_px.isfinite().all(2).all(1) & chance.happens(0.5, len(batch))
+            points = torch.where(given[:, None, None], batch.points_px, batch.mean_points_px)
+            settled(batch.condition, batch.mask, chance.normal(len(batch), CODE), points)
         for norm in norms:
             norm.momentum = 0.1
-        settled.eval()
+            norm.eval()
         return settled
 
 
-def write_grid(path: Path, generator: Generator, batch: Batch, device: torch.device) -> None:
+def write_grid(path: Path, average: FaceNetwork, batch: Batch) -> None:
     """
-    Write what went in, what came out and what had been there, one column a face.
+    Write one column a face: what is seen, the face from its own code, drawn ones, the photo.
+
+    Of the drawn ones the last has mean points instead of its own.
 
     :param path: a PNG.
-    :param generator: in evaluation mode.
+    :param average: in evaluation mode.
     :param batch: the faces.
-    :param device: where the network is.
     """
+    condition, mask, image = batch.condition, batch.mask, batch.image
+    known = batch.points_px.isfinite().all(2).all(1)[:, None, None]
+    points = torch.where(known, batch.points_px, batch.mean_points_px)
     with torch.no_grad():
-        condition, mask, image = (
-            torch.from_numpy(a).to(device) for a in (batch.condition, batch.mask, batch.image)
-        )
-        filled = composite(generator(condition, mask), image, mask)
-        shown = torch.stack([condition, filled, image]).permute(0, 1, 3, 4, 2).cpu().numpy()
-        tiles = np.rint((shown.clip(-1, 1) + 1) * 127.5).astype(np.uint8)[..., ::-1]
-        half = len(batch.image) // 2
-        rows = [tiles[:, :half], tiles[:, half:]]
-        sheet = tile_images(
-            np.concatenate([r.reshape(-1, *r.shape[2:]) for r in rows]), columns=half
-        )
-        if not cv2.imwrite(str(path), sheet):
-            raise ModelError(f'{path}: cannot be written')
+        placed = place(points, image.shape[-1])
+        code = average.encoder(image, mask)
+        levels = average.generator.features(condition, mask, code, placed)
+        rows = [condition, average.generator.paint(levels[-1], condition, mask)]
+        for i in range(GRID_DRAWS):
+            latent = Chance(i, image.device).normal(len(batch), CODE)
+            rows.append(average(condition, mask, latent, points))
+        rows.append(average(condition, mask, latent, batch.mean_points_px))
+        rows[1:] = [composite(row, image, mask) for row in rows[1:]]
+        shown = torch.cat([*rows, image]).permute(0, 2, 3, 1).float().cpu().numpy()
+    tiles = np.rint((shown.clip(-1, 1) + 1) * 127.5).astype(np.uint8)[..., ::-1]
+    if not cv2.imwrite(str(path), tile_images(tiles, columns=len(batch))):
+        raise ModelError(f'{path}: cannot be written')

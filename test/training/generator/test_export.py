@@ -2,14 +2,14 @@ from collections.abc import Callable
 import json
 from pathlib import Path
 
-from ffs_anonymizer.datasets.faces import draw_batch, load_packed
 from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.models.manifest import load_manifest
+from ffs_anonymizer.painting.crops import Crops
 from ffs_anonymizer.painting.generator import Generator
 from ffs_anonymizer.settings.runtime import Settings
 from ffs_anonymizer.training.checkpoint import load_checkpoint, save_checkpoint
 from ffs_anonymizer.training.generator.export import export, Provenance
-from ffs_anonymizer.training.generator.onnx_file import run_onnx
+from ffs_anonymizer.training.generator.onnx_file import probe, run_onnx
 from ffs_anonymizer.training.generator.train import train
 from ffs_anonymizer.training.settings import TrainSettings
 import numpy as np
@@ -69,27 +69,35 @@ def test_onnx_keeps_the_contract(exported: Path, name: str) -> None:
     assert shapes == {
         'condition': ['N', 3, 32, 32],
         'mask': ['N', 1, 32, 32],
+        'latent': ['N', 64],
+        'points': ['N', 5, 2],
         'inpainted': ['N', 3, 32, 32],
     }
     assert 'BatchNormalization' not in {node.op_type for node in model.graph.node}
 
 
-def test_the_runtime_loads_and_runs_it(exported: Path, packed: Path) -> None:
-    faces = load_packed(packed)
-    batch = draw_batch(faces, np.arange(5), seed=0, step=0, batch=5, size_px=32, crop_scale=1.4)
-    both = [
-        run_onnx(exported / name, batch.condition, batch.mask)
-        for name in ('tiny.onnx', 'tiny-fp16.onnx')
-    ]
+def test_the_runtime_loads_and_runs_it(exported: Path) -> None:
+    feeds = {name: value.numpy() for name, value in probe(32, 5).items()}
+    both = [run_onnx(exported / name, feeds) for name in ('tiny.onnx', 'tiny-fp16.onnx')]
     assert np.abs(both[0] - both[1]).max() < 0.02
     runtime = Generator(Settings().updated({'generator.model_path': str(exported / 'tiny.onnx')}))
-    assert (runtime.size_px, runtime.crop_scale) == (32, 1.3)
+    assert (runtime.size_px, runtime.crop_scale, runtime.latent_length) == (32, 1.3, 64)
+    crops = Crops(feeds['condition'], feeds['mask'], np.zeros((5, 3), np.int32))
+    beside = {'latents': feeds['latent'], 'points_px': feeds['points']}
+    wanted = np.rint((both[0] + 1) * 127.5).astype(np.uint8).transpose(0, 2, 3, 1)[..., ::-1]
+    painted = runtime.generate(crops, **beside)
+    assert np.abs(painted.astype(int) - wanted).max() <= 1
+    other = runtime.generate(crops, **{**beside, 'latents': feeds['latent'] + 3})
+    moved = runtime.generate(crops, **{**beside, 'points_px': feeds['points'] + 6})
+    assert (painted != other).any()
+    assert (painted != moved).any()
+    assert np.array_equal(runtime.generate(crops), runtime.generate(crops))
     runtime.close()
 
 
 def test_a_checkpoint_of_another_network_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     values = load_checkpoint(checkpoint)
-    values['settings'] = {**values['settings'], 'network': 'ffs-64-small'}
+    values['settings'] = {**values['settings'], 'network': 'ffs-128-small'}
     save_checkpoint(tmp_path / 'other.pt', values)
     with pytest.raises(ModelError, match=r'other\.pt: weights of another network'):
         export(tmp_path / 'other.pt', tmp_path / 'out')

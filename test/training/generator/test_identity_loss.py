@@ -6,7 +6,7 @@ from ffs_anonymizer.datasets.faces import INDEX, PHOTOS, POINT_COLUMNS
 from ffs_anonymizer.errors import MediaError, ModelError
 from ffs_anonymizer.evaluation.judges import ALIGNED_POINTS_PX, similarity
 from ffs_anonymizer.training.checkpoint import load_checkpoint
-from ffs_anonymizer.training.generator.identity_loss import align, load_stranger, Stranger
+from ffs_anonymizer.training.generator.identity_loss import align, Identity, load_identity
 from ffs_anonymizer.training.generator.train import train
 from ffs_anonymizer.training.settings import TrainSettings
 import numpy as np
@@ -56,43 +56,53 @@ def test_faces_are_aligned_as_the_judge_aligns_them() -> None:
     assert np.abs(got[0].permute(1, 2, 0).numpy() - wanted).max() < 0.02
 
 
-def test_nearer_than_people_alike_counts_and_gradients_pass() -> None:
+def test_own_faces_are_to_be_the_same_and_drawn_ones_others() -> None:
     originals = people(8)
     points = POINTS.expand(8, -1, -1)
-    term = Stranger(Colours())
+    term = Identity(Colours())
+    term.calibrate(originals, points)
     same = originals.clone().requires_grad_(True)
-    assert float(term(same, originals, points).detach()) == pytest.approx(1.0, abs=1e-5)
-    assert float(term(originals.roll(4, 0), originals, points)) == 0.0
-    assert 0.1 < float(term(originals.roll(1, 0), originals, points)) < 0.9
-    term(same * torch.tensor([1.0, 0.8, 0.6])[None, :, None, None], originals, points).backward()
+    alike = term(same, originals, points, points, 8)
+    assert float(alike.own.detach()) == pytest.approx(0.0, abs=1e-5)
+    assert float(alike.drawn.detach()) == 0.0
+    opposite = term(originals.roll(4, 0), originals, points, points, 8)
+    assert float(opposite.own) == pytest.approx(2.0, abs=0.05)
+    drawn = term(originals, originals, points, points, 0)
+    assert float(drawn.own) == 0.0
+    assert float(drawn.drawn) > 0.8  # each is the person that was there
+    one = term(originals[:1].expand(8, -1, -1, -1), originals.roll(4, 0), points, points, 4)
+    assert float(one.drawn) > 0.8  # all are one person
+    loss = term(same * 0.5 + originals.roll(2, 0), originals, points, points, 4)
+    (loss.own + loss.drawn).backward()
     assert same.grad is not None
-    assert float(same.grad.abs().sum()) > 0
+    assert float(same.grad[:4].abs().sum()) > 0
+    assert float(same.grad[4:].abs().sum()) > 0
 
 
-def test_faces_without_points_do_not_count() -> None:
-    originals = people(8)
-    points = POINTS.repeat(8, 1, 1)
-    generated = originals.roll(4, 0)
+def test_faces_without_points_do_not_count_as_own() -> None:
+    originals = people(4)
+    points = POINTS.repeat(4, 1, 1)
+    unknown = points.clone()
+    unknown[1:] = float('nan')
+    term = Identity(Colours())
+    term.calibrate(originals, points)
+    generated = originals.roll(2, 0)
     generated[0] = originals[0]
-    term = Stranger(Colours())
-    assert float(term(generated, originals, points)) > 0.1
-    points[0] = float('nan')
-    assert float(term(generated, originals, points)) == 0.0
-    points[3:] = float('nan')
-    assert float(term(originals, originals, points)) == 0.0
+    assert float(term(generated, originals, points, unknown, 4).own) == pytest.approx(0, abs=1e-5)
+    assert float(term(generated, originals, points, points, 4).own) > 0.5
 
 
 def test_unfit_recognizers_are_refused(tmp_path: Path, recognizer: Path) -> None:
-    assert isinstance(load_stranger(recognizer), Stranger)
+    assert isinstance(load_identity(str(recognizer)), Identity)
     with pytest.raises(ModelError, match='cannot be used as a recognizer'):
-        load_stranger(tmp_path / 'none.pt2')
+        load_identity(str(tmp_path / 'none.pt2'))
     (tmp_path / 'broken.pt2').write_bytes(b'no program')
     with pytest.raises(ModelError, match='cannot be used as a recognizer'):
-        load_stranger(tmp_path / 'broken.pt2')
+        load_identity(str(tmp_path / 'broken.pt2'))
     whole = torch.export.export(torch.nn.Identity(), (torch.zeros(2, 3, 112, 112),))
     torch.export.save(whole, str(tmp_path / 'fixed.pt2'))
     with pytest.raises(ModelError):
-        load_stranger(tmp_path / 'fixed.pt2')
+        load_identity(str(tmp_path / 'fixed.pt2'))
 
 
 def test_a_run_with_a_recognizer_needs_points_and_uses_them(

@@ -3,9 +3,12 @@ from ffs_anonymizer.training.generator.losses import (
     critic_hinge,
     feature_distance,
     generator_hinge,
+    guess_distance,
     hole_mean,
     inner_border,
     pixel_distance,
+    texture_distance,
+    tone_distance,
 )
 import pytest
 import torch
@@ -50,12 +53,47 @@ def test_inner_border_is_in_the_hole_beside_what_is_kept() -> None:
 def test_augment_changes_all_alike_and_passes_gradients() -> None:
     x = torch.rand(3, 3, 16, 16, requires_grad=True)
     mask = half_mask(16).expand(3, 1, 16, 16)
-    (once, again), seen = augment((x, x), mask, torch.Generator().manual_seed(0), 12)
+    (once, again), (seen,) = augment((x, x), (mask,), torch.Generator().manual_seed(0), 12)
     assert once.shape == (3, 3, 12, 12)
     assert seen.shape == (3, 1, 12, 12)
     assert torch.equal(once, again)
     once.sum().backward()
     assert x.grad is not None
-    (whole,), _ = augment((x,), mask, torch.Generator().manual_seed(0), 99)
+    (whole,), _ = augment((x,), (mask,), torch.Generator().manual_seed(0), 99)
     assert whole.shape == x.shape
     assert not torch.allclose(whole, x)
+
+
+def test_tone_is_the_mean_colour_of_the_middle() -> None:
+    image = torch.zeros(1, 3, 32, 32)
+    rect = torch.tensor([[4.0, 4.0, 28.0, 28.0]])
+    assert tone_distance(image, image, rect) == 0
+    assert tone_distance(image + 0.25, image, rect) == pytest.approx(0.25)
+    stripes = image.clone()
+    stripes[..., ::2] += 0.5
+    stripes[..., 1::2] -= 0.5
+    assert tone_distance(stripes, image, rect) < 0.02
+    outside = image.clone()
+    outside[..., :4] = 1
+    assert tone_distance(outside, image, rect) == 0
+
+
+def test_texture_is_the_strength_of_detail_not_its_place() -> None:
+    chance = torch.Generator().manual_seed(0)
+    mask = torch.ones(2, 1, 32, 32)
+    mask[..., 8:24, 8:24] = 0
+    image = torch.rand(2, 3, 32, 32, generator=chance)
+    other = torch.rand(2, 3, 32, 32, generator=chance)
+    flat = torch.full_like(image, 0.5)
+    assert texture_distance(image, image, mask, 1) == 0
+    assert texture_distance(other, image, mask, 0) < 0.3
+    assert texture_distance(flat, image, mask, 0) > 2
+    assert texture_distance(flat, image, mask, 2) > 1
+
+
+def test_the_prior_is_asked_for_mean_and_spread() -> None:
+    code = torch.tensor([[1.0, -1.0]])
+    zeros = torch.zeros(1, 2)
+    assert guess_distance(code, zeros, code) == 0
+    assert guess_distance(zeros, zeros, code) == 0.5
+    assert guess_distance(code, zeros - 1, code) < guess_distance(code, zeros, code)

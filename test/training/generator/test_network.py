@@ -5,21 +5,44 @@ from ffs_anonymizer.training.generator.fold import fold
 from ffs_anonymizer.training.generator.network import (
     ARCHITECTURES,
     composite,
-    make_generator,
+    make_network,
     meet,
-    transplant,
+    place,
 )
 from ffs_anonymizer.training.generator.onnx_file import probe
 import pytest
 import torch
 
 
-@pytest.mark.parametrize('name', ['ffs-tiny', 'ffs-128-small', 'ffs-128-lean'])
+@pytest.mark.parametrize('name', sorted(ARCHITECTURES))
 def test_paints_a_crop_of_the_same_size_within_range(name: str) -> None:
-    condition, mask = probe(64, 2)
-    painted = make_generator(name)(condition, mask)
+    painted = make_network(name)(*probe(64, 2).values())
     assert painted.shape == (2, 3, 64, 64)
     assert painted.abs().max() <= 1
+
+
+def test_latent_and_points_change_the_face_and_the_encoder_does_not() -> None:
+    torch.manual_seed(0)
+    network = make_network('ffs-tiny').eval()
+    inputs = probe(64, 2)
+    with torch.no_grad():
+        painted = network(*inputs.values())
+        other = network(*{**inputs, 'latent': inputs['latent'] + 1}.values())
+        moved = network(*{**inputs, 'points': inputs['points'] + 8}.values())
+        network.encoder.code.weight.fill_(0)
+        again = network(*inputs.values())
+    hole = inputs['mask'].expand_as(painted) == 0
+    assert (painted - other)[hole].abs().max() > 1e-4
+    assert (painted - moved)[hole].abs().max() > 1e-4
+    assert torch.equal(painted, again)
+
+
+def test_points_become_spots() -> None:
+    points = torch.tensor([[[10.5, 20.5], [50.5, 20.5], [30.5, 30.5], [15.5, 45.5], [45.5, 45.5]]])
+    eyes, nose, mouth = place(points, 64)[0]
+    assert eyes[20, 10] == eyes[20, 50] == nose[30, 30] == mouth[45, 15] == 1
+    assert eyes[30, 30] < 1e-3
+    assert place(torch.full((1, 5, 2), -1e4), 64).max() == 0
 
 
 @pytest.mark.parametrize('name', sorted(ARCHITECTURES))
@@ -30,7 +53,7 @@ def test_channels_are_multiples_of_32(name: str) -> None:
 
 def test_unknown_network_is_refused() -> None:
     with pytest.raises(ModelError, match="network: got 'x', expected one of ffs-128"):
-        make_generator('x')
+        make_network('x')
 
 
 def test_counts_by_hand() -> None:
@@ -46,47 +69,38 @@ def test_counts_by_hand() -> None:
         def forward(self, condition: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
             return self.convolution(torch.cat([condition, mask], 1))
 
-    assert measure(One(), 8) == (4 * 5 * 9 + 5, 4 * 5 * 9 * 64)
+    assert measure(One(), 8, inputs=2) == (4 * 5 * 9 + 5, 4 * 5 * 9 * 64)
 
 
 def test_the_baseline_costs_what_is_published() -> None:
-    parameters, macs = measure(DeepPrivacyGenerator(), 128)
+    parameters, macs = measure(DeepPrivacyGenerator(), 128, inputs=2)
     assert parameters == pytest.approx(42.57e6, rel=0.01)
     assert macs == pytest.approx(61.5e9, rel=0.01)
 
 
 def test_the_gpu_model_costs_what_is_planned() -> None:
-    parameters, _ = measure(make_generator('ffs-128'), 128)
-    assert parameters == pytest.approx(10.5e6, rel=0.02)
+    parameters, macs = measure(fold(make_network('ffs-128')), 128)
+    assert parameters == pytest.approx(10e6, rel=0.05)
+    assert macs == pytest.approx(4.8e9, rel=0.05)
 
 
 def test_folded_network_paints_the_same() -> None:
     torch.manual_seed(0)
-    generator = make_generator('ffs-tiny')
-    condition, mask = probe(64, 4)
+    network = make_network('ffs-tiny')
+    inputs = probe(64, 4)
     for _ in range(3):
-        generator(condition + torch.randn_like(condition), mask)
-    for module in generator.modules():
+        moved = inputs['condition'] + torch.randn_like(inputs['condition'])
+        network(*{**inputs, 'condition': moved}.values())
+    for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
             torch.nn.init.uniform_(module.bias, -0.5, 0.5)
-    generator.eval()
-    folded = fold(generator)
-    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded.modules())
+    network.eval()
+    folded = fold(network)
+    assert not any('BatchNorm' in type(m).__name__ for m in folded.modules())
     with torch.no_grad():
-        difference = (folded(condition, mask) - generator(condition, mask)).abs().max()
+        difference = (folded(*inputs.values()) - network(*inputs.values())).abs().max()
     assert difference < 1e-5
-
-
-def test_grown_network_keeps_the_lower_levels() -> None:
-    small, large = make_generator('ffs-64-small'), make_generator('ffs-128-small')
-    transplant(small, large)
-    assert torch.equal(small.down[0].conv.weight, large.down[1].conv.weight)
-    assert torch.equal(small.up[2].conv.weight, large.up[2].conv.weight)
-    with pytest.raises(ModelError, match='weights of another network'):
-        transplant(large, small)
-    with pytest.raises(ModelError, match='weights of another network'):
-        transplant(make_generator('ffs-tiny'), large)
 
 
 def test_composite_takes_the_hole_from_the_painting() -> None:
@@ -96,7 +110,7 @@ def test_composite_takes_the_hole_from_the_painting() -> None:
 
 
 def test_a_step_at_the_border_is_taken_out() -> None:
-    _, mask = probe(64, 2)
+    mask = probe(64, 2)['mask']
     truth = torch.full((2, 3, 64, 64), 0.2)
     painted = truth + torch.tensor([-0.3, 0.1, 0.4])[:, None, None]
     met = meet(painted, truth * mask, mask)
@@ -108,7 +122,7 @@ def test_a_step_at_the_border_is_taken_out() -> None:
 
 
 def test_what_lies_in_the_hole_changes_nothing() -> None:
-    condition, mask = probe(64, 2)
+    condition, mask = list(probe(64, 2).values())[:2]
     painted = torch.zeros_like(condition)
     noise = torch.rand_like(condition) * (1 - mask)
     assert torch.equal(meet(painted, condition, mask), meet(painted, condition + noise, mask))

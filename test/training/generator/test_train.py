@@ -24,7 +24,7 @@ def test_a_run_leaves_checkpoint_grid_scalars_and_settings(whole: Path) -> None:
     assert (checkpoint['step'], checkpoint['images']) == (4, 16)
     grid = cv2.imread(str(whole.parent / 'grids' / '0000004.png'))
     assert grid is not None
-    assert grid.shape[0] == 6 * 32
+    assert grid.shape[0] == 6 * 32  # seen, own, drawn twice, with mean points, the photo
     assert list((whole.parent / 'scalars').iterdir())
     assert 'network: ffs-tiny' in (whole.parent / 'settings.yaml').read_text()
 
@@ -52,13 +52,19 @@ def test_weights_change_and_frozen_ones_do_not(
     tiny_settings: Settled, whole: Path, packed: Path, tmp_path: Path
 ) -> None:
     tuned = train(
-        tiny_settings(packed, tmp_path, init_from=str(whole), freeze='entry,down', steps=2),
+        tiny_settings(
+            packed,
+            tmp_path,
+            init_from=str(whole),
+            freeze='generator.entry,generator.down',
+            steps=2,
+        ),
         quiet=True,
     )
     before, after = load_checkpoint(whole)['ema'], load_checkpoint(tuned)['generator']
     same = {name for name in before if torch.equal(before[name], after[name])}
-    assert {n for n in before if n.startswith(('entry.', 'down.'))} <= same
-    assert 'exit.weight' not in same
+    assert {n for n in before if n.startswith(('generator.entry.', 'generator.down.'))} <= same
+    assert 'generator.exit.weight' not in same
 
 
 def test_other_settings_than_those_of_the_run_are_refused(
@@ -73,7 +79,11 @@ def test_other_settings_than_those_of_the_run_are_refused(
     [
         ({'network': 'ffs-128-small', 'init': True}, ModelError, 'weights of another network'),
         ({'init_from': 'none.pt'}, ModelError, 'got no such file, expected a checkpoint'),
-        ({'freeze': 'nose'}, SettingsError, "freeze: got 'nose', expected some of entry"),
+        (
+            {'freeze': 'nose'},
+            SettingsError,
+            "freeze: got 'nose', expected some of generator.style",
+        ),
         ({'device': 'tpu'}, SettingsError, "device: got 'tpu'"),
         ({'features': 'vgg'}, SettingsError, "features: got 'vgg'"),
         ({'data': ''}, SettingsError, 'data and out: got nothing'),
@@ -140,12 +150,16 @@ def test_training_runs_outside_the_main_thread(
 def test_a_small_network_learns_from_a_large_one(
     tiny_settings: Settled, whole: Path, packed: Path, tmp_path: Path
 ) -> None:
-    chosen = tiny_settings(packed, tmp_path, network='ffs-64-small', teacher=str(whole), steps=1)
+    chosen = tiny_settings(packed, tmp_path, network='ffs-128-small', teacher=str(whole), steps=1)
     taught = load_checkpoint(train(chosen, quiet=True))
+    theirs = load_checkpoint(whole)['ema']
+    for name, value in taught['generator'].items():
+        if name.startswith(('encoder.', 'prior.')):
+            assert torch.equal(value, theirs[name]), name
     assert [tuple(v.shape) for n, v in taught['adapters'].items() if n.endswith('weight')] == [
-        (16, 224, 1, 1),
-        (8, 160, 1, 1),
+        (16, 160, 1, 1),
         (8, 96, 1, 1),
+        (8, 32, 1, 1),
     ]
     unfit = tiny_settings(packed, tmp_path / 'unfit', teacher=str(whole), size_px=64)
     with pytest.raises(ModelError, match='got a teacher for crops of 32 px, expected 64'):

@@ -1,0 +1,81 @@
+"""What a generator is fed with: crops, and where it takes them, which face and where it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+import hashlib
+
+from ffs_anonymizer.backend import Tensors, TensorSpec
+from ffs_anonymizer.painting.crops import Crops, mean_points
+import numpy as np
+from numpy.typing import NDArray
+
+# The shape of most faces' boxes and the usual region, for crops of which nothing else is known.
+USUAL_WIDTH = 0.72
+USUAL_REGION = 1.2
+USUAL_CROP = 1.3
+
+
+def feeds_of(
+    inputs: Iterable[TensorSpec],
+    crops: Crops,
+    *,
+    latents: NDArray[np.float32] | None = None,
+    points_px: NDArray[np.float32] | None = None,
+) -> Tensors:
+    """
+    Return a value for every input of a generator.
+
+    :param inputs: of the network: condition and mask, perhaps latent and points.
+    :param crops: N crops.
+    :param latents: (N, Z) float32, standard normal; None takes always the same ones.
+    :param points_px: (N, 5, 2) float32, eyes, nose and mouth corners in pixels of the crops; None
+        takes the mean places in the middle of a crop.
+    """
+    values: dict[str, NDArray[np.float32]] = {'condition': crops.condition, 'mask': crops.mask}
+    for spec in inputs:
+        if spec.name == 'latent':
+            some = latents if latents is not None else some_latents(len(crops), spec.shape[1])
+            values['latent'] = np.ascontiguousarray(some, np.float32)
+        elif spec.name == 'points':
+            size_px = crops.condition.shape[-1]
+            placed = points_px if points_px is not None else usual_points(len(crops), size_px)
+            values['points'] = np.ascontiguousarray(placed, np.float32)
+    return values
+
+
+def usual_points(count: int, size_px: int) -> NDArray[np.float32]:
+    """
+    Return the mean places of eyes, nose and mouth corners in a usual crop, (N, 5, 2).
+
+    :param count: N.
+    :param size_px: S.
+    """
+    height = size_px / USUAL_CROP / USUAL_REGION
+    half = np.array([height * USUAL_WIDTH, height], np.float32) / 2
+    box = np.concatenate([size_px / 2 - half, size_px / 2 + half]).astype(np.float32)
+    return np.repeat(mean_points(box[None]), count, axis=0)
+
+
+def some_latents(count: int, length: int) -> NDArray[np.float32]:
+    """
+    Return standard normal numbers, always the same, (N, Z).
+
+    :param count: N.
+    :param length: Z.
+    """
+    return np.random.default_rng(0).standard_normal((count, length), np.float32)
+
+
+def latent_of(seed: int, stream: str, track: int, length: int) -> NDArray[np.float32]:
+    """
+    Return the latent of a track, (Z,) float32: the same seed, stream and track, the same face.
+
+    :param seed: of the run.
+    :param stream: its name.
+    :param track: its number in the stream.
+    :param length: Z.
+    """
+    digest = hashlib.sha256(f'{seed}/{track}/{stream}'.encode()).digest()
+    rng = np.random.default_rng(int.from_bytes(digest[:16], 'big'))
+    return rng.standard_normal(length, np.float32)
