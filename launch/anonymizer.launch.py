@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from ffs_anonymizer.errors import SettingsError
 from ffs_anonymizer.node import middleware
+from ffs_anonymizer.node.parameter_files import check_parameter_file
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution
@@ -33,6 +36,11 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument('namespace', default_value='', description='Of the node'),
             DeclareLaunchArgument('node_name', default_value='anonymizer', description='Its name'),
             DeclareLaunchArgument(
+                'lifecycle',
+                default_value='false',
+                description='Start the managed node, which waits to be configured and activated',
+            ),
+            DeclareLaunchArgument(
                 'log_level', default_value='info', description='debug ... fatal'
             ),
             DeclareLaunchArgument('use_sim_time', default_value='false', description='Use /clock'),
@@ -47,24 +55,39 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def _node(context: LaunchContext) -> list[Node]:
+    names = ('params_file', 'image_topics', 'namespace', 'node_name', 'lifecycle')
+    values = {name: LaunchConfiguration(name).perform(context) for name in names}
+    pushed = context.launch_configurations.get('ros_namespace', '')
+    _check(values['params_file'], pushed, values['namespace'], values['node_name'])
     parameters: list[Any] = [
-        LaunchConfiguration('params_file'),
+        values['params_file'],
         {'use_sim_time': ParameterValue(LaunchConfiguration('use_sim_time'), value_type=bool)},
     ]
-    topics = _names(LaunchConfiguration('image_topics').perform(context))
+    topics = _names(values['image_topics'])
     if topics:
         parameters.append({'image_topics': topics})
+    managed = values['lifecycle'].lower() in ('true', '1')
     return [
         Node(
             package='ffs_anonymizer',
-            executable='anonymizer_node',
-            name=LaunchConfiguration('node_name'),
-            namespace=LaunchConfiguration('namespace'),
+            executable='anonymizer_lifecycle_node' if managed else 'anonymizer_node',
+            name=values['node_name'],
+            namespace=values['namespace'],
             parameters=parameters,
             arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')],
             output='screen',
         )
     ]
+
+
+def _check(params_file: str, pushed: str, namespace: str, name: str) -> None:
+    """Refuse a file that is missing or for another node, which would mean the defaults."""
+    namespaces = [namespace] if namespace.startswith('/') else [pushed, namespace]
+    parts = [part for text in (*namespaces, name) for part in text.split('/') if part]
+    try:
+        check_parameter_file(Path(params_file), '/' + '/'.join(parts))
+    except SettingsError as error:
+        raise RuntimeError(f'params_file: {error}') from error
 
 
 def _names(text: str) -> list[str]:

@@ -52,6 +52,11 @@ class AnonymizerNode(Node):  # type: ignore[misc]
         assert self._service is not None
         return self._service.accounts()
 
+    def finish(self, timeout_s: float) -> None:
+        """Work on until no frame waits any more, for so long at most."""
+        assert self._service is not None
+        self._service.finish(timeout_s)
+
     def destroy_node(self) -> None:
         """Finish the frame in work, release the models and destroy the node."""
         if self._service is not None:

@@ -145,6 +145,14 @@ class Service:
         for camera in self._cameras:
             camera.drop_waiting()
 
+    def finish(self, timeout_s: float) -> None:
+        """Wait until no frame waits any more, for so long at most."""
+        end_s = time.monotonic() + timeout_s
+        while any(account.waiting for account in self.accounts().values()):
+            if time.monotonic() > end_s:
+                return
+            time.sleep(_POLL_S)
+
     def free(self) -> None:
         """Finish the frame in work, give the networks back, and sum up the frames."""
         worker, self._worker = self._worker, None

@@ -1,0 +1,64 @@
+"""So much of launch and launch_ros that a launch file can be run where ROS is not installed."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+
+class LaunchContext:
+    def __init__(self) -> None:
+        self.launch_configurations: dict[str, str] = {}
+
+
+class Entity:
+    """Remember what it was made of."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self.arguments = arguments
+        self.options = options
+
+
+class LaunchDescription:
+    def __init__(self, entities: list[Any]) -> None:
+        self.entities = entities
+
+
+class LaunchConfiguration:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def perform(self, context: LaunchContext) -> str:
+        return context.launch_configurations[self.name]
+
+
+_NAMES = {
+    'launch': {'LaunchContext': LaunchContext, 'LaunchDescription': LaunchDescription},
+    'launch.actions': (
+        'DeclareLaunchArgument EmitEvent ExecuteProcess LogInfo OpaqueFunction '
+        'RegisterEventHandler SetEnvironmentVariable TimerAction'
+    ),
+    'launch.event_handlers': 'OnProcessExit OnProcessIO',
+    'launch.events': 'Shutdown matches_action',
+    'launch.events.process': 'ProcessIO SignalProcess',
+    'launch.substitutions': 'EnvironmentVariable PathJoinSubstitution',
+    'launch_ros': '',
+    'launch_ros.actions': 'Node',
+    'launch_ros.parameter_descriptions': 'ParameterValue',
+    'launch_ros.substitutions': 'FindPackageShare',
+}
+
+
+def install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the launch files import these until the test ends."""
+    for name, content in _NAMES.items():
+        module = ModuleType(name)
+        if isinstance(content, str):
+            content = {word: type(word, (Entity,), {}) for word in content.split()}
+        for word, value in content.items():
+            setattr(module, word, value)
+        monkeypatch.setitem(sys.modules, name, module)
+    setattr(sys.modules['launch.substitutions'], 'LaunchConfiguration', LaunchConfiguration)  # noqa: B010
