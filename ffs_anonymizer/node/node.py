@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ class AnonymizerNode(Node):  # type: ignore[misc]
 
     :param node_name: the node's name.
     :param parameter_files: those that it was given; one that is not for it is refused.
+    :param stopped: tells whether the process is to end, which ends the loading too.
     :param node_options: handed to `rclpy.node.Node`: namespace, context, parameter_overrides ...
     :raises AnonymizerError: a parameter is wrong, or a model cannot be loaded.
     """
@@ -29,12 +30,13 @@ class AnonymizerNode(Node):  # type: ignore[misc]
         *,
         node_name: str = 'anonymizer',
         parameter_files: Sequence[Path] = (),
+        stopped: Callable[[], bool] = lambda: False,
         **node_options: Any,
     ) -> None:
         super().__init__(node_name, **node_options)
         self._service: Service | None = None
         try:
-            self._service = Service(self, parameter_files=parameter_files)
+            self._service = Service(self, parameter_files=parameter_files, stopped=stopped)
             self._service.load()
             self._service.open()
         except BaseException:

@@ -15,43 +15,26 @@ import sys
 import threading
 from types import FrameType
 
-# How long the end may take: what has not ended by then, as a network that hangs, is left behind.
-END_S = 4.0
+# How long a worker that was not finished in time, or is still loading, may take to end.
+END_S = 1.0
 _WORKER = 'anonymizer'
-
-
-class _Stopped(BaseException):
-    """A signal came while the node was starting."""
 
 
 class Stop:
     """
-    Remember whether SIGINT or SIGTERM came; while starting, interrupt what the main thread does.
+    Remember whether SIGINT or SIGTERM came.
 
-    rclpy's own handlers race with the shutdown of its context at exit.
+    rclpy's own handlers race with the shutdown of its context at exit; and what a handler raises
+    while a library is being imported comes out as anything.
     """
 
     def __init__(self) -> None:
         self.came = False
-        self._starting = True
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._take)
 
-    def started(self) -> None:
-        """
-        Interrupt nothing from now on.
-
-        :raises _Stopped: a signal has come already.
-        """
-        self._starting = False
-        if self.came:
-            raise _Stopped
-
     def _take(self, number: int, frame: FrameType | None) -> None:
         self.came = True
-        if self._starting:
-            self._starting = False
-            raise _Stopped
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -65,13 +48,9 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _run(kind: str, args: Sequence[str] | None) -> int:
     stop = Stop()
-    code = 0
-    try:
-        from ffs_anonymizer.node import running
+    from ffs_anonymizer.node import running
 
-        code = running.run(kind, list(sys.argv if args is None else args), stop)
-    except _Stopped:
-        pass
+    code = running.run(kind, list(sys.argv if args is None else args), stop)
     _leave(code)
     return code
 

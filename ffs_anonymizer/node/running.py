@@ -12,6 +12,7 @@ from ffs_anonymizer.errors import AnonymizerError, SettingsError
 from ffs_anonymizer.node import middleware, node
 from ffs_anonymizer.node.camera import QUEUE_FRAMES
 from ffs_anonymizer.node.replay import Pacer
+from ffs_anonymizer.node.worker import StoppedError
 import rclpy
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
@@ -41,8 +42,7 @@ def run(kind: str, args: Sequence[str], stop: Stop) -> int:
     made = None
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-        made = _KINDS[kind](parameter_files=parameter_files(args))
-        stop.started()
+        made = _KINDS[kind](parameter_files=parameter_files(args), stopped=lambda: stop.came)
         logger = made.get_logger()
         logger.info(f'Fast DDS profile: {profile or "not found, large frames may be lost"}')
         executor = SingleThreadedExecutor()
@@ -55,6 +55,8 @@ def run(kind: str, args: Sequence[str], stop: Stop) -> int:
         if options.finish:
             made.finish(_FINISH_S)
         executor.shutdown()
+    except StoppedError:
+        return 0
     except AnonymizerError as error:
         logger.fatal(str(error))
         return 1

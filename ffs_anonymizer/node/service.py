@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import difflib
 from functools import partial
 from pathlib import Path
@@ -50,11 +50,19 @@ class Service:
 
     :param node: a plain or a managed one.
     :param parameter_files: those that the node was given.
+    :param stopped: tells whether the process is to end, which ends the loading too.
     :raises SettingsError: a parameter or a topic's name is wrong, or a file is not for the node.
     """
 
-    def __init__(self, node: Node, *, parameter_files: Sequence[Path] = ()) -> None:
+    def __init__(
+        self,
+        node: Node,
+        *,
+        parameter_files: Sequence[Path] = (),
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._node = node
+        self._stopped = stopped
         for path in parameter_files:
             check_parameter_file(path, node.get_fully_qualified_name())
         # rclpy has no public way to the overrides, and ignores those that nobody declares.
@@ -100,7 +108,11 @@ class Service:
             Camera(topic.name, drop_old=self.settings.drop_old) for topic in self._topics.images
         ]
         self._worker = Worker(
-            self.settings, self._cameras, deliver=self._deliver, report=self._report
+            self.settings,
+            self._cameras,
+            deliver=self._deliver,
+            report=self._report,
+            stopped=self._stopped,
         )
         for name, value in self._worker.description.items():
             self._logger.info(f'{name}: {value}')
@@ -156,9 +168,11 @@ class Service:
     def free(self) -> None:
         """Finish the frame in work, give the networks back, and sum up the frames."""
         worker, self._worker = self._worker, None
-        if worker is not None:
-            worker.close()
-            self._sum_up()
+        if worker is None:
+            return
+        if not worker.close():
+            self._logger.error('the frame in work does not end: it is left behind')
+        self._sum_up()
 
     @property
     def _logger(self) -> Any:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from concurrent.futures import TimeoutError as FutureTimeoutError
 import contextlib
 import threading
+import time
 from typing import Any
 
 from ffs_anonymizer.anonymizer import Anonymized, Anonymizer, Request
@@ -19,7 +20,16 @@ from ffs_anonymizer.settings.runtime import Settings
 # Frames in a row, of any camera, that fail for another reason than their own content before the
 # back end is called dead.
 DEAD_AFTER_FRAMES = 10
+# How long one piece of work may take before the back end is called dead, until it ends after all.
+HANGS_AFTER_S = 5.0
+# How long the end waits for the piece in work.
+END_S = 3.0
+_LOOK_S = 0.1
 _NS_PER_S = 1_000_000_000
+
+
+class StoppedError(AnonymizerError):
+    """The process is to end before the networks are loaded."""
 
 
 class Worker:
@@ -31,7 +41,9 @@ class Worker:
 
     :param deliver: hands out one result; called in the worker's thread.
     :param report: told of each failure: the camera and the reason; called in the worker's thread.
+    :param stopped: tells whether the loading is to end.
     :raises AnonymizerError: the models cannot be loaded.
+    :raises StoppedError: the loading was to end; its thread ends when it can.
     """
 
     def __init__(
@@ -41,6 +53,7 @@ class Worker:
         *,
         deliver: Callable[[Camera, Any, Anonymized], None],
         report: Callable[[Camera, str], None],
+        stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         self._cameras = tuple(cameras)
         self._deliver = deliver
@@ -51,16 +64,18 @@ class Worker:
         self._turn = 0
         self._failures_in_a_row = 0
         self._dead_reason = ''
+        self._busy_since_s: float | None = None
         loaded: Future[dict[str, str]] = Future()
         self._thread = threading.Thread(
             target=self._run, args=(settings, loaded), name='anonymizer', daemon=True
         )
         self._thread.start()
-        try:
-            self.description = loaded.result()
-        except BaseException:
-            self._stop = True
-            raise
+        while not loaded.done():
+            wait([loaded], timeout=_LOOK_S)
+            if stopped():
+                self._stop = True
+                raise StoppedError('the process ends')
+        self.description = loaded.result()
 
     def put(self, camera: Camera, message: Any) -> None:
         """Queue a frame; any thread may call this."""
@@ -70,12 +85,14 @@ class Worker:
             camera.put(message)
             self._wake.notify()
 
-    def update(self, settings: Settings, timeout_s: float = 10.0) -> None:
+    def update(self, settings: Settings, timeout_s: float = 2.0) -> None:
         """
         Change the live settings between two frames, and wait until that is done.
 
         :raises AnonymizerError: the recipe refuses them, or has no time; the old ones stay.
         """
+        if self._hangs:
+            raise AnonymizerError(f'nothing can change now: {self.dead_reason}')
         done: Future[None] = Future()
         with self._wake:
             self._updates.append((settings, done))
@@ -94,14 +111,30 @@ class Worker:
         """Return why nothing can be expected of the back end any more; empty while it works."""
         if not self._thread.is_alive() and not self._stop:
             return 'the worker thread has ended'
+        if self._hangs:
+            return f'the frame in work has taken {self._busy_s:.0f} s: a network hangs'
         return self._dead_reason
 
-    def close(self) -> None:
-        """Finish what is in work, drop those that wait, and release the models."""
+    @property
+    def _busy_s(self) -> float:
+        since_s = self._busy_since_s
+        return 0.0 if since_s is None else time.monotonic() - since_s
+
+    @property
+    def _hangs(self) -> bool:
+        return self._busy_s > HANGS_AFTER_S
+
+    def close(self, timeout_s: float = END_S) -> bool:
+        """
+        Finish what is in work, drop those that wait, and release the models.
+
+        :returns: False where what is in work does not end in time; its thread is left behind.
+        """
         with self._wake:
             self._stop = True
             self._wake.notify()
-        self._thread.join()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def _run(self, settings: Settings, loaded: Future[dict[str, str]]) -> None:
         try:
@@ -130,10 +163,12 @@ class Worker:
             updates = list(self._updates)
             self._updates.clear()
             stop = self._stop
+        self._busy_since_s = time.monotonic()
         for settings, done in updates:
             if done.set_running_or_notify_cancel():
                 self._update(anonymizer, settings, done)
         self._process(anonymizer, taken)
+        self._busy_since_s = None
         return not stop
 
     def _update(self, anonymizer: Anonymizer, settings: Settings, done: Future[None]) -> None:

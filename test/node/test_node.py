@@ -29,6 +29,7 @@ from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
+from support.onnx_models import save_hanging_generator
 
 ROOT = Path(__file__).resolve().parents[2]
 DOMAIN = 1 + os.getpid() % 100
@@ -943,6 +944,44 @@ def test_signal_while_frames_flow_ends_the_process_with_zero(
             publisher.publish(image(width=320, height=240))
             rest = process.communicate(timeout=20)[1]
         assert process.returncode == 0, rest
+    finally:
+        live.close()
+
+
+def test_network_that_hangs_is_told_and_stops_neither_services_nor_the_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, face_bgr: NDArray[np.uint8]
+) -> None:
+    monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+    model = save_hanging_generator(tmp_path / 'hangs.onnx')
+    live = Live()
+    try:
+        publisher = live.publisher(Image, '/cam/image_raw')
+        live.received(Image, '/anonymized/cam/image_raw')
+        backend = live.statuses('back end')
+        words = ('-p', "image_topics:=['/cam/image_raw']", '-p', f'generator.model_path:={model}')
+        with run_node(*words) as process:
+            wait_ready(process)
+            live.matched(publisher)
+            height, width = face_bgr.shape[:2]
+            message = Image(height=height, width=width, encoding='bgr8', step=width * 3)
+            message.data = buffer(face_bgr.tobytes())
+            publisher.publish(message)
+            live.until(
+                'it is told',
+                lambda: backend and backend[-1].level == DiagnosticStatus.ERROR,
+                timeout_s=20,
+            )
+            assert backend[-1].message.endswith('a network hangs')
+            asked_s = time.monotonic()
+            successful, reason = live.set_parameter('face.threshold', 0.3)
+            assert time.monotonic() - asked_s < 2
+            assert not successful
+            assert 'a network hangs' in reason
+            process.send_signal(signal.SIGTERM)
+            rest = process.communicate(timeout=5)[1]
+        assert process.returncode == 0, rest
+        assert 'the frame in work does not end: it is left behind' in rest
+        assert 'terminate' not in rest
     finally:
         live.close()
 

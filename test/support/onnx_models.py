@@ -88,6 +88,37 @@ def save_failing_generator(path: Path, *, size_px: int = 32) -> Path:
     )
 
 
+def save_hanging_generator(path: Path, *, size_px: int = 32) -> Path:
+    """Write one that loads, and counts further than anyone can wait on every run."""
+    scalar = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [
+            helper.make_node('Identity', ['go'], ['go_on']),
+            helper.make_node('Add', ['count', 'count'], ['counted']),
+        ],
+        'body',
+        [
+            scalar('turn', TensorProto.INT64, []),
+            scalar('go', TensorProto.BOOL, []),
+            scalar('count', TensorProto.FLOAT, []),
+        ],
+        [scalar('go_on', TensorProto.BOOL, []), scalar('counted', TensorProto.FLOAT, [])],
+    )
+    nodes = [
+        helper.make_node('ReduceMax', ['mask'], ['one'], keepdims=0),
+        helper.make_node('Loop', ['turns', 'true', 'one'], ['total'], body=body),
+        helper.make_node('Mul', ['condition', 'total'], ['inpainted']),
+    ]
+    square = [size_px, size_px]
+    return save_network(
+        path,
+        nodes,
+        {'condition': ['N', 3, *square], 'mask': ['N', 1, *square]},
+        {'inpainted': ['N', 3, *square]},
+        {'turns': np.int64(2**62), 'true': np.bool_(True)},
+    )
+
+
 def save_yunet(path: Path, cells: dict[int, dict[str, np.ndarray]]) -> Path:
     """Write a network of YuNet's outputs that returns the given cells, whatever it sees."""
     values = {
