@@ -22,6 +22,7 @@ setup(
     package_data={
         PACKAGE: ['py.typed', 'models/*.onnx', 'models/*.json', 'models/*.md', 'models/*.png'],
         f'{PACKAGE}.painting': ['*.cu', '*.h'],
+        f'{PACKAGE}.review': ['*.html', '*.css', '*.js'],
     },
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{PACKAGE}']),
@@ -58,6 +59,7 @@ setup(
         ],
         'test': [
             'pytest>=7',
+            'jsonschema',  # the schema of the privacy record
             'matplotlib',  # the plots of quantize and bench
             'mypy',
             'ruff',

@@ -6,6 +6,7 @@ from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 import contextlib
 from dataclasses import dataclass
+from datetime import datetime, timezone
 import json
 from pathlib import Path
 import time
@@ -17,7 +18,8 @@ from ffs_anonymizer.bag.selection import Action, depth_error, is_picture
 from ffs_anonymizer.errors import AnonymizerError, BagError
 from ffs_anonymizer.frames.message import black_like, decode, is_depth
 from ffs_anonymizer.jobs.job import nobody, opened, refuse_outputs, Tell
-from ffs_anonymizer.jobs.output import new_file, new_folder, sync
+from ffs_anonymizer.jobs.output import new_file, new_folder, record_of, sync
+from ffs_anonymizer.jobs.record import FORMAT, summary_of, write_record
 from ffs_anonymizer.jobs.report import counted, progress_bar, Report
 from ffs_anonymizer.pipeline import anonymize_all, Outcome, Task
 from ffs_anonymizer.rosbag2 import cdr
@@ -60,11 +62,11 @@ def run(
     :param shows_progress: whether a bar is drawn on standard error.
     :raises AnonymizerError: there is no output.
     """
-    started = time.monotonic()
+    started, started_at = time.monotonic(), datetime.now(timezone.utc)
     if job.skips_existing and job.target.exists():
         return Report()
     plan = plan or BagPlan(job)
-    refuse_outputs(job, [job.target])
+    refuse_outputs(job, [job.target, record_of(job.target)])
     check_first_images(plan)
     report = Report()
     with contextlib.ExitStack() as stack:
@@ -82,6 +84,7 @@ def run(
             (folder / SETTINGS_FILE).write_text(to_yaml(job.settings), encoding='utf-8')
         conversion.verify_and_sync()
     report.written = 1
+    write_record(job, job.target, report, started_at)
     report.seconds = time.monotonic() - started
     return report
 
@@ -133,6 +136,7 @@ class _Conversion:
             if not sum(self._read.counts.values()):
                 dropped = ' but those of dropped topics' * bool(job.selection.drop_topics)
                 raise BagError(f'{job.source} has no messages in the given time{dropped}')
+            self._write_record(writer)
             writer.finish()
         except BaseException:
             with contextlib.suppress(OSError):
@@ -151,6 +155,20 @@ class _Conversion:
         finally:
             thread.shutdown(cancel_futures=True)
         self._scratch.rmdir()
+
+    def _write_record(self, writer: BagWriter) -> None:
+        """Say inside of an mcap, too, what it is; the hashes stand beside it."""
+        if self._plan.chosen and self._plan.layout.storage == 'mcap':
+            summary = summary_of(self._job.settings, self._report)
+            # What is left out leaves no trace inside, not even its name.
+            summary['streams'] = {
+                name: stream
+                for name, stream in summary['streams'].items()
+                if stream['action'] != Action.DROP.value
+            }
+            note = Note(FORMAT, {name: json.dumps(value) for name, value in summary.items()})
+            self._read.enter(note)
+            writer.add_note(note)
 
     def _outcomes(self, anonymizer: Anonymizer | None) -> Any:
         if anonymizer is None:

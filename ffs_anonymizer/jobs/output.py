@@ -13,11 +13,17 @@ import shutil
 from ffs_anonymizer.errors import OutputError
 
 PARTIAL = '.partial'
+RECORD = '.privacy.json'
 
 
 def partial_of(path: Path) -> Path:
     """Return where an output lies until it is whole."""
     return path.with_name(path.name + PARTIAL)
+
+
+def record_of(path: Path) -> Path:
+    """Return where the privacy record of an output lies."""
+    return path.with_name(path.name + RECORD)
 
 
 def refuse(outputs: Iterable[Path], *, source: Path) -> None:

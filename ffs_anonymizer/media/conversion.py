@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import contextlib
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timezone
 import json
 from pathlib import Path
 import time
@@ -16,6 +17,7 @@ from ffs_anonymizer.errors import AnonymizerError, ImageError, MediaError
 from ffs_anonymizer.frames import image_file
 from ffs_anonymizer.jobs.job import nobody, opened, refuse_outputs, Tell
 from ffs_anonymizer.jobs.output import new_file
+from ffs_anonymizer.jobs.record import write_record
 from ffs_anonymizer.jobs.report import progress_bar, Report
 from ffs_anonymizer.media.files import MediaFile, MediaJob, MediaPlan
 from ffs_anonymizer.media.zones import zoned
@@ -51,7 +53,7 @@ def run(
     :param shows_progress: whether a bar is drawn on standard error.
     :raises AnonymizerError: nothing can be done at all; what fails in one file is in the report.
     """
-    started = time.monotonic()
+    started, started_at = time.monotonic(), datetime.now(timezone.utc)
     plan = plan or MediaPlan.of(job)
     refuse_outputs(job, plan.outputs(job))
     settings, streams = zoned(job.settings, plan.all_files, warn)
@@ -72,6 +74,7 @@ def run(
                     from ffs_anonymizer.media.video import anonymize_video
 
                     anonymize_video(work, file)
+    write_record(job, plan.output(job), report, started_at)
     report.seconds = time.monotonic() - started
     return report
 

@@ -10,6 +10,7 @@ import re
 from ffs_anonymizer.errors import MediaError
 from ffs_anonymizer.frames import image_file
 from ffs_anonymizer.jobs.job import FileJob
+from ffs_anonymizer.jobs.output import record_of
 
 VIDEO_SUFFIXES = ('.mp4', '.m4v', '.mov', '.mkv', '.avi', '.webm')
 SUFFIXES = (*image_file.SUFFIXES, *VIDEO_SUFFIXES)
@@ -111,7 +112,12 @@ class MediaPlan:
     def outputs(self, job: MediaJob) -> list[Path]:
         """Return all files that the job is to make, its list of detections excepted."""
         outputs = [file.target for file in self.files]
-        return outputs + [file.preview for file in self.files if job.previews]
+        outputs += [file.preview for file in self.files if job.previews]
+        return outputs if job.skips_existing else [*outputs, record_of(self.output(job))]
+
+    def output(self, job: MediaJob) -> Path:
+        """Return the one file that is made of one, or the folder that is made of a folder."""
+        return self.all_files[0].target if job.source.is_file() else job.target
 
 
 def _single(job: MediaJob) -> MediaPlan:

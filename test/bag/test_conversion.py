@@ -53,7 +53,7 @@ def test_all_but_the_images_is_byte_for_byte_the_same(tmp_path, face_bgr, mode):
     assert run(source, tmp_path / 'out', '--write-detections', tmp_path / 'found.jsonl') == 0
 
     assert digest(source) == before
-    assert leftovers(tmp_path) == ['found.jsonl', 'out']
+    assert leftovers(tmp_path) == ['found.jsonl', 'out', 'out.privacy.json']
     result = read_bag(tmp_path / 'out')
     assert stamps(result.records) == stamps(records)
     assert others(result.records) == others(records)

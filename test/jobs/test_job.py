@@ -52,7 +52,8 @@ def test_jobs_are_done_in_other_processes(tmp_path: Path, face_bgr: NDArray[np.u
         assert other.regions['face'] > 0
     for path in (tmp_path / 'here').rglob('*.*'):
         other = tmp_path / 'there' / path.relative_to(tmp_path / 'here')
-        if path.is_file():
+        # Records tell when it was done.
+        if path.is_file() and path.suffix != '.json':
             assert other.read_bytes() == path.read_bytes()
 
 

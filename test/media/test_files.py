@@ -76,7 +76,7 @@ def test_existing_outputs_are_left_out_on_request(
 def test_a_slash_at_its_end_makes_the_output_a_folder(photo: Path) -> None:
     output = photo.parent.parent / 'new'
     assert media('-i', photo, '-o', f'{output}/', *BLUR) == 0
-    assert files(output) == ['a.jpg']
+    assert files(output) == ['a.jpg', 'a.jpg.privacy.json']
 
 
 def test_what_is_known_and_not_supported_is_not_left_out_silently(

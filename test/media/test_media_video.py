@@ -45,7 +45,7 @@ def test_a_video_keeps_all_but_its_faces(
         assert [stream.type for stream in container.streams] == ['video']
     assert b'Elm Street' in source.read_bytes()
     assert b'Elm Street' not in output.read_bytes()
-    assert files(tmp_path) == [source.name, output.name]
+    assert files(tmp_path) == [source.name, output.name, f'{output.name}.privacy.json']
 
 
 def test_a_video_is_written_upright(
@@ -135,7 +135,8 @@ def test_a_preview_of_a_video_that_fails_is_deleted(damaged: Path) -> None:
     assert media('-i', damaged, '-o', output, '--preview', *BLUR) == 1
     assert files(damaged.parent) == [damaged.name]
     assert media('-i', damaged, '-o', output, '--preview', '--on-error', 'black', *BLUR) == 1
-    assert files(damaged.parent) == [damaged.name, output.name, f'{output.name}.preview.jpg']
+    made = [output.name + suffix for suffix in ('', '.preview.jpg', '.privacy.json')]
+    assert files(damaged.parent) == [damaged.name, *made]
 
 
 def test_errors_of_ffmpeg_have_no_numbers(

@@ -1,0 +1,210 @@
+"""The privacy record beside an output: what it was made of, by what, how, and what was left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ffs_anonymizer import __version__
+from ffs_anonymizer.errors import AnonymizerError, MediaError
+from ffs_anonymizer.jobs.job import FileJob
+from ffs_anonymizer.jobs.output import new_file, PARTIAL, record_of
+from ffs_anonymizer.jobs.report import Report
+from ffs_anonymizer.settings.runtime import Settings
+
+FORMAT = 'ffs_anonymizer privacy record'
+VERSION = 1
+_BLOCK_BYTES = 1 << 20
+
+
+def settings_sha256(settings: Settings) -> str:
+    """Return a hash that two equal settings share."""
+    return hashlib.sha256(json.dumps(settings.flat(), sort_keys=True).encode()).hexdigest()
+
+
+def write_record(job: FileJob, output: Path, report: Report, started: datetime) -> None:
+    """
+    Write the record of a job that is done beside its output.
+
+    :param output: the file or folder that was made; nothing is recorded where there is none.
+    :param report: what became of it.
+    :param started: when the job began.
+        It is told if no record can be written; the output stands.
+    """
+    if not output.exists():
+        return
+    try:
+        _write(record_of(output), job, output, report, started)
+    except AnonymizerError as error:
+        report.undone.append(f'there is no privacy record: {error}')
+
+
+def _write(path: Path, job: FileJob, output: Path, report: Report, started: datetime) -> None:
+    record = {
+        **summary_of(job.settings, report),
+        'started': started.astimezone(timezone.utc).isoformat(timespec='seconds'),
+        'ended': datetime.now(timezone.utc).isoformat(timespec='seconds'),
+        'source': described(job.source),
+        'output': described(output),
+        'audit': None,
+    }
+    if job.skips_existing:
+        # An earlier run wrote one for the outputs that are there by now.
+        _replace(path, record)
+    else:
+        with new_file(path) as partial:
+            partial.write_text(_text(record), encoding='utf-8')
+
+
+def summary_of(settings: Settings, report: Report) -> dict[str, Any]:
+    """Return what a record says of a job, its files and times apart."""
+    return {
+        'format': FORMAT,
+        'version': VERSION,
+        'tool': {'name': 'ffs_anonymizer', 'version': __version__},
+        'settings': {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in settings.flat().items()
+        },
+        'settings_sha256': settings_sha256(settings),
+        'models': dict(report.models),
+        'streams': {
+            name: {
+                'action': tally.action,
+                'items': tally.items,
+                'failed': tally.failed,
+                'regions': dict(tally.regions),
+                'methods': dict(tally.methods),
+            }
+            for name, tally in report.streams.items()
+        },
+        'warnings': dict(report.warnings),
+        'undone': list(report.undone),
+    }
+
+
+def described(path: Path) -> dict[str, Any]:
+    """
+    Return name, sizes and SHA-256 of a file, or of all files of a folder.
+
+    :raises MediaError: a file cannot be read.
+    """
+    if not path.exists():
+        raise MediaError(f'{path}: no such file or folder')
+    files = [path] if path.is_file() else list(_files(path))
+    root = path.parent if path.is_file() else path
+    try:
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+            hashes = list(pool.map(_sha256, files))
+        return {
+            'name': path.name,
+            'files': [
+                {
+                    'name': os.fsencode(file.relative_to(root)).decode(
+                        'utf-8', 'backslashreplace'
+                    ),
+                    'size_bytes': file.stat().st_size,
+                    'sha256': sha256,
+                }
+                for file, sha256 in zip(files, hashes, strict=True)
+            ],
+        }
+    except OSError as error:
+        raise MediaError(f'{error.filename or path}: {error.strerror or error}') from error
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """
+    Read a record.
+
+    :raises MediaError: there is none, it is damaged, or of a version that is not known here.
+    """
+    try:
+        record = json.loads(path.read_text(encoding='utf-8'))
+    except OSError as error:
+        raise MediaError(
+            f'{path}: {error.strerror or error}; expected the record that the tools write beside '
+            'their output'
+        ) from error
+    except (UnicodeDecodeError, ValueError) as error:
+        raise MediaError(f'{path} is damaged: {error}') from error
+    if not isinstance(record, dict) or record.get('format') != FORMAT:
+        raise MediaError(f'{path}: got another kind of file, expected a {FORMAT}')
+    if record.get('version') != VERSION:
+        raise MediaError(
+            f'{path}: got version {record.get("version")!r} of the record, expected {VERSION}'
+        )
+    files = record.get('output', {}).get('files') if isinstance(record.get('output'), dict) else 0
+    if not isinstance(files, list) or not all(
+        isinstance(f, dict) and {'name', 'size_bytes', 'sha256'} <= f.keys() for f in files
+    ):
+        raise MediaError(f'{path} is damaged: it lists no files of the output')
+    return record
+
+
+def differences(record: Mapping[str, Any], output: Path) -> list[str]:
+    """
+    Return how an output differs from its record, nothing where it does not.
+
+    :raises MediaError: a file cannot be read.
+    """
+    if not output.exists():
+        return [f'{output}: is missing']
+    listed = {file['name']: file for file in record['output']['files']}
+    found = {file['name']: file for file in described(output)['files']}
+    if output.is_file():
+        # It may have been renamed.
+        listed = dict(zip([output.name], listed.values(), strict=False))
+    told = [f'{name}: is missing' for name in listed.keys() - found.keys()]
+    told += [f'{name}: is not in the record' for name in found.keys() - listed.keys()]
+    told += [
+        f'{name}: got SHA-256 {found[name]["sha256"][:16]}... and {found[name]["size_bytes"]} '
+        f'bytes, expected {file["sha256"][:16]}... and {file["size_bytes"]}'
+        for name, file in listed.items()
+        if name in found and found[name]['sha256'] != file['sha256']
+    ]
+    return sorted(told)
+
+
+def add_audit(path: Path, result: Mapping[str, Any]) -> None:
+    """
+    Enter the result of an audit into a record, in place of an earlier one.
+
+    :raises MediaError: there is no record, or it cannot be written.
+    """
+    _replace(path, {**read_record(path), 'audit': dict(result)})
+
+
+def _replace(path: Path, record: Mapping[str, Any]) -> None:
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        with partial.open('x', encoding='utf-8') as file:
+            file.write(_text(record))
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise MediaError(f'{path}: {error.strerror or error}') from error
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob('*')):
+        if path.is_file() and not path.name.endswith(PARTIAL):
+            yield path
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open('rb') as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _text(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, indent=1, ensure_ascii=False) + '\n'
