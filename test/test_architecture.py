@@ -38,7 +38,7 @@ LIBRARIES = {
     'tensorrt': ['backend/tensorrt/*'],
     'pycuda': ['backend/tensorrt/*', 'backend/cuda.py'],
     'openvino': ['backend/openvino.py'],
-    'av': ['frames/video.py'],
+    'av': ['frames/video*.py'],
     'mcap': ['rosbag2/*'],
     'sqlite3': ['rosbag2/*'],
     'zstandard': ['rosbag2/*'],

@@ -70,6 +70,11 @@ class BagReader:
             self._look_inside()
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """Return the storage files, in order."""
+        return tuple(self._files)
+
+    @property
     def size_bytes(self) -> int:
         """Return the size of all storage files."""
         return sum(self._sizes)

@@ -1,0 +1,310 @@
+"""The frames of a bag, a video, a picture or a folder of them: one after the other, or any one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+import contextlib
+from dataclasses import dataclass
+import functools
+from pathlib import Path
+import tempfile
+from typing import TYPE_CHECKING
+
+from ffs_anonymizer.errors import MediaError
+from ffs_anonymizer.frames import image_file, message
+from ffs_anonymizer.frames.frame import Frame
+from ffs_anonymizer.rosbag2 import cdr
+from ffs_anonymizer.rosbag2.access import BagAccess
+from ffs_anonymizer.rosbag2.reader import BagReader, decompressed, STORAGE_BY_SUFFIX
+from ffs_anonymizer.rosbag2.storage import Message
+
+if TYPE_CHECKING:
+    from ffs_anonymizer.frames.video_seeker import VideoSeeker
+
+VIDEO_SUFFIXES = ('.mp4', '.m4v', '.mov', '.mkv', '.avi', '.webm')
+IMAGE_TYPES = (cdr.IMAGE, cdr.COMPRESSED_IMAGE)
+
+
+@dataclass(frozen=True)
+class RecordedFrame:
+    """
+    Hold one frame of a recording, not yet decoded.
+
+    :param stream: the camera: a topic, or a file's path below the folder.
+    :param number: counted from 0 in its stream.
+    :param stamp_ns: when it was recorded, or its time in the video; 0 for a still picture.
+    :param decode: makes the frame; raises AnonymizerError where it cannot.
+    """
+
+    stream: str
+    number: int
+    stamp_ns: int
+    decode: Callable[[], Frame]
+
+
+class Recording(ABC):
+    """
+    Look into a recording; it is only read.
+
+    :param path: of the recording.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    @abstractmethod
+    def names(self) -> frozenset[str]:
+        """Return the names of the streams, without reading the recording for them."""
+
+    @property
+    @abstractmethod
+    def streams(self) -> dict[str, list[int]]:
+        """Return the time of each frame in nanoseconds, by stream."""
+
+    @property
+    def unseen(self) -> dict[str, str]:
+        """Return what the recording holds beside pictures: names with what they are."""
+        return {}
+
+    @abstractmethod
+    def frames(self) -> Iterator[RecordedFrame]:
+        """Yield all frames, those of one stream in their order."""
+
+    @abstractmethod
+    def frame(self, stream: str, number: int) -> RecordedFrame:
+        """
+        Return one frame.
+
+        :raises AnonymizerError: there is none.
+        """
+
+    def close(self) -> None:  # noqa: B027
+        """Close what is open."""
+
+
+def open_recording(path: Path) -> Recording:
+    """
+    Open a bag, a video, a picture or a folder of pictures and videos, told by what is there.
+
+    :raises AnonymizerError: it is none of these, or cannot be read.
+    """
+    if not path.exists():
+        raise MediaError(f'{path}: no such file or folder')
+    if path.is_dir() and (path / 'metadata.yaml').is_file():
+        return BagRecording(path)
+    if path.is_dir():
+        return FolderRecording(path)
+    suffix = path.suffix.lower()
+    if suffix in STORAGE_BY_SUFFIX:
+        return BagRecording(path)
+    if suffix in VIDEO_SUFFIXES:
+        return VideoRecording(path)
+    if suffix in image_file.SUFFIXES:
+        return FolderRecording(path.parent, only=path)
+    raise MediaError(
+        f'{path}: got {suffix or "a name without extension"}, expected a bag, a video, a picture '
+        'or a folder'
+    )
+
+
+class BagRecording(Recording):
+    """The image topics of a bag; the index that single frames need is read when one is wanted."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._topics = BagReader(path).topics()
+        self._index: BagAccess | None = None
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Return the image topics."""
+        return frozenset(t.name for t in self._topics if t.type_name in IMAGE_TYPES)
+
+    @property
+    def streams(self) -> dict[str, list[int]]:
+        """Return the time of each frame in nanoseconds, by topic."""
+        access = self._access()
+        return {
+            topic: access.stamps_ns(topic)
+            for topic, type_name in access.types.items()
+            if type_name in IMAGE_TYPES
+        }
+
+    @property
+    def unseen(self) -> dict[str, str]:
+        """Return the types of all other topics."""
+        return {t.name: t.type_name for t in self._topics if t.type_name not in IMAGE_TYPES}
+
+    def frames(self) -> Iterator[RecordedFrame]:
+        """Yield all frames in the order of the bag."""
+        reader = BagReader(self.path)
+        numbers: dict[str, int] = {}
+        with _scratch(reader) as scratch:
+            for item in reader.items(scratch=scratch):
+                if not isinstance(item, Message) or item.topic.type_name not in IMAGE_TYPES:
+                    continue
+                name, payload = item.topic.name, bytes(item.data)
+                number = numbers.get(name, 0)
+                numbers[name] = number + 1
+                decode = _decoder(
+                    item.topic.type_name, payload, compressed=reader.messages_compressed
+                )
+                yield RecordedFrame(name, number, item.log_ns, decode)
+
+    def frame(self, stream: str, number: int) -> RecordedFrame:
+        """Return one frame."""
+        access = self._access()
+        payload = access.payload(stream, number)
+        decode = _decoder(access.types[stream], payload, compressed=False)
+        return RecordedFrame(stream, number, access.stamps_ns(stream)[number], decode)
+
+    def _access(self) -> BagAccess:
+        if self._index is None:
+            self._index = BagAccess(self.path)
+        return self._index
+
+
+def _decoder(type_name: str, payload: bytes, *, compressed: bool) -> Callable[[], Frame]:
+    def decode() -> Frame:
+        plain = decompressed(payload) if compressed else payload
+        return message.decode(cdr.parse(type_name, plain))
+
+    return decode
+
+
+@contextlib.contextmanager
+def _scratch(reader: BagReader) -> Iterator[Path | None]:
+    """Give a bag that is compressed file by file a place to unpack one to."""
+    if reader.metadata.compression_mode != 'file':
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix='ffs_anonymizer_') as folder:
+        yield Path(folder)
+
+
+class VideoRecording(Recording):
+    """The one stream of a video file, which goes by its name."""
+
+    def __init__(self, path: Path, name: str = '') -> None:
+        super().__init__(path)
+        self._name = name or path.name
+        self._open: VideoSeeker | None = None
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Return the one name."""
+        return frozenset({self._name})
+
+    @property
+    def streams(self) -> dict[str, list[int]]:
+        """Return the time of each picture in nanoseconds."""
+        return {self._name: self._seeker().stamps_ns}
+
+    def frames(self) -> Iterator[RecordedFrame]:
+        """Yield the pictures in the order in which they are shown."""
+        from ffs_anonymizer.frames.video import VideoSource
+
+        with contextlib.closing(VideoSource(self.path)) as source:
+            for number, shot in enumerate(source):
+                yield RecordedFrame(self._name, number, shot.stamp_ns, shot.decode)
+
+    def frame(self, stream: str, number: int) -> RecordedFrame:
+        """Return one picture."""
+        seeker = self._seeker()
+        stamp_ns = seeker.stamps_ns[number] if 0 <= number < len(seeker.stamps_ns) else 0
+        return RecordedFrame(self._name, number, stamp_ns, lambda: seeker.shot(number).decode())
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    def _seeker(self) -> VideoSeeker:
+        from ffs_anonymizer.frames.video_seeker import VideoSeeker
+
+        if self._open is None:
+            self._open = VideoSeeker(self.path)
+        return self._open
+
+
+class FolderRecording(Recording):
+    """
+    The pictures and videos of a folder, each a stream that goes by its path below the folder.
+
+    :param only: a single picture of it.
+    """
+
+    def __init__(self, path: Path, *, only: Path | None = None) -> None:
+        super().__init__(only or path)
+        known = (*image_file.SUFFIXES, *VIDEO_SUFFIXES)
+        files = [only] if only is not None else sorted(path.rglob('*'))
+        self._files: dict[str, Path] = {}
+        self._other: dict[str, str] = {}
+        for file in files:
+            name = file.relative_to(path).as_posix()
+            if file.suffix.lower() in known and file.is_file():
+                self._files[name] = file
+            elif file.is_file():
+                self._other[name] = 'neither a picture nor a video by its name'
+        if not self._files:
+            raise MediaError(f'{path}: got no picture or video in it, expected at least one')
+        self._videos: dict[str, VideoRecording] = {}
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Return the paths below the folder."""
+        return frozenset(self._files)
+
+    @functools.cached_property
+    def streams(self) -> dict[str, list[int]]:
+        """Return the times of the frames, by the file's name."""
+        return {
+            name: self._video(name).streams[name] if self._is_video(name) else [0]
+            for name in self._files
+        }
+
+    @property
+    def unseen(self) -> dict[str, str]:
+        """Return the files that are neither pictures nor videos."""
+        return self._other
+
+    def frames(self) -> Iterator[RecordedFrame]:
+        """Yield all frames, file by file."""
+        for name in self._files:
+            if self._is_video(name):
+                yield from VideoRecording(self._files[name], name).frames()
+            else:
+                yield self.frame(name, 0)
+
+    def frame(self, stream: str, number: int) -> RecordedFrame:
+        """Return one frame."""
+        if stream not in self._files:
+            raise MediaError(f'{self.path}: got no {stream!r} in it')
+        if self._is_video(stream):
+            return self._video(stream).frame(stream, number)
+        return RecordedFrame(stream, 0, 0, functools.partial(_decode_picture, self._files[stream]))
+
+    def close(self) -> None:
+        """Close the videos."""
+        for video in self._videos.values():
+            video.close()
+        self._videos.clear()
+
+    def _is_video(self, name: str) -> bool:
+        return self._files[name].suffix.lower() in VIDEO_SUFFIXES
+
+    def _video(self, name: str) -> VideoRecording:
+        if name not in self._videos:
+            self._videos[name] = VideoRecording(self._files[name], name)
+        return self._videos[name]
+
+
+def _decode_picture(path: Path) -> Frame:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise MediaError(f'{path}: {error.strerror or error}') from error
+    return image_file.decode(image_file.parse(data))

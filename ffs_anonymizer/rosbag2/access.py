@@ -1,0 +1,148 @@
+"""Single messages of a bag by topic and number, without reading what lies between."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+import sqlite3
+import struct
+from urllib.parse import quote
+
+from ffs_anonymizer.errors import BagError
+from ffs_anonymizer.rosbag2.reader import BagReader, decompressed
+from mcap.exceptions import McapError
+from mcap.reader import SeekingReader
+from mcap.records import MessageIndex
+from mcap.stream_reader import StreamReader
+
+
+@dataclass(frozen=True)
+class _Place:
+    """
+    Say where a message lies.
+
+    :param key: of an mcap the message's rank among those of its topic and time, else its row.
+    """
+
+    log_ns: int
+    file: Path
+    key: int
+
+
+class BagAccess:
+    """
+    Look messages up; only indexes are read beforehand, where the storage has them.
+
+    :param path: a bag folder, a .mcap or a .db3 file.
+    :raises BagError: the bag is missing, damaged, or compressed file by file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._reader = BagReader(path)
+        if self._reader.metadata.compression_mode == 'file':
+            raise BagError(
+                f'{path}: got a bag whose files are compressed as a whole, expected one that can '
+                'be read from anywhere; convert it: `ros2 bag convert`, or unpack it with zstd'
+            )
+        self.types = {summary.name: summary.type_name for summary in self._reader.topics()}
+        self._places: dict[str, list[_Place]] = defaultdict(list)
+        for file in self._reader.files:
+            with _as_bag_error(file):
+                indexed = _mcap_places if file.suffix == '.mcap' else _sqlite_places
+                for topic, place in indexed(file):
+                    self._places[topic].append(place)
+        for places in self._places.values():
+            places.sort(key=lambda place: place.log_ns)
+
+    def stamps_ns(self, topic: str) -> list[int]:
+        """Return when each message of a topic was recorded, in order."""
+        return [place.log_ns for place in self._places.get(topic, ())]
+
+    def payload(self, topic: str, number: int) -> bytes:
+        """
+        Return the serialized message, decompressed.
+
+        :param number: counted from 0 in the order of the times of recording.
+        :raises BagError: there is no such message, or it is damaged.
+        """
+        places = self._places.get(topic, [])
+        if not 0 <= number < len(places):
+            raise BagError(
+                f'{topic}: got message number {number}, expected 0 to {len(places) - 1}'
+            )
+        place = places[number]
+        with _as_bag_error(place.file):
+            fetch = _mcap_payload if place.file.suffix == '.mcap' else _sqlite_payload
+            data = fetch(place, topic)
+        return decompressed(data) if self._reader.messages_compressed else data
+
+
+def _mcap_places(file: Path) -> Iterator[tuple[str, _Place]]:
+    with file.open('rb') as stream:
+        summary = SeekingReader(stream, record_size_limit=file.stat().st_size).get_summary()
+        if summary is None or summary.statistics is None or not summary.chunk_indexes:
+            raise BagError(
+                f'{file}: got an mcap without an index of its messages, expected a chunked and '
+                'indexed one; `mcap recover` writes one'
+            )
+        ranks: dict[tuple[str, int], int] = defaultdict(int)
+        indexed = 0
+        for chunk in sorted(summary.chunk_indexes, key=lambda c: c.message_start_time):
+            for channel, offset in chunk.message_index_offsets.items():
+                topic = summary.channels[channel].topic
+                stream.seek(offset)
+                record = next(StreamReader(stream, skip_magic=True).records)
+                if not isinstance(record, MessageIndex):
+                    raise McapError(f'the index of {topic} points elsewhere')
+                for log_ns, _ in sorted(record.records):
+                    yield topic, _Place(log_ns, file, ranks[topic, log_ns])
+                    ranks[topic, log_ns] += 1
+                    indexed += 1
+        if indexed != summary.statistics.message_count:
+            raise BagError(
+                f'{file}: got {indexed} messages in its index, expected '
+                f'{summary.statistics.message_count}; `mcap recover` mends it'
+            )
+
+
+def _mcap_payload(place: _Place, topic: str) -> bytes:
+    with place.file.open('rb') as stream:
+        reader = SeekingReader(stream, record_size_limit=place.file.stat().st_size)
+        found = reader.iter_messages([topic], place.log_ns, place.log_ns + 1)
+        for _, _, message in islice(found, place.key, None):
+            return bytes(message.data)
+    raise McapError(f'no message of {topic} at {place.log_ns} ns')
+
+
+def _sqlite_places(file: Path) -> Iterator[tuple[str, _Place]]:
+    query = (
+        'SELECT topics.name, messages.timestamp, messages.id FROM messages '
+        'JOIN topics ON topics.id = messages.topic_id ORDER BY messages.timestamp, messages.id'
+    )
+    with closing(_open(file)) as database:
+        for topic, log_ns, row in database.execute(query):
+            yield topic, _Place(log_ns, file, row)
+
+
+def _sqlite_payload(place: _Place, topic: str) -> bytes:
+    with closing(_open(place.file)) as database:
+        row = database.execute('SELECT data FROM messages WHERE id = ?', (place.key,)).fetchone()
+    if row is None or not isinstance(row[0], bytes):
+        raise BagError(f'{place.file} is damaged: no message of {topic} in row {place.key}')
+    return row[0]
+
+
+def _open(file: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f'file:{quote(str(file.absolute()))}?mode=ro&immutable=1', uri=True)
+
+
+@contextmanager
+def _as_bag_error(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (McapError, sqlite3.Error, OSError, struct.error, StopIteration, KeyError) as error:
+        raise BagError(f'{file} is damaged or cut off: {error or type(error).__name__}') from error
