@@ -193,6 +193,7 @@ def _job(args: argparse.Namespace) -> BagJob:
 
 def _selection(args: argparse.Namespace, settings: Settings) -> Selection:
     from ffs_anonymizer.bag.selection import Selection
+    from ffs_anonymizer.clouds.scene import Link
 
     _check_regex('--regex', args.regex)
     _check_regex('--exclude-regex', args.exclude_regex)
@@ -212,6 +213,7 @@ def _selection(args: argparse.Namespace, settings: Settings) -> Selection:
         exclude_regex=args.exclude_regex,
         copy_topics=settings.copy_topics,
         drop_topics=tuple(args.drop_topics),
+        depth_topics=tuple(Link.parse(text).topics for text in settings.depth.cameras),
     )
 
 

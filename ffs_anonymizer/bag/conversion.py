@@ -12,9 +12,10 @@ from pathlib import Path
 import time
 from typing import Any, NoReturn, TextIO, TYPE_CHECKING, Union
 
+from ffs_anonymizer.bag.measured import blank, may_show_persons, Measured
 from ffs_anonymizer.bag.plan import BagJob, BagPlan, table
 from ffs_anonymizer.bag.preflight import check_first_images
-from ffs_anonymizer.bag.selection import Action, depth_error, is_picture
+from ffs_anonymizer.bag.selection import Action, depth_error, is_picture, picture_error
 from ffs_anonymizer.errors import AnonymizerError, BagError
 from ffs_anonymizer.frames.message import black_like, decode, is_depth
 from ffs_anonymizer.jobs.job import nobody, opened, refuse_outputs, Tell
@@ -41,10 +42,10 @@ class _Picture:
     """Hold an image message beside what was read of it; None if it cannot be read."""
 
     message: Message
-    image: cdr.CdrImage | cdr.CdrCompressedImage | None
+    image: cdr.CdrImage | cdr.CdrCompressedImage | cdr.CdrPointCloud | None
 
 
-_Passing = Union[Item, _Picture]
+_Passing = Union[Item, _Picture, Measured]
 
 
 def run(
@@ -173,7 +174,8 @@ class _Conversion:
     def _outcomes(self, anonymizer: Anonymizer | None) -> Any:
         if anonymizer is None:
             return self._copied()
-        return anonymize_all(self._tasks(), anonymizer)
+        outcomes = anonymize_all(self._tasks(), anonymizer)
+        return self._plan.sensors.in_order(outcomes) if self._plan.waits_for_cameras else outcomes
 
     def _show(self, bar: Any) -> None:
         report = self._report
@@ -193,6 +195,8 @@ class _Conversion:
                 yield Task(item, size_bytes=size_bytes)
             elif self._decided[item.topic] is Action.ANONYMIZE:
                 yield self._image_task(item)
+            elif self._decided[item.topic] in (Action.CLOUD, Action.DEPTH):
+                yield self._measured_task(item)
             else:
                 # Held for the look-ahead, which the chunk that it lies in is not.
                 item = item._replace(data=bytes(item.data))
@@ -207,8 +211,47 @@ class _Conversion:
             topic = item.topic if isinstance(item, Message) else item
             if isinstance(topic, Topic) and self._decided[topic] is Action.DROP:
                 continue
+            if isinstance(item, Message) and self._shows_colours(item):
+                raise picture_error([(item.topic.name, item.topic.type_name)])
             self._read.enter(item)
             yield item
+
+    def _shows_colours(self, message: Message) -> bool:
+        """Return whether a cloud has colours that is copied because the first had none."""
+        topic = message.topic
+        is_copied = self._decided[topic] is Action.COPY
+        is_cloud = topic.type_name == cdr.POINT_CLOUD
+        return is_copied and is_cloud and self._plan.is_coloured(message)
+
+    def _measured_task(self, message: Message) -> Task[_Passing]:
+        topic = message.topic
+        payload = bytes(message.data)
+        message = message._replace(data=payload)
+        try:
+            if self._reader.messages_compressed:
+                payload = decompressed(payload)
+            if topic.type_name == cdr.POINT_CLOUD:
+                cloud = cdr.parse_point_cloud(payload)
+                if not self._plan.sensors.links(topic.name, topic.type_name):
+                    return self._cloud_task(message, cloud)
+                measured = Measured(message, cloud)
+            else:
+                measured = Measured(message, cdr.parse(topic.type_name, payload))
+        except AnonymizerError as error:
+            return _failing(message, error)
+        return Task(measured, clock_ns=message.log_ns, size_bytes=len(message.data))
+
+    def _cloud_task(self, message: Message, cloud: cdr.CdrPointCloud) -> Task[_Passing]:
+        if not may_show_persons(cloud):
+            return Task(message, clock_ns=message.log_ns, size_bytes=len(message.data))
+        return Task(
+            _Picture(message, cloud),
+            lambda: self._plan.sensors.decode(cloud),
+            stream=message.topic.name,
+            stamp_ns=cloud.stamp_ns or message.log_ns,
+            clock_ns=message.log_ns,
+            size_bytes=len(message.data),
+        )
 
     def _image_task(self, message: Message) -> Task[_Passing]:
         topic = message.topic
@@ -219,13 +262,7 @@ class _Conversion:
                 payload = decompressed(payload)
             image = cdr.parse(topic.type_name, payload)
         except AnonymizerError as error:
-            return Task(
-                _Picture(message, None),
-                lambda error=error: _fail(error),  # type: ignore[misc]
-                stream=topic.name,
-                stamp_ns=message.log_ns,
-                clock_ns=message.log_ns,
-            )
+            return _failing(message, error)
         if is_depth(image.encoding if isinstance(image, cdr.CdrImage) else image.format):
             raise depth_error([topic.name])
         return Task(
@@ -247,6 +284,8 @@ class _Conversion:
             self._write_picture(writer, item, outcome)
             if self._lines is not None:
                 self._lines.write(_detection_line(item, outcome))
+        elif isinstance(item, Measured):
+            self._write_measured(writer, item)
         elif isinstance(item, Message):
             self._report.stream(self._label(item.topic)).items += 1
             writer.add_message(item, item.data, is_compressed=self._reader.messages_compressed)
@@ -283,6 +322,34 @@ class _Conversion:
         else:
             writer.add_message(message, image.with_data(outcome.data), is_compressed=False)
 
+    def _write_measured(self, writer: BagWriter, measured: Measured) -> None:
+        message = measured.message
+        tally = self._report.stream(self._label(message.topic))
+        tally.items += 1
+        try:
+            data, count = self._plan.sensors.hide(measured)
+        except AnonymizerError as error:
+            tally.failed += 1
+            data = self._blank_instead(measured, error)
+        else:
+            tally.methods['hidden'] += count
+        writer.add_message(message, data, is_compressed=False)
+
+    def _blank_instead(self, measured: Measured, error: AnonymizerError) -> bytes:
+        """Return a message in which nothing was measured, where the user wants to go on."""
+        message = measured.message
+        where = f'{message.topic.name}, message recorded at {message.log_ns} ns: {error}'
+        if self._job.on_error == 'stop':
+            raise BagError(
+                f'{where}; with --on-error black, one in which nothing was measured would stand '
+                'for it'
+            ) from error
+        self._report.undone.append(f'{where}; it is blank now')
+        try:
+            return blank(measured.content)
+        except AnonymizerError as second:
+            raise BagError(f'{where}; nor can a blank one stand for it: {second}') from second
+
     def _black_instead(self, picture: _Picture, error: AnonymizerError) -> bytes:
         """Return a message with a black picture, where the user wants to go on with one."""
         name, image = picture.message.topic.name, picture.image
@@ -297,6 +364,8 @@ class _Conversion:
         if len(image.data) == 0:
             return image.with_data(b'')
         try:
+            if isinstance(image, cdr.CdrPointCloud):
+                return blank(image)
             return image.with_data(black_like(image, self._sizes_wh.get(name)))
         except AnonymizerError as second:
             raise BagError(f'{where}; nor can a black frame stand for it: {second}') from second
@@ -315,7 +384,11 @@ def summary(report: Report) -> str:
     """Return what became of each topic, as a table."""
     rows = []
     for name, tally in report.streams.items():
-        is_image = tally.action == Action.ANONYMIZE.value
+        is_image = tally.action in (
+            Action.ANONYMIZE.value,
+            Action.CLOUD.value,
+            Action.DEPTH.value,
+        )
         rows.append(
             (
                 name,
@@ -333,6 +406,17 @@ def summary(report: Report) -> str:
         f'images in {report.seconds:.1f} s ({rate:.1f} images/s)'
     )
     return '\n'.join(lines)
+
+
+def _failing(message: Message, error: AnonymizerError) -> Task[_Passing]:
+    """Return the task of a message that cannot be read."""
+    return Task(
+        _Picture(message, None),
+        lambda: _fail(error),
+        stream=message.topic.name,
+        stamp_ns=message.log_ns,
+        clock_ns=message.log_ns,
+    )
 
 
 def _fail(error: AnonymizerError) -> NoReturn:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+import contextlib
 from dataclasses import dataclass, field
 
 from ffs_anonymizer.anonymizer import Zone
 from ffs_anonymizer.bag.ledger import Ledger
+from ffs_anonymizer.bag.measured import Sensors
 from ffs_anonymizer.bag.selection import (
     Action,
     can_carry_pictures,
@@ -15,11 +17,17 @@ from ffs_anonymizer.bag.selection import (
     picture_error,
     Selection,
 )
-from ffs_anonymizer.errors import BagError, SettingsError
+from ffs_anonymizer.clouds.cloud import Cloud
+from ffs_anonymizer.errors import AnonymizerError, BagError, SettingsError
 from ffs_anonymizer.jobs.job import FileJob
-from ffs_anonymizer.rosbag2.reader import BagReader
-from ffs_anonymizer.rosbag2.storage import Topic
+from ffs_anonymizer.rosbag2 import cdr
+from ffs_anonymizer.rosbag2.reader import BagReader, decompressed
+from ffs_anonymizer.rosbag2.storage import Message, Topic
 from ffs_anonymizer.rosbag2.writer import Format
+
+# What goes through the recipe.
+_PICTURES = (Action.ANONYMIZE, Action.CLOUD)
+_MOST_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +65,14 @@ class BagPlan:
         self.reader = BagReader(job.source)
         self.topics = self.reader.topics()
         self.actions = job.selection.check(self.topics)
+        self.sensors = Sensors(job.settings, are_compressed=self.reader.messages_compressed)
+        for key in self._uncoloured():
+            self.actions[key] = Action.COPY
         self.layout = _layout(job, self.reader)
-        idle = self._idle_zones(job.settings.mask_zones, Action.ANONYMIZE, Action.DROP)
+        self._check_cameras()
+        idle = self._idle_zones(job.settings.mask_zones, *_PICTURES, Action.DROP)
         if idle:
-            names = self._names(Action.ANONYMIZE)
+            names = self._names(*_PICTURES)
             raise SettingsError(
                 f'mask_zones: got {idle}, which fits no topic that is anonymized, so that the '
                 'area would stay visible; expected the name or a glob of: '
@@ -70,7 +82,16 @@ class BagPlan:
     @property
     def chosen(self) -> set[tuple[str, str]]:
         """Return name and type of the topics that are anonymized."""
-        return {key for key, action in self.actions.items() if action is Action.ANONYMIZE}
+        changed = (*_PICTURES, Action.DEPTH)
+        return {key for key, action in self.actions.items() if action in changed}
+
+    @property
+    def waits_for_cameras(self) -> bool:
+        """Return whether there is anything whose regions are those of a camera."""
+        return any(
+            action is Action.DEPTH or (action is Action.CLOUD and self.sensors.links(*key))
+            for key, action in self.actions.items()
+        )
 
     def label(self, key: tuple[str, str]) -> str:
         """Return what a topic is called in reports: its name, and its type where two share it."""
@@ -91,6 +112,8 @@ class BagPlan:
                 f'{topic.name} ({topic.type_name}) is in the storage file but not in '
                 'metadata.yaml; `ros2 bag reindex` a copy of the bag'
             )
+        if action is Action.CLOUD:
+            return self.actions[key]
         if self.actions[key] is not action:
             # Only a file that was compressed as a whole can still tell something new.
             raise picture_error([key])
@@ -157,7 +180,7 @@ class BagPlan:
             lines.append(f'copied unseen; do they carry pictures? {", ".join(copied)}')
         if not self.chosen:
             lines.append('no topic of this bag is anonymized: all that is kept is copied')
-        idle = self._idle_zones(self.job.settings.ignore_zones, Action.ANONYMIZE)
+        idle = self._idle_zones(self.job.settings.ignore_zones, *_PICTURES)
         if idle:
             lines.append(
                 f'ignore_zones: {idle} fits no topic that is anonymized, so it has no effect'
@@ -184,6 +207,54 @@ class BagPlan:
                 f'either; viewers that need them cannot show: {", ".join(sorted({*undefined}))}'
             )
         return lines
+
+    def _uncoloured(self) -> set[tuple[str, str]]:
+        """Return the clouds that show nobody by colours, as far as a look at each says it."""
+        clouds = {key for key, action in self.actions.items() if action is Action.CLOUD}
+        waiting = {key for key in clouds if not self.sensors.links(*key)}
+        found: set[tuple[str, str]] = set()
+        if not waiting or self.reader.metadata.compression_mode == 'file':
+            return found
+        with contextlib.closing(self.reader.items()) as items:
+            for item in items:
+                if not waiting or self.reader.read_bytes > _MOST_BYTES:
+                    break
+                if not isinstance(item, Message):
+                    continue
+                key = (item.topic.name, item.topic.type_name)
+                if key not in waiting:
+                    continue
+                waiting.remove(key)
+                # What cannot be read is told of later.
+                with contextlib.suppress(AnonymizerError):
+                    if not self.is_coloured(item):
+                        found.add(key)
+        return found | {key for key in waiting if self._is_empty(key)}
+
+    def is_coloured(self, message: Message) -> bool:
+        """
+        Return whether a cloud has colours for its points, be there any or not.
+
+        :raises AnonymizerError: it cannot be read.
+        """
+        data = bytes(message.data)
+        payload = decompressed(data) if self.reader.messages_compressed else data
+        return Cloud(cdr.parse_point_cloud(payload)).is_coloured
+
+    def _is_empty(self, key: tuple[str, str]) -> bool:
+        return any((t.name, t.type_name) == key and t.message_count == 0 for t in self.topics)
+
+    def _check_cameras(self) -> None:
+        """Refuse cameras whose pictures are not looked at."""
+        pictures = self._names(Action.ANONYMIZE)
+        for key, action in self.actions.items():
+            links = self.sensors.links(*key) if action in (Action.CLOUD, Action.DEPTH) else ()
+            for link in links:
+                if link.image not in pictures:
+                    raise SettingsError(
+                        f'cloud.cameras, depth.cameras: got {link.image} for {key[0]}, expected a '
+                        f'picture of this bag that is anonymized: {", ".join(pictures) or "none"}'
+                    )
 
     def _names(self, *actions: Action) -> list[str]:
         return [name for (name, _), action in self.actions.items() if action in actions]

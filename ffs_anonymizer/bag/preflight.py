@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 
+from ffs_anonymizer.bag.measured import may_show_persons
 from ffs_anonymizer.bag.plan import BagPlan
-from ffs_anonymizer.bag.selection import depth_error, WAY_OUT
+from ffs_anonymizer.bag.selection import Action, depth_error, WAY_OUT
 from ffs_anonymizer.errors import AnonymizerError, BagError, ImageError
 from ffs_anonymizer.frames.message import ENCODINGS, is_depth
 from ffs_anonymizer.rosbag2 import cdr
@@ -44,7 +45,12 @@ def check_first_images(plan: BagPlan) -> None:
                 continue
             waiting.remove(key)
             try:
-                if _is_depth_image(item, is_compressed=reader.messages_compressed):
+                action = plan.actions[key]
+                if action is Action.CLOUD:
+                    _check_cloud(plan, item)
+                elif action is Action.ANONYMIZE and _is_depth_image(
+                    item, is_compressed=reader.messages_compressed
+                ):
                     depth.append(key[0])
             except AnonymizerError as error:
                 others.append(f'{key[0]}, message recorded at {item.log_ns} ns: {error}')
@@ -52,6 +58,20 @@ def check_first_images(plan: BagPlan) -> None:
         raise depth_error(depth)
     if others:
         raise BagError(f'these topics cannot be anonymized: {"; ".join(others)}; {WAY_OUT}')
+
+
+def _check_cloud(plan: BagPlan, message: Message) -> None:
+    """
+    Look whether a cloud can be anonymized.
+
+    :raises AnonymizerError: it has colours, but is no picture and has no camera.
+    """
+    links = plan.sensors.links(message.topic.name, message.topic.type_name)
+    data = bytes(message.data)
+    payload = decompressed(data) if plan.reader.messages_compressed else data
+    cloud = cdr.parse_point_cloud(payload)
+    if may_show_persons(cloud) and not links:
+        plan.sensors.decode(cloud)
 
 
 def _is_depth_image(message: Message, *, is_compressed: bool) -> bool:

@@ -9,7 +9,7 @@ import fnmatch
 import re
 
 from ffs_anonymizer.errors import BagError
-from ffs_anonymizer.rosbag2.cdr import COMPRESSED_IMAGE, IMAGE
+from ffs_anonymizer.rosbag2.cdr import COMPRESSED_IMAGE, IMAGE, POINT_CLOUD
 from ffs_anonymizer.rosbag2.reader import TopicSummary
 from ffs_anonymizer.rosbag2.storage import Attachment, Topic
 
@@ -61,6 +61,8 @@ class Action(enum.Enum):
     """What happens to a topic; the value is how the user is told."""
 
     ANONYMIZE = 'anonymize'
+    CLOUD = 'anonymize the cloud'
+    DEPTH = "hide what its camera's picture hides"
     COPY = 'copy'
     COPY_ASKED = 'copy, as asked'
     COPY_LEFT = 'COPY WITH FACES: not among the chosen topics'
@@ -78,6 +80,7 @@ class Selection:
     :param exclude_topics: names of topics that are copied whatever they carry.
     :param copy_topics: names or globs of the same, from the settings.
     :param drop_topics: names of topics that the new bag does not have.
+    :param depth_topics: names or globs of depth images with a camera, from the settings.
     """
 
     topics: tuple[str, ...] = ()
@@ -86,6 +89,7 @@ class Selection:
     exclude_regex: str = ''
     copy_topics: tuple[str, ...] = ()
     drop_topics: tuple[str, ...] = ()
+    depth_topics: tuple[str, ...] = ()
 
     def action(self, topic: Topic | TopicSummary) -> Action:
         """Return what happens to a topic."""
@@ -94,14 +98,17 @@ class Selection:
             return Action.DROP
         if self._is_excluded(topic.name):
             return Action.COPY_ASKED
+        is_cdr = detail is None or detail.serialization_format == 'cdr'
+        if topic.type_name == POINT_CLOUD:
+            return Action.CLOUD if is_cdr else Action.REFUSE
         if topic.type_name in IMAGE_TYPES:
+            if is_cdr and _fits_any(topic.name, self.depth_topics):
+                return Action.DEPTH
             if not self._is_chosen(topic.name):
                 return Action.COPY_LEFT
             if topic.name.endswith(DEPTH_SUFFIX):
                 return Action.REFUSE_DEPTH
-            if detail is not None and detail.serialization_format != 'cdr':
-                return Action.REFUSE
-            return Action.ANONYMIZE
+            return Action.ANONYMIZE if is_cdr else Action.REFUSE
         return Action.REFUSE if can_carry_pictures(topic) else Action.COPY
 
     def check(self, topics: Sequence[TopicSummary]) -> dict[tuple[str, str], Action]:
@@ -155,7 +162,7 @@ class Selection:
         return (
             name in self.exclude_topics
             or _matches(self.exclude_regex, name)
-            or any(fnmatch.fnmatchcase(name, pattern) for pattern in self.copy_topics)
+            or _fits_any(name, self.copy_topics)
         )
 
 
@@ -170,8 +177,9 @@ def picture_error(keys: Sequence[tuple[str, str]]) -> BagError:
 def depth_error(names: Sequence[str]) -> BagError:
     """Return the error for topics with depth images."""
     return BagError(
-        f'got depth images in {", ".join(names)}, expected pictures; leave them out with '
-        '--drop-topics, or copy them as they are with --exclude-topics or the setting copy_topics'
+        f'got depth images in {", ".join(names)}, expected pictures; name the picture that they '
+        'are registered to in the setting depth.cameras, leave them out with --drop-topics, or '
+        'copy them as they are with --exclude-topics or the setting copy_topics'
     )
 
 
@@ -232,6 +240,10 @@ def contains_picture(topic: Topic) -> bool:
 
 def _canonical(type_name: str) -> str:
     return type_name.replace('/msg/', '/')
+
+
+def _fits_any(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _matches(pattern: str, name: str) -> bool:

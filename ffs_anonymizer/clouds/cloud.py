@@ -276,6 +276,19 @@ def decode_cloud(msg: Any, geometry: str) -> CloudFrame:
     return CloudFrame(cloud, geometry)
 
 
+def blank_cloud(msg: Any) -> Buffer:
+    """
+    Return the data of a cloud of which no point was measured.
+
+    :raises ImageError: sizes, fields and data do not go together.
+    """
+    cloud = Cloud(msg)
+    if len(cloud.data):
+        cloud.put(..., None, 'drop')
+        cloud.clear_padding()
+    return cloud.data
+
+
 def _lengths(points: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the distances of points (..., 3) from the origin."""
     return np.asarray(np.sqrt(np.einsum('...i,...i', points, points)))

@@ -168,6 +168,16 @@ class Depth:
         return b''.join((self._source[: self._start], png.tobytes()))
 
 
+def blank_depth(msg: Any) -> Buffer:
+    """
+    Return the data of a depth image in which nothing was measured.
+
+    :raises ImageError: the message holds no depth image.
+    """
+    image = Depth(msg)
+    return image.cover(np.array([[0, 0, *image.size_wh]], np.int32), 'drop')
+
+
 def scaled(
     xyxy_px: NDArray[np.floating[Any]], from_wh: tuple[int, int], to_wh: tuple[int, int]
 ) -> NDArray[np.int32]:

@@ -13,6 +13,7 @@ from ffs_anonymizer.settings.declaration import declared, Parameter, setting, Va
 
 FALLBACKS = ('blur', 'mosaic', 'solid')
 METHODS = ('generate', *FALLBACKS)
+SHAPES = ('keep', 'flatten', 'drop')
 DEVICES = ('auto', 'cpu', 'cuda', 'tensorrt', 'openvino')
 
 
@@ -159,12 +160,52 @@ class ObscureSettings:
 
 
 @dataclass(frozen=True)
+class CloudSettings:
+    """Hold what becomes of clouds of points."""
+
+    geometry: str = setting(
+        'flatten',
+        "A region's points: on a smooth surface in its border (flatten), NaN (drop), or as they "
+        'are in other colours (keep).',
+        choices=SHAPES,
+    )
+    cameras: tuple[str, ...] = setting(
+        (),
+        'Clouds that are no picture: `<topic or glob> <image topic> [<camera_info topic>]`, a '
+        'camera a line.',
+    )
+    max_gap_ms: float = setting(
+        100.0,
+        'Most time between a cloud or a depth image and the nearest picture of its camera.',
+        unit='ms',
+        bounds=(0.0, 1000.0),
+    )
+
+
+@dataclass(frozen=True)
+class DepthSettings:
+    """Hold what becomes of depth images."""
+
+    geometry: str = setting(
+        'flatten',
+        "A region's depth: a smooth surface in its border (flatten), or nothing (drop).",
+        choices=SHAPES[1:],
+    )
+    cameras: tuple[str, ...] = setting(
+        (), 'Depth topics and the picture they are registered to: `<topic or glob> <image topic>`.'
+    )
+
+
+@dataclass(frozen=True)
 class Settings:
     """Hold every setting of the node, the bag tool and the media tool."""
 
     image_topics: tuple[str, ...] = setting(
         (),
         'Node: topics to anonymize, sensor_msgs Image or CompressedImage.',
+    )
+    cloud_topics: tuple[str, ...] = setting(
+        (), 'Node: clouds to anonymize, sensor_msgs PointCloud2 with colours or a camera.'
     )
     copy_topics: tuple[str, ...] = setting(
         (),
@@ -220,6 +261,8 @@ class Settings:
     tracker: TrackerSettings = field(default_factory=TrackerSettings)
     generator: GeneratorSettings = field(default_factory=GeneratorSettings)
     obscure: ObscureSettings = field(default_factory=ObscureSettings)
+    cloud: CloudSettings = field(default_factory=CloudSettings)
+    depth: DepthSettings = field(default_factory=DepthSettings)
 
     def flat(self) -> dict[str, Value]:
         """Return every setting by its dotted name, in the order of their declaration."""
