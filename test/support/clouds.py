@@ -1,5 +1,6 @@
 """Point clouds and depth images made on the spot, without ROS, and a head to put into them."""
 
+import sys
 from types import SimpleNamespace
 
 import cv2
@@ -171,3 +172,24 @@ def three_sides(points, colours_bgr):
         column = [draw(points, paint, turned_deg=degrees) for paint in (colours_bgr, plaster)]
         columns.append(np.concatenate(column))
     return np.concatenate(columns, axis=1)
+
+
+def main():
+    """Draw the picture of docs/clouds.md."""
+    from ffs_anonymizer.anonymizer import Anonymizer
+    from ffs_anonymizer.clouds.cloud import Cloud, decode_cloud
+    from ffs_anonymizer.settings.runtime import Settings
+
+    image, depth = head_scene(portrait(), FACE_XYXY_PX)
+    msg = cloud_message(points_from(depth), image)
+    frame = decode_cloud(msg, 'flatten')
+    msg.data = bytes(Anonymizer(Settings()).anonymize(frame, stream='', stamp_ns=None).data)
+    after = Cloud(msg)
+    before = three_sides(points_from(depth), image)
+    gap = np.full((len(before), 16, 3), 255, np.uint8)
+    sides = [before, gap, three_sides(after.positions()[0], after.colours())]
+    cv2.imwrite(sys.argv[1], np.concatenate(sides, axis=1), [cv2.IMWRITE_JPEG_QUALITY, 88])
+
+
+if __name__ == '__main__':
+    main()
