@@ -177,9 +177,9 @@ def picture_error(keys: Sequence[tuple[str, str]]) -> BagError:
 def depth_error(names: Sequence[str]) -> BagError:
     """Return the error for topics with depth images."""
     return BagError(
-        f'got depth images in {", ".join(names)}, expected pictures; name the picture that they '
-        'are registered to in the setting depth.cameras, leave them out with --drop-topics, or '
-        'copy them as they are with --exclude-topics or the setting copy_topics'
+        f'got depth images in {", ".join(names)}, expected pictures; leave them out with '
+        '--drop-topics, name the picture that they are registered to in the setting '
+        'depth.cameras, or copy them as they are with --exclude-topics or the setting copy_topics'
     )
 
 
