@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import cv2
 from ffs_anonymizer.anonymizer import Anonymizer
-from ffs_anonymizer.errors import MediaError
+from ffs_anonymizer.datasets.photos import list_photos, read_photo
 from ffs_anonymizer.frames.message import decode
 from ffs_anonymizer.models.manifest import crop_scale_of, load_manifest
 from ffs_anonymizer.regions.detections import Detections, FACE
@@ -23,7 +23,6 @@ SIZES = {'720p': (1280, 720), '1080p': (1920, 1080)}
 ENCODINGS = ('bgr8', 'jpeg')
 _FACE_WH = (0.045, 0.11)
 _JPEG_QUALITY = 90
-_SUFFIXES = ('.jpg', '.jpeg', '.png')
 
 
 def measure(
@@ -86,7 +85,7 @@ def make_frame(size_wh: tuple[int, int], photos: Path | None) -> NDArray[np.uint
 
     :param size_wh: of the frame.
     :param photos: a folder.
-    :raises MediaError: there is no readable photo.
+    :raises MediaError: there is no photo, or one cannot be read.
     """
     width, height = size_wh
     if photos is None:
@@ -96,11 +95,7 @@ def make_frame(size_wh: tuple[int, int], photos: Path | None) -> NDArray[np.uint
             coarse = rng.normal(0, 1, (cells, cells * 16 // 9, 3)).astype(np.float32)
             total += cv2.resize(coarse, size_wh, interpolation=cv2.INTER_CUBIC) * (20 / cells**0.3)
         return np.asarray(np.clip(total + 110, 0, 255), np.uint8)
-    paths = sorted(p for p in photos.glob('*') if p.suffix.lower() in _SUFFIXES)
-    read = (cv2.imread(str(path), cv2.IMREAD_COLOR) for path in paths[:16])
-    tiles = [image for image in read if image is not None]
-    if not tiles:
-        raise MediaError(f'{photos}: got no readable photo, expected .jpg or .png files')
+    tiles = [read_photo(path) for path in list_photos(photos)[:16]]
     side = 4 if len(tiles) >= 16 else 2 if len(tiles) >= 4 else 1
     cell = (-(-width // side), -(-height // side))
     rows = [

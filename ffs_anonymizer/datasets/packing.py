@@ -16,12 +16,13 @@ from ffs_anonymizer.datasets.faces import (
     PHOTOS,
     POINT_COLUMNS,
 )
+from ffs_anonymizer.datasets.photos import list_photos, read_photo
 from ffs_anonymizer.errors import MediaError
 from ffs_anonymizer.painting.crops import cut_square, resize_square
+from ffs_anonymizer.regions.detections import read_boxes
 import numpy as np
 from numpy.typing import NDArray
 
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
 Detect = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 FindPoints = Callable[[NDArray[np.uint8], NDArray[np.float32]], NDArray[np.float64] | None]
 
@@ -46,7 +47,7 @@ class Face:
 
 
 @dataclass(frozen=True)
-class Report:
+class Outcome:
     """
     Say what became of the photos.
 
@@ -60,44 +61,9 @@ class Report:
     without_face: tuple[Path, ...]
 
 
-def list_photos(folder: Path) -> list[Path]:
-    """
-    Return the photos below a folder, in order.
-
-    :param folder: searched with its sub-folders.
-    :raises MediaError: there is no such folder, or no photo in it.
-    """
-    if not folder.is_dir():
-        raise MediaError(f'{folder}: got no such folder, expected one with photos')
-    found = sorted(p for p in folder.rglob('*') if p.suffix.lower() in IMAGE_SUFFIXES)
-    if not found:
-        raise MediaError(
-            f'{folder}: got no photo, expected some ending in {", ".join(IMAGE_SUFFIXES)}'
-        )
-    return found
-
-
 def identity_of(path: Path) -> str:
     """Return the person's name that a file name gives: the stem less its trailing number."""
     return re.sub(r'[_-]?\d+$', '', path.stem) or path.stem
-
-
-def read_boxes(path: Path) -> NDArray[np.float32]:
-    """
-    Read a text file with one box a line, x0 y0 x1 y1.
-
-    :param path: the file.
-    :returns: (N, 4) float32.
-    :raises MediaError: a line is not four numbers.
-    """
-    try:
-        rows = [line.replace(',', ' ').split() for line in path.read_text().splitlines()]
-        boxes = [[float(v) for v in row] for row in rows if row]
-    except (OSError, ValueError) as error:
-        raise MediaError(f'{path}: cannot be read as boxes: {error}') from error
-    if any(len(box) != 4 for box in boxes):
-        raise MediaError(f'{path}: got other than four numbers on a line, expected x0 y0 x1 y1')
-    return np.array(boxes, np.float32).reshape(-1, 4)
 
 
 def list_faces(folder: Path, boxes: Path | None) -> list[Face]:
@@ -120,7 +86,7 @@ def list_faces(folder: Path, boxes: Path | None) -> list[Face]:
     faces = []
     for path in list_photos(folder):
         text = boxes / f'{path.stem}.txt'
-        found = read_boxes(text) if text.is_file() else np.empty((0, 4), np.float32)
+        found = read_boxes(text).xyxy_px if text.is_file() else np.empty((0, 4), np.float32)
         if not len(found):
             faces.append(Face(path, identity_of(path), np.empty(0, np.float32)))
         for i, box in enumerate(found):
@@ -195,7 +161,7 @@ def pack(
     margin: float = 2.0,
     min_face_px: float = 24.0,
     progress: Callable[[Sequence[Face]], Iterator[Face]] = iter,
-) -> Report:
+) -> Outcome:
     """
     Write photos.npy, index.csv and sheet.jpg into a new folder.
 
@@ -222,11 +188,11 @@ def pack(
             partial, 'w+', np.uint8, (max(len(faces), 1), photo_px, photo_px, 3)
         )
         for face in progress(faces):
-            image = cv2.imread(str(face.path), cv2.IMREAD_COLOR)
-            if image is None:
+            try:
+                image_bgr = read_photo(face.path)
+            except MediaError:
                 unreadable.append(face.path)
                 continue
-            image_bgr = np.asarray(image, np.uint8)
             box = face.box_xyxy_px
             if box is None:
                 found = np.empty((0, 4), np.float32) if detect is None else detect(image_bgr)
@@ -263,7 +229,7 @@ def pack(
         raise MediaError(f'{out}: cannot be written: {error}') from error
     finally:
         partial.unlink(missing_ok=True)
-    return Report(len(rows), tuple(unreadable), tuple(without))
+    return Outcome(len(rows), tuple(unreadable), tuple(without))
 
 
 def shrink(path: Path, count: int) -> None:

@@ -12,8 +12,10 @@ from xml.etree import ElementTree
 import cv2
 from ffs_anonymizer.datasets import plates
 from ffs_anonymizer.datasets.faces import BOX_COLUMNS, is_held_out
-from ffs_anonymizer.datasets.packing import list_photos, read_boxes, tile_images
+from ffs_anonymizer.datasets.packing import tile_images
+from ffs_anonymizer.datasets.photos import list_photos, read_photo
 from ffs_anonymizer.errors import MediaError
+from ffs_anonymizer.regions.detections import read_boxes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -173,7 +175,7 @@ def boxes_beside(folder: Path, stem: str) -> NDArray[np.float32]:
     """
     text, xml = folder / f'{stem}.txt', folder / f'{stem}.xml'
     if text.is_file():
-        return read_boxes(text)
+        return read_boxes(text).xyxy_px
     if not xml.is_file():
         return np.empty((0, 4), np.float32)
     try:
@@ -247,11 +249,12 @@ def pack_pictures(
             for i in progress(range(len(kinds))):
                 if kinds[i] == PHOTO:
                     photo = photos[i]
-                    image = cv2.imread(str(photo.path), cv2.IMREAD_COLOR)
-                    if image is None:
+                    try:
+                        image = read_photo(photo.path)
+                    except MediaError:
                         unreadable.append(photo.path)
                         continue
-                    found = inside(photo, np.asarray(image, np.uint8))
+                    found = inside(photo, image)
                     scale = min(1.0, photo_px / max(image.shape[:2]))
                     if scale < 1:
                         image = cv2.resize(

@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 from ffs_anonymizer.anonymizer import Anonymizer
 from ffs_anonymizer.datasets.packing import list_faces, tile_images
+from ffs_anonymizer.datasets.photos import Photo, read_photo
 from ffs_anonymizer.errors import ImageError, MediaError
 from ffs_anonymizer.evaluation.judges import (
     FaceDetector,
@@ -29,21 +30,6 @@ from numpy.typing import NDArray
 ORIGINAL = 'original'
 SHEET_PX = 128
 SHEET_FACES = 16
-
-
-@dataclass(frozen=True)
-class Photo:
-    """
-    Hold a photo and the faces in it.
-
-    :param path: where it came from.
-    :param image_bgr: (H, W, 3) uint8.
-    :param boxes_xyxy_px: (N, 4) float32.
-    """
-
-    path: Path
-    image_bgr: NDArray[np.uint8]
-    boxes_xyxy_px: NDArray[np.float32]
 
 
 class PhotoFrame(Frame):
@@ -118,16 +104,16 @@ def load_photos(folder: Path, boxes: Path | None, detector: FaceDetector) -> lis
                 known.append(face.box_xyxy_px)
     photos, unreadable = [], []
     for path, known in by_path.items():
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        if image is None:
+        try:
+            image_bgr = read_photo(path)
+        except MediaError:
             unreadable.append(path.name)
             continue
-        image_bgr = np.asarray(image, np.uint8)
         found = np.array(known, np.float32).reshape(-1, 4)
         if boxes is None:
             found = detector.boxes(image_bgr)
         if len(found):
-            photos.append(Photo(path, image_bgr, found))
+            photos.append(Photo(path, image_bgr, found, np.empty((0, 4), np.float32)))
     if not photos:
         raise MediaError(
             f'{folder}: got no face in {len(by_path)} photos ({len(unreadable)} unreadable), '

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
 from ffs_anonymizer.backend import open_model
+from ffs_anonymizer.datasets.photos import Photo, read_photo, SUFFIXES
 from ffs_anonymizer.errors import MediaError
 from ffs_anonymizer.painting.crops import Crops, cut, joined
 from ffs_anonymizer.regions.detections import Detections, FACE, read_boxes
@@ -18,27 +18,11 @@ from numpy.typing import NDArray
 
 BOX_TABLES = ('boxes.csv', 'index.csv')
 PACKED = 'photos.npy'
-_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
 _CORNERS = ('x0', 'y0', 'x1', 'y1')
 # What an object scores that the product replaces, and the least that says anything at all.
 THRESHOLD = Settings().face.threshold
 _LOWEST = 0.05
 _NMS_IOU = Settings().detector.nms_iou
-
-
-@dataclass(frozen=True)
-class Photo:
-    """
-    Hold a photo and where its faces are.
-
-    :param image_bgr: (H, W, 3) uint8.
-    :param boxes_xyxy_px: (N, 4) float32.
-    :param ignored_xyxy_px: (M, 4) float32, faces too small or too blurred to ask for.
-    """
-
-    image_bgr: NDArray[np.uint8]
-    boxes_xyxy_px: NDArray[np.float32]
-    ignored_xyxy_px: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -65,12 +49,10 @@ def load_photos(folder: Path, limit: int, *, seed: int = 0) -> list[Photo]:
     photos = []
     for i in order.tolist():
         entry = entries[i]
-        image = cv2.imread(str(entry.path), cv2.IMREAD_COLOR)
-        if image is None:
-            raise MediaError(f'{entry.path}: got no image that OpenCV can read; remove it')
         photos.append(
             Photo(
-                np.asarray(image, np.uint8),
+                entry.path,
+                read_photo(entry.path),
                 np.array(entry.boxes, np.float32).reshape(-1, 4),
                 np.array(entry.ignored, np.float32).reshape(-1, 4),
             )
@@ -94,7 +76,7 @@ def found_by(network: Network, photos: list[Photo]) -> list[Photo]:
         detections = detect(network, photo)
         sure = detections.scores >= THRESHOLD
         boxes = detections.xyxy_px
-        found.append(Photo(photo.image_bgr, boxes[sure], boxes[~sure]))
+        found.append(replace(photo, boxes_xyxy_px=boxes[sure], ignored_xyxy_px=boxes[~sure]))
     return found
 
 
@@ -197,7 +179,7 @@ def _entries(folder: Path) -> list[_Entry]:
     if not entries:
         raise MediaError(
             f'{folder}: got no photo, or boxes in none, expected photos '
-            f'({", ".join(_SUFFIXES)}) alone, or with boxes in {" or ".join(BOX_TABLES)} with the '
+            f'({", ".join(SUFFIXES)}) alone, or with boxes in {" or ".join(BOX_TABLES)} with the '
             'columns file, x0, y0, x1, y1, or in a text file `x0 y0 x1 y1` beside each'
         )
     return entries
@@ -224,7 +206,7 @@ def _tabulated(table: Path) -> list[_Entry]:
 
 
 def _annotated(folder: Path) -> list[_Entry]:
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     texts: dict[Path, Path] = {}
     for path in paths:
         for text in (path.with_suffix('.txt'), folder / 'annotations' / f'{path.stem}.txt'):

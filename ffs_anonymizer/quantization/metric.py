@@ -10,9 +10,10 @@ import cv2
 from ffs_anonymizer.backend import Backend, Tensors, TensorSpec
 from ffs_anonymizer.backend.device import Device
 from ffs_anonymizer.backend.ort import open_session, specs_of
+from ffs_anonymizer.datasets.photos import Photo
 from ffs_anonymizer.painting.crops import Crops
 from ffs_anonymizer.painting.inputs import feeds_of
-from ffs_anonymizer.quantization.calibration import detect, Photo, THRESHOLD
+from ffs_anonymizer.quantization.calibration import detect, THRESHOLD
 from ffs_anonymizer.regions import boxes
 from ffs_anonymizer.regions.detections import Detections, FACE
 from ffs_anonymizer.regions.detector import Network

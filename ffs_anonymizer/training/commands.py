@@ -321,12 +321,11 @@ def add_evaluate_parser(subparsers: Subparsers) -> None:
 
 def run_evaluate(args: argparse.Namespace) -> int:
     """Judge the methods on a folder of photos."""
-    import cv2
+    from ffs_anonymizer.datasets.photos import read_photo
     from ffs_anonymizer.evaluation import faces as evaluation
     from ffs_anonymizer.evaluation.judges import FaceDetector, LandmarkFinder, Recognizer
     from ffs_anonymizer.settings.parameter_file import load
     from ffs_anonymizer.settings.runtime import Settings
-    import numpy as np
 
     usual = load(args.config) if args.config is not None else Settings()
     changes = {'generator.model_path': args.generator_model, 'face.region_scale': args.mask_scale}
@@ -355,14 +354,13 @@ def run_evaluate(args: argparse.Namespace) -> int:
         name, _, where = text.partition('=')
         folder = Path(where)
         paths = [folder / p.path.name if folder.is_dir() else folder for p in photos]
-        images = [cv2.imread(str(path), cv2.IMREAD_COLOR) for path in paths]
-        for path, image, photo in zip(paths, images, photos, strict=True):
-            if image is None or image.shape != photo.image_bgr.shape:
+        others[name] = [read_photo(path) for path in paths]
+        for path, image, photo in zip(paths, others[name], photos, strict=True):
+            if image.shape != photo.image_bgr.shape:
                 raise MediaError(
-                    f'{path}: got {None if image is None else image.shape}, expected a picture '
-                    f'of the shape {photo.image_bgr.shape}, as {photo.path.name}'
+                    f'{path}: got {image.shape}, expected a picture of the shape '
+                    f'{photo.image_bgr.shape}, as {photo.path.name}'
                 )
-        others[name] = [np.asarray(image, np.uint8) for image in images]
     results = evaluation.evaluate(
         photos, by_method, judges, others=others, sheet=args.sheet, progress=with_bar
     )

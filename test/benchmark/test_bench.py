@@ -209,7 +209,7 @@ def test_frames_are_tiled_from_photos(tmp_path):
     first = cv2.resize(cv2.imread(str(tmp_path / '0.png')), (160, 90))
     assert np.array_equal(frame[:90, :160], first)
     (tmp_path / 'empty').mkdir()
-    with pytest.raises(MediaError, match='got no readable photo'):
+    with pytest.raises(MediaError, match='empty: got no photo'):
         stages.make_frame((320, 180), tmp_path / 'empty')
 
 

@@ -11,7 +11,6 @@ from ffs_anonymizer.datasets.packing import (
     Face,
     identity_of,
     list_faces,
-    list_photos,
     pack,
     square_around,
     tile_images,
@@ -100,14 +99,6 @@ def test_nothing_to_pack_leaves_nothing(tmp_path: Path, photos: Path) -> None:
 def test_a_data_set_is_never_overwritten(packed: Path, photos: Path) -> None:
     with pytest.raises(MediaError, match='holds a data set already'):
         pack(list_faces(photos, None), packed)
-
-
-def test_folders_without_photos_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(MediaError, match='no such folder'):
-        list_photos(tmp_path / 'none')
-    (tmp_path / 'a.txt').write_text('')
-    with pytest.raises(MediaError, match='got no photo, expected some ending in'):
-        list_photos(tmp_path)
 
 
 def test_boxes_from_a_table(tmp_path: Path, photos: Path) -> None:

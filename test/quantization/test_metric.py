@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ffs_anonymizer.quantization.calibration import load_photos, Photo
+from ffs_anonymizer.datasets.photos import Photo
+from ffs_anonymizer.quantization.calibration import load_photos
 from ffs_anonymizer.quantization.explicit import to_explicit
 from ffs_anonymizer.quantization.graph import prepare
 from ffs_anonymizer.quantization.integer import to_integer
@@ -69,7 +70,7 @@ BOX, OTHER, FAR = (0, 0, 10, 10), (20, 0, 30, 10), (50, 50, 60, 60)
 def test_average_precision(found, boxes, ignored, ap):
     detections = Detections.of([b for b, _ in found], [s for _, s in found], FACE)
     as_array = [np.array(b, np.float32).reshape(-1, 4) for b in (boxes, ignored)]
-    photo = Photo(np.zeros((8, 8, 3), np.uint8), *as_array)
+    photo = Photo(Path(), np.zeros((8, 8, 3), np.uint8), *as_array)
     assert average_precision([detections], [photo]) == pytest.approx(ap)
 
 
