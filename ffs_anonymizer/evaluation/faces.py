@@ -12,6 +12,7 @@ from ffs_anonymizer.anonymizer import Anonymizer
 from ffs_anonymizer.datasets.packing import list_faces, tile_images
 from ffs_anonymizer.datasets.photos import Photo, read_photo
 from ffs_anonymizer.errors import ImageError, MediaError
+from ffs_anonymizer.evaluation import looks
 from ffs_anonymizer.evaluation.judges import (
     FaceDetector,
     LandmarkFinder,
@@ -75,12 +76,14 @@ class Judged:
     :param points_px: (N, 5, 2), NaN where no face was found.
     :param vectors: (N, D), NaN where there is no recognizer.
     :param seams: (N,) mean step of brightness across the border of the region.
+    :param looks: sharpness and skin.
     """
 
     found: NDArray[np.bool_]
     points_px: NDArray[np.float64]
     vectors: NDArray[np.float64]
     seams: NDArray[np.float64]
+    looks: looks.Looks
 
 
 def load_photos(folder: Path, boxes: Path | None, detector: FaceDetector) -> list[Photo]:
@@ -167,9 +170,10 @@ def judge(
     :param fallback_points: (N, 5, 2), where to align faces in which no landmarks are found any
         more, as somebody would who knows where the face was.
     """
-    found, points, vectors, seams = [], [], [], []
-    for photo, image in zip(photos, images, strict=True):
+    found, points, vectors, seams, seen_looks = [], [], [], [], []
+    for number, (photo, image) in enumerate(zip(photos, images, strict=True)):
         there = judges.detector.boxes(image)
+        seen_looks.append(looks.look_at(image, photo.boxes_xyxy_px, number))
         for box in photo.boxes_xyxy_px:
             ious = iou(box[None], there)
             found.append(bool((ious >= 0.5).any()))
@@ -189,6 +193,7 @@ def judge(
         np.array(points, np.float64),
         np.array([v if len(v) == width else np.full(width, np.nan) for v in vectors]),
         np.array(seams, np.float64),
+        looks.joined(seen_looks),
     )
 
 
@@ -253,6 +258,10 @@ def score(original: Judged, other: Judged) -> dict[str, float | None]:
         errors = np.linalg.norm(was - now, axis=2).mean(1) / np.maximum(eyes, 1e-9)
         values['landmarks'] = float(errors.mean())
     values['seam'] = float(other.seams.mean() / max(original.seams.mean(), 1e-9))
+    values['sameness'] = looks.sameness(other.vectors, other.looks.photo)
+    values.update(looks.sharpness(original.looks, other.looks))
+    values.update(looks.skin(original.looks, other.looks))
+    values.update(looks.pose(original.points_px, other.points_px))
     return values
 
 
@@ -374,6 +383,13 @@ COLUMNS = (
     'identity',
     'linkage_top1',
     'linkage_chance',
+    'sameness',
+    'sharpness',
+    'skin',
+    'skin_dark',
+    'skin_light',
+    'yaw',
+    'roll',
     'landmarks',
     'seam',
     'fid_recognizer',

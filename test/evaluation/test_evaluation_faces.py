@@ -20,6 +20,7 @@ from ffs_anonymizer.evaluation.judges import (
     Recognizer,
     similarity,
 )
+from ffs_anonymizer.evaluation.looks import Looks
 from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +37,7 @@ def detector() -> FaceDetector:
         pytest.skip(str(error))
 
 
-def judged(**changes: NDArray[np.generic]) -> Judged:
+def judged(**changes: object) -> Judged:
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(6, 8))
     values = {
@@ -44,6 +45,12 @@ def judged(**changes: NDArray[np.generic]) -> Judged:
         'points_px': np.tile(ALIGNED_POINTS_PX, (6, 1, 1)),
         'vectors': vectors / np.linalg.norm(vectors, axis=1, keepdims=True),
         'seams': np.full(6, 2.0),
+        'looks': Looks(
+            np.array([0, 0, 0, 1, 1, 1]),
+            np.full(6, 100.0),
+            np.full(6, 9.0),
+            np.tile([50.0, 10.0, 10.0], (6, 1)),
+        ),
     }
     return Judged(**{**values, **changes})  # type: ignore[arg-type]
 
@@ -61,7 +68,8 @@ def test_the_same_faces_score_as_the_same() -> None:
     assert values['retention'] == values['identity'] == values['linkage_top1'] == 1.0
     assert values['linkage_chance'] == pytest.approx(1 / 6)
     assert values['landmarks'] == 0.0
-    assert values['seam'] == 1.0
+    assert values['seam'] == values['sharpness'] == 1.0
+    assert values['skin'] == values['skin_dark'] == 0.0
     assert values['fid_recognizer'] == pytest.approx(0, abs=1e-6)
 
 
@@ -80,6 +88,8 @@ def test_other_faces_score_as_others() -> None:
     assert values['linkage_top1'] == 0.0
     assert values['landmarks'] == pytest.approx(0.1, rel=1e-3)
     assert values['seam'] == 2.5
+    one = other.vectors[:1].repeat(6, 0)
+    assert score(mine, judged(vectors=one))['sameness'] == 1.0
 
 
 def test_without_recognizer_and_landmarks_the_numbers_are_none() -> None:
@@ -89,6 +99,11 @@ def test_without_recognizer_and_landmarks_the_numbers_are_none() -> None:
     assert unknown == {
         'identity',
         'identity_cosine',
+        'sameness',
+        'sharpness_small',
+        'sharpness_large',
+        'yaw',
+        'roll',
         'linkage_top1',
         'landmarks',
         'fid_recognizer',
