@@ -73,6 +73,7 @@ setup(
     entry_points={
         'console_scripts': [
             'anonymizer_node = ffs_anonymizer.node.program:main',
+            'anonymizer_lifecycle_node = ffs_anonymizer.node.program:lifecycle_main',
             'ffs_anonymizer = ffs_anonymizer.cli.program:main',
         ],
     },

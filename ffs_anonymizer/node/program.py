@@ -46,6 +46,11 @@ def main(args: Sequence[str] | None = None) -> int:
     return _run('AnonymizerNode', args)
 
 
+def lifecycle_main(args: Sequence[str] | None = None) -> int:
+    """Run the managed node until SIGINT or SIGTERM, and return the exit code."""
+    return _run('AnonymizerLifecycleNode', args)
+
+
 def _run(kind: str, args: Sequence[str] | None) -> int:
     stop = Stop()
     from ffs_anonymizer.node import running

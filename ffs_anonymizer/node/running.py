@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
 from ffs_anonymizer.errors import AnonymizerError, SettingsError
-from ffs_anonymizer.node import middleware, node
+from ffs_anonymizer.node import middleware
 from ffs_anonymizer.node.camera import QUEUE_FRAMES
+from ffs_anonymizer.node.lifecycle import AnonymizerLifecycleNode
+from ffs_anonymizer.node.node import AnonymizerNode
 from ffs_anonymizer.node.replay import Pacer
 from ffs_anonymizer.node.worker import StoppedError
 import rclpy
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
 # How long the frames that wait may take at the end of a replay.
 _FINISH_S = 50.0
 _PACE_S = 0.02
-_KINDS: dict[str, Any] = {'AnonymizerNode': node.AnonymizerNode}
+_KINDS: dict[str, Any] = {
+    kind.__name__: kind for kind in (AnonymizerNode, AnonymizerLifecycleNode)
+}
 
 
 def run(kind: str, args: Sequence[str], stop: Stop) -> int:

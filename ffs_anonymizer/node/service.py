@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from ffs_anonymizer.anonymizer import Anonymized, Zone
-from ffs_anonymizer.errors import SettingsError
+from ffs_anonymizer.errors import AnonymizerError, SettingsError
 from ffs_anonymizer.node import parameters, qos, topics, weakenings
 from ffs_anonymizer.node.camera import Account, Camera, QUEUE_FRAMES
 from ffs_anonymizer.node.diagnostics import Diagnostics, PERIOD_S, Reminder, Report
@@ -25,11 +25,13 @@ from ffs_anonymizer.node.messages import (
 )
 from ffs_anonymizer.node.parameter_files import check_parameter_file
 from ffs_anonymizer.node.route import Route, SENSOR_DEPTH
+from ffs_anonymizer.node.snapshot import Snapshots
 from ffs_anonymizer.node.topics import Topic
 from ffs_anonymizer.node.worker import Worker
 from ffs_anonymizer.settings.runtime import Settings
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
+from std_srvs.srv import Trigger
 
 READY = 'ready: models are loaded'
 _NS_PER_S = 1_000_000_000
@@ -83,6 +85,10 @@ class Service:
         self._timers: list[Any] = []
         self._detections: Any = None
         self._diagnostics = Diagnostics(node)
+        self._snapshots: Snapshots | None = None
+        if self.settings.snapshot_folder:
+            self._snapshots = Snapshots(Path(self.settings.snapshot_folder))
+            node.create_service(Trigger, '~/snapshot', self._snapshot)
         self._failures = Reminder(_QUIET_S)
         self._silence = Reminder(_REMIND_S)
         self._problems = Reminder(_REMIND_S)
@@ -244,7 +250,7 @@ class Service:
             presumed_type=COMPRESSED_IMAGE if topic.name.endswith('/compressed') else '',
             overrides=self._overrides,
             lazy=self.settings.lazy,
-            on_message=partial(worker.put, camera),
+            on_message=partial(self._take, camera, worker),
             on_lost=camera.count_lost,
             depth=SENSOR_DEPTH if self.settings.drop_old else QUEUE_FRAMES,
         )
@@ -279,7 +285,20 @@ class Service:
         for route in (*self._routes.values(), *self._passed):
             route.poll()
 
-    # -- frames; these run in the worker's thread
+    # -- frames
+
+    def _take(self, camera: Camera, worker: Worker, message: Any) -> None:
+        if self._snapshots is not None:
+            self._snapshots.before(camera.topic, message)
+        worker.put(camera, message)
+
+    def _snapshot(self, request: Any, response: Any) -> Any:
+        assert self._snapshots is not None
+        response.message = self._snapshots.ask(list(self._routes))
+        response.success = bool(self._routes)
+        return response
+
+    # These run in the worker's thread.
 
     def _deliver(self, camera: Camera, message: Any, anonymized: Anonymized) -> None:
         route = self._routes.get(camera.topic)
@@ -298,10 +317,21 @@ class Service:
         if detections is not None:
             detections.publish(detections_of(message.header, anonymized.regions))
         route.publish(message)
+        if self._snapshots is not None:
+            self._write_snapshot(self._snapshots, camera.topic, message)
         stamp = message.header.stamp
         for _, infos, topic in self._infos:
             if camera.topic in topic.images:
                 infos.image_published(stamp.sec * _NS_PER_S + stamp.nanosec)
+
+    def _write_snapshot(self, snapshots: Snapshots, topic: str, message: Any) -> None:
+        try:
+            path = snapshots.after(topic, message)
+        except (AnonymizerError, OSError) as error:
+            self._logger.error(f'snapshot of {topic}: {error}')
+            return
+        if path is not None:
+            self._logger.warning(f'{topic}: a picture with its faces was written to {path}')
 
     def _report(self, camera: Camera, reason: str) -> None:
         if self._failures.due(camera.topic):

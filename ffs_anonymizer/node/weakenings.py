@@ -53,6 +53,8 @@ def _of_tracking(settings: Settings) -> Iterator[str]:
             f'obscure.cells is {settings.obscure.cells}: blurred and mosaic faces may be '
             'recognised'
         )
+    if settings.snapshot_folder:
+        yield 'snapshot_folder is set: ~/snapshot writes pictures with their faces there'
     if settings.generator.on_error == 'fallback':
         yield 'generator.on_error is fallback: where the generator fails, frames still leave'
 

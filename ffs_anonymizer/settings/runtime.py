@@ -222,6 +222,10 @@ class Settings:
     publish_detections: bool = setting(
         True, 'Node: publish `~/detections` where vision_msgs is installed.'
     )
+    snapshot_folder: str = setting(
+        '',
+        'Node: where `~/snapshot` writes a frame of each camera before and after; empty: nowhere.',
+    )
     lock_parameters: bool = setting(
         False, 'Node: refuse every change of a parameter while it runs.'
     )

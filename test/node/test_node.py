@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import array
-from collections.abc import Callable, Iterator
 import os
 from pathlib import Path
 import signal
@@ -14,182 +13,24 @@ import cv2
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from ffs_anonymizer.errors import ModelError, SettingsError
 from ffs_anonymizer.node import diagnostics, service
-from ffs_anonymizer.node.node import AnonymizerNode
 from ffs_anonymizer.node.service import Service
 from ffs_anonymizer.settings.runtime import PARAMETERS
 import numpy as np
 from numpy.typing import NDArray
 import pytest
 from rcl_interfaces.msg import ParameterType
-from rcl_interfaces.srv import DescribeParameters, SetParameters
-import rclpy
-from rclpy.context import Context
-from rclpy.executors import SingleThreadedExecutor
+from rcl_interfaces.srv import DescribeParameters
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
+from std_srvs.srv import Trigger
+from support.live import BEST_EFFORT, BLIND, buffer, DOMAIN, image, jpeg, Live, RELIABLE
 from support.onnx_models import save_hanging_generator
 
+pytestmark = pytest.mark.usefixtures('isolated')
 ROOT = Path(__file__).resolve().parents[2]
-DOMAIN = 1 + os.getpid() % 100
 ZONE = (8, 8, 24, 24)
-# Nothing is detected, so all that changes is the zone.
-BLIND = {'face.threshold': 1.0, 'mask_zones': ['* 8 8 24 24']}
-BEST_EFFORT = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
-RELIABLE = QoSProfile(depth=20)
-
-
-class Live:
-    """A node under test beside a tester, in a context that nobody else can see."""
-
-    def __init__(self) -> None:
-        self.context = Context()
-        rclpy.init(context=self.context, domain_id=DOMAIN)
-        self.executor = SingleThreadedExecutor(context=self.context)
-        self.nodes: list[Any] = []
-        self.tester = self._add(rclpy.create_node('tester', context=self.context))
-
-    def _add(self, node: Any) -> Any:
-        self.nodes.append(node)
-        self.executor.add_node(node)
-        return node
-
-    def start(self, node_name: str = 'anonymizer', namespace: str = '', **values: Any) -> Any:
-        overrides = [
-            Parameter(name.replace('__', '.'), value=value) for name, value in values.items()
-        ]
-        return self._add(
-            AnonymizerNode(
-                node_name=node_name,
-                namespace=namespace,
-                context=self.context,
-                parameter_overrides=overrides,
-            )
-        )
-
-    def blind(self, *topics: str, **values: Any) -> Any:
-        return self.start(image_topics=list(topics), **{**BLIND, **values})
-
-    def publisher(self, kind: Any, topic: str, qos: Any = RELIABLE) -> Any:
-        return self.tester.create_publisher(kind, topic, qos)
-
-    def received(self, kind: Any, topic: str, **options: Any) -> list[Any]:
-        messages: list[Any] = []
-        self.tester.create_subscription(kind, topic, messages.append, RELIABLE, **options)
-        return messages
-
-    def until(self, what: str, holds: Callable[[], object], timeout_s: float = 10.0) -> None:
-        end_s = time.monotonic() + timeout_s
-        while not holds():
-            self.executor.spin_once(timeout_sec=0.02)
-            assert time.monotonic() < end_s, f'waited {timeout_s} s until {what}'
-
-    def spin(self, seconds: float) -> None:
-        """For what must not happen, which no condition can wait for."""
-        end_s = time.monotonic() + seconds
-        while time.monotonic() < end_s:
-            self.executor.spin_once(timeout_sec=0.02)
-
-    def matched(self, *publishers: Any) -> None:
-        self.until(
-            'the node subscribes', lambda: all(p.get_subscription_count() for p in publishers)
-        )
-
-    def pass_one(self, publisher: Any, message: Any, outputs: list[Any]) -> Any:
-        before = len(outputs)
-        publisher.publish(message)
-        self.until('the frame comes out', lambda: len(outputs) > before)
-        return outputs[-1]
-
-    def statuses(self, name: str) -> list[Any]:
-        found: list[Any] = []
-        self.tester.create_subscription(
-            DiagnosticArray,
-            '/diagnostics',
-            lambda message: found.extend(s for s in message.status if s.name.endswith(name)),
-            10,
-        )
-        return found
-
-    def call(self, kind: Any, service: str, request: Any) -> Any:
-        client = self.tester.create_client(kind, service)
-        self.until('the service is there', client.service_is_ready)
-        future = client.call_async(request)
-        self.until('the service answers', future.done)
-        return future.result()
-
-    def set_parameter(self, name: str, value: Any) -> tuple[bool, str]:
-        request = SetParameters.Request(
-            parameters=[Parameter(name, value=value).to_parameter_msg()]
-        )
-        result = self.call(SetParameters, '/anonymizer/set_parameters', request).results[0]
-        return result.successful, result.reason
-
-    def close(self) -> None:
-        self.executor.shutdown()
-        for node in reversed(self.nodes):
-            node.destroy_node()
-        self.context.try_shutdown()
-
-
-@pytest.fixture(autouse=True)
-def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'OFF')
-    monkeypatch.setenv('ROS_LOG_DIR', str(tmp_path / 'log'))
-
-
-@pytest.fixture
-def live(isolated: None) -> Iterator[Live]:
-    live = Live()
-    yield live
-    live.close()
-
-
-def pixels(width: int, height: int, channels: int) -> NDArray[np.uint8]:
-    """Return a smooth picture; each sample is odd, so none is as black as a zone."""
-    y, x = np.mgrid[0:height, 0:width]
-    planes = [(x * (c + 1) + y * 2) % 200 + 30 | 1 for c in range(channels)]
-    return np.stack(planes, axis=-1).astype(np.uint8)
-
-
-def buffer(data: bytes) -> array.array[int]:
-    held = array.array('B')
-    held.frombytes(data)
-    return held
-
-
-def image(
-    encoding: str = 'bgr8',
-    channels: int = 3,
-    *,
-    width: int = 48,
-    height: int = 40,
-    padding: int = 0,
-    stamp: int = 1,
-) -> Any:
-    rows = pixels(width, height, channels).reshape(height, -1)
-    rows = np.pad(rows, ((0, 0), (0, padding)), constant_values=77)
-    message = Image(
-        height=height,
-        width=width,
-        encoding=encoding,
-        is_bigendian=0,
-        step=rows.shape[1],
-        data=buffer(rows.tobytes()),
-    )
-    message.header.frame_id = 'camera_optical'
-    message.header.stamp.sec = stamp
-    message.header.stamp.nanosec = 123456789
-    return message
-
-
-def jpeg(stamp: int = 1) -> Any:
-    data = cv2.imencode('.jpg', pixels(48, 40, 3))[1].tobytes()
-    message = CompressedImage(format='bgr8; jpeg compressed bgr8', data=buffer(data))
-    message.header.frame_id = 'camera_optical'
-    message.header.stamp.sec = stamp
-    return message
 
 
 def fields(message: Any) -> tuple[Any, ...]:
@@ -843,6 +684,42 @@ def test_every_weakening_is_told_while_it_lasts(
     assert live.set_parameter('ignore_zones', []) == (True, '')
     live.until('it is over', lambda: 'threshold' not in camera[-1].message)
     assert '/cam/compressed: the protection is as it should be again' in capfd.readouterr().err
+
+
+def test_snapshot_is_one_pair_for_the_user_alone(live: Live, tmp_path: Path) -> None:
+    folder = tmp_path / 'snapshots'
+    live.blind('/cam/image_raw', snapshot_folder=str(folder))
+    publisher = live.publisher(Image, '/cam/image_raw')
+    outputs = live.received(Image, '/anonymized/cam/image_raw')
+    statuses = live.statuses('/cam/image_raw')
+    live.matched(publisher)
+    live.pass_one(publisher, image(), outputs)
+    assert list(folder.iterdir()) == []
+    assert live.call(Trigger, '/anonymizer/snapshot', Trigger.Request()).success
+    for stamp in (2, 3):
+        live.pass_one(publisher, image(stamp=stamp), outputs)
+    live.until('it is written', lambda: len(list(folder.iterdir())) == 2)
+    after, before = sorted(folder.iterdir())
+    assert before.name == 'cam_image_raw_2.123456789_before.png'
+    assert [path.stat().st_mode & 0o777 for path in (folder, before, after)] == [
+        0o700,
+        0o600,
+        0o600,
+    ]
+    pictures = [cv2.imread(str(path)) for path in (before, after)]
+    np.testing.assert_array_equal(pictures[0], np.array(image().data).reshape(40, 48, 3))
+    assert not pictures[1][8:24, 8:24].any()
+    live.until('it is told', lambda: statuses and 'snapshot_folder' in statuses[-1].message)
+
+
+def test_snapshots_are_only_where_they_are_allowed(live: Live, tmp_path: Path) -> None:
+    live.start()
+    names = [name for name, _ in live.tester.get_service_names_and_types()]
+    assert '/anonymizer/set_parameters' in names
+    assert '/anonymizer/snapshot' not in names
+    tmp_path.chmod(0o755)
+    with pytest.raises(SettingsError, match='with mode 755, expected 700'):
+        live.start('other', snapshot_folder=str(tmp_path))
 
 
 def test_locked_parameters_stay(live: Live) -> None:

@@ -11,12 +11,16 @@ _OWN = ('ffs_anonymizer', 'support')
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Yield the libraries that a file cannot be imported without."""
+    """Yield the libraries that a file, with the helpers it takes, cannot be imported without."""
     for statement in ast.parse(path.read_text('utf-8')).body:
         if isinstance(statement, ast.Import):
             yield from (alias.name.split('.')[0] for alias in statement.names)
         elif isinstance(statement, ast.ImportFrom) and statement.module:
-            yield statement.module.split('.')[0]
+            package, _, module = statement.module.partition('.')
+            helper = Path(__file__).with_name(f'{module}.py')
+            if package == 'support' and helper.is_file():
+                yield from imported(helper)
+            yield package
 
 
 def uncollectable(folder: Path) -> dict[str, str]:
