@@ -351,6 +351,8 @@ class Recipe:
                 training_data=source.training_data if source is not None else 'not stated',
                 licence=source.licence if source is not None else 'not stated',
                 metrics=metrics,
+                layout=source.layout if source is not None else '',
+                classes=source.classes if source is not None else (),
             )
             save_manifest(manifest, path)
 

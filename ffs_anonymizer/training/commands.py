@@ -219,9 +219,11 @@ def add_export_parser(subparsers: Subparsers) -> None:
         help='make ONNX files of a checkpoint',
         description='Fold the batch norms of a checkpoint, write it as ONNX in FP32 and FP16, '
         'check both against torch, and write manifests, a model card and a picture beside them.',
-        epilog='example:\n  ffs_anonymizer export -i run/last.pt -o models',
+        epilog='examples:\n  ffs_anonymizer export -i run/last.pt -o models\n'
+        '  ffs_anonymizer export --task detector -i run/last.pt -o models',
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_task(parser)
     parser.add_argument('-i', '--input', type=Path, required=True, help='checkpoint')
     parser.add_argument('-o', '--output', type=Path, required=True, help='folder')
     parser.add_argument('--name', default='', help="of the files; the network's by default")
@@ -256,14 +258,19 @@ def run_export(args: argparse.Namespace) -> int:
         metrics=None if args.metrics is None else read_json(args.metrics),
         notes='' if args.notes is None else read_text(args.notes),
     )
-    done = export(
-        args.input,
-        args.output,
-        name=args.name,
-        data=args.data,
-        picture_data=args.picture_data,
-        provenance=provenance,
-    )
+    if args.task == DETECTOR:
+        from ffs_anonymizer.training.detector.export import export_detector
+
+        done = export_detector(args.input, args.output, name=args.name, provenance=provenance)
+    else:
+        done = export(
+            args.input,
+            args.output,
+            name=args.name,
+            data=args.data,
+            picture_data=args.picture_data,
+            provenance=provenance,
+        )
     print(f'{done.fp32}: largest difference from torch {done.fp32_error:.1e}')
     print(f'{done.fp16}: largest difference from torch {done.fp16_error:.1e}')
     return 0
@@ -273,14 +280,19 @@ def add_evaluate_parser(subparsers: Subparsers) -> None:
     """Register `evaluate`."""
     parser = subparsers.add_parser(
         'evaluate',
-        help='judge anonymized faces',
+        help='judge anonymized faces, or a plate detector',
         description='Anonymize photos in memory by the recipe of the product and judge the '
-        'faces: are they still found, whose are they, where are eyes and mouth, is there a seam.',
-        epilog='example:\n'
+        'faces: are they still found, whose are they, where are eyes and mouth, is there a seam. '
+        'For a detector: how many of the known plates it finds, by their height, and how often '
+        'it finds what is none.',
+        epilog='examples:\n'
         '  ffs_anonymizer evaluate -i photos --method face=generate --method face=blur \\\n'
-        '    --json metrics.json --sheet sheet.png',
+        '    --json metrics.json --sheet sheet.png\n'
+        '  ffs_anonymizer evaluate --task detector -i photos --boxes plates.csv \\\n'
+        '    --detector-model own.onnx --held-out --sheet misses.png',
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_task(parser)
     parser.add_argument('-i', '--input', type=Path, required=True, help='photos, or one photo')
     parser.add_argument(
         '--boxes', type=Path, help='CSV or folder of .txt files with the faces; else detected'
@@ -316,11 +328,31 @@ def add_evaluate_parser(subparsers: Subparsers) -> None:
         metavar='FILE',
         help='MobileFaceNet for ncnn (.param); needs --landmarks-model',
     )
+    parser.add_argument(
+        '--detector-model', type=Path, metavar='FILE', help='ONNX plate detector to judge'
+    )
+    parser.add_argument(
+        '--held-out',
+        action='store_true',
+        help='detector: only photos of groups that `data build` keeps from training',
+    )
+    parser.add_argument(
+        '--scale', type=float, default=1.0, help='detector: size at which it sees the photos'
+    )
+    parser.add_argument(
+        '--threshold',
+        type=float,
+        action='append',
+        default=[],
+        help='detector: judge at this score, too; may be repeated',
+    )
     parser.set_defaults(run=run_evaluate)
 
 
 def run_evaluate(args: argparse.Namespace) -> int:
     """Judge the methods on a folder of photos."""
+    if args.task == DETECTOR:
+        return run_evaluate_detector(args)
     from ffs_anonymizer.datasets.photos import read_photo
     from ffs_anonymizer.evaluation import faces as evaluation
     from ffs_anonymizer.evaluation.judges import FaceDetector, LandmarkFinder, Recognizer
@@ -371,11 +403,39 @@ def run_evaluate(args: argparse.Namespace) -> int:
     print(', '.join(told))
     print(evaluation.to_markdown(results), end='')
     if args.json is not None:
-        try:
-            args.json.parent.mkdir(parents=True, exist_ok=True)
-            args.json.write_text(json.dumps(results, indent=2) + '\n', encoding='utf-8')
-        except OSError as error:
-            raise MediaError(f'{args.json}: cannot be written: {error}') from error
+        write_json(args.json, results)
+    return 0
+
+
+def run_evaluate_detector(args: argparse.Namespace) -> int:
+    """Judge a plate detector on photos with known plates."""
+    from ffs_anonymizer.backend import open_model
+    from ffs_anonymizer.datasets.faces import is_held_out
+    from ffs_anonymizer.datasets.pictures import HELD_OUT_PERCENT, list_annotated
+    from ffs_anonymizer.evaluation.detector import figures, judge, to_markdown, write_misses
+    from ffs_anonymizer.regions.detections import PLATE
+    from ffs_anonymizer.regions.detector import Network
+
+    for option in ('boxes', 'detector_model'):
+        if getattr(args, option) is None:
+            raise SettingsError(f'--task detector: got no --{option.replace("_", "-")}')
+    if not 0.1 <= args.scale <= 4.0:
+        raise SettingsError(f'--scale: got {args.scale:g}, expected 0.1 to 4')
+    photos = list_annotated(args.input, args.boxes)
+    if args.held_out:
+        photos = [p for p in photos if is_held_out(p.group, HELD_OUT_PERCENT)]
+        if not photos:
+            raise MediaError(f'{args.boxes}: got no photo that is held out, expected some')
+    network = Network(open_model(args.detector_model, device='cpu'), PLATE)
+    judged = judge(photos, network, scale=args.scale, progress=with_bar)
+    values = figures(judged, args.threshold)
+    print(to_markdown(values), end='')
+    if args.sheet is not None:
+        threshold = args.threshold[0] if args.threshold else values['rows'][1]['threshold']
+        missed = write_misses(args.sheet, photos, judged, threshold)
+        print(f'{args.sheet}: the largest of {missed} plates missed at {threshold:.3f}')
+    if args.json is not None:
+        write_json(args.json, values)
     return 0
 
 
@@ -425,6 +485,15 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise MediaError(f'{path}: got {type(values).__name__}, expected an object')
     return values
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write an object as a JSON file."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values, indent=2) + '\n', encoding='utf-8')
+    except OSError as error:
+        raise MediaError(f'{path}: cannot be written: {error}') from error
 
 
 def with_bar(items: Sequence[T]) -> Iterator[T]:

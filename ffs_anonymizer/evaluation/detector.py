@@ -1,0 +1,221 @@
+"""How many plates a detector finds, by their size, and how often it finds what is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import cv2
+from ffs_anonymizer.datasets.packing import tile_images
+from ffs_anonymizer.datasets.photos import read_photo
+from ffs_anonymizer.datasets.pictures import Annotated, inside
+from ffs_anonymizer.errors import MediaError
+from ffs_anonymizer.regions import boxes
+from ffs_anonymizer.regions.detector import Network
+import numpy as np
+from numpy.typing import NDArray
+
+# Edges of the classes of height, in pixels as the network sees them.
+HEIGHTS_PX = (0.0, 8.0, 12.0, 20.0, 40.0, 80.0, 1e9)
+# Overlap from which a plate counts as found, and share of it that has to be covered.
+FOUND_IOU = 0.3
+LEAST_SCORE = 0.02
+FALSE_FINDS = (0.1, 0.3, 1.0)
+MISS_PX = 160
+
+
+@dataclass(frozen=True)
+class Judged:
+    """
+    Hold what a detector said of photos with known plates.
+
+    :param boxes_xyxy_px: (N, 4) the known plates, in pixels of their photo.
+    :param heights_px: (N,) of the known plates, as the network sees them.
+    :param best_scores: (N,) the highest score of a box that meets the plate; 0 where none does.
+    :param owners: (N,) the photo of each plate.
+    :param false_scores: (F,) of boxes that meet no plate.
+    :param frames: how many photos.
+    """
+
+    boxes_xyxy_px: NDArray[np.float32]
+    heights_px: NDArray[np.float64]
+    best_scores: NDArray[np.float64]
+    owners: NDArray[np.int64]
+    false_scores: NDArray[np.float64]
+    frames: int
+
+    def threshold_at(self, false_a_frame: float) -> float:
+        """Return the lowest threshold with at most so many false finds a frame."""
+        allowed = int(false_a_frame * self.frames)
+        falling = np.sort(self.false_scores)[::-1]
+        return LEAST_SCORE if len(falling) <= allowed else float(falling[allowed]) + 1e-6
+
+    def false_a_frame(self, threshold: float) -> float:
+        """Return the false finds a frame at a threshold."""
+        return float((self.false_scores >= threshold).sum() / max(self.frames, 1))
+
+    def recall(self, threshold: float, low_px: float = 0.0, high_px: float = 1e9) -> float | None:
+        """Return the share of the plates of some heights found; None where there are none."""
+        chosen = (self.heights_px >= low_px) & (self.heights_px < high_px)
+        return float((self.best_scores[chosen] >= threshold).mean()) if chosen.any() else None
+
+
+def judge(
+    photos: Sequence[Annotated],
+    network: Network,
+    *,
+    scale: float = 1.0,
+    nms_iou: float = 0.3,
+    progress: Callable[[Sequence[Annotated]], Iterator[Annotated]] = iter,
+) -> Judged:
+    """
+    Look for the plates of photos.
+
+    A plate is found by a box with an overlap of 0.3 or more; a box that meets no plate with a
+    tenth of its area is a false find. Plates lower than 5 px are neither.
+
+    :param photos: with their plates.
+    :param network: the detector.
+    :param scale: size at which it sees the photos.
+    :param nms_iou: overlap above which two boxes are one.
+    :param progress: wraps the photos, for a progress bar.
+    :raises MediaError: a photo cannot be read, a box is outside of it, or there is no plate.
+    """
+    asked_of: list[NDArray[np.float32]] = []
+    heights: list[float] = []
+    best: list[float] = []
+    owners: list[int] = []
+    false: list[float] = []
+    for number, photo in enumerate(progress(photos)):
+        image_bgr = read_photo(photo.path)
+        known = inside(photo, image_bgr)
+        found = network.detect(image_bgr, threshold=LEAST_SCORE, nms_iou=nms_iou, scale=scale)
+        meets = boxes.iou(found.xyxy_px, known)
+        asked = (known[:, 3] - known[:, 1]) * scale >= 5.0
+        scores = np.where(meets >= FOUND_IOU, found.scores[:, None], 0.0)
+        for i in np.flatnonzero(asked):
+            asked_of.append(known[i])
+            heights.append(float(known[i, 3] - known[i, 1]) * scale)
+            best.append(float(scores[:, i].max(initial=0.0)))
+            owners.append(number)
+        touches = (boxes.inside(found.xyxy_px, known) >= 0.1).any(1)
+        false += found.scores[~touches].astype(float).tolist()
+    if not heights:
+        raise MediaError(f'got no plate in {len(photos)} photos, expected some to judge by')
+    return Judged(
+        np.stack(asked_of),
+        np.array(heights),
+        np.array(best),
+        np.array(owners),
+        np.array(false),
+        len(photos),
+    )
+
+
+def figures(judged: Judged, thresholds: Sequence[float] = ()) -> dict[str, Any]:
+    """
+    Return recall by height at the usual numbers of false finds a frame, and at thresholds.
+
+    :param judged: what judge() returned.
+    :param thresholds: more of them.
+    """
+    rows = []
+    chosen = [judged.threshold_at(allowed) for allowed in FALSE_FINDS]
+    for threshold in (*chosen, *thresholds):
+        by_height = {
+            name_of(low, high): judged.recall(threshold, low, high)
+            for low, high in pairwise(HEIGHTS_PX)
+        }
+        rows.append(
+            {
+                'threshold': round(threshold, 4),
+                'false_a_frame': judged.false_a_frame(threshold),
+                'recall_12_px': judged.recall(threshold, 12.0),
+                'recall': by_height,
+            }
+        )
+    counts = np.histogram(judged.heights_px, HEIGHTS_PX)[0].tolist()
+    pairs = pairwise(HEIGHTS_PX)
+    return {
+        'frames': judged.frames,
+        'plates': {name_of(*edges): n for edges, n in zip(pairs, counts, strict=True)},
+        'rows': rows,
+    }
+
+
+def name_of(low_px: float, high_px: float) -> str:
+    """Return the name of a class of heights."""
+    return f'{low_px:g}-{high_px:g}' if high_px < 1e9 else f'{low_px:g}+'
+
+
+def to_markdown(values: dict[str, Any]) -> str:
+    """
+    Return the table in Markdown: recall by the height of the plates in pixels.
+
+    :param values: what figures() returned.
+    """
+    names = list(values['plates'])
+    lines = [
+        f'| false finds a frame | threshold | 12 px and more | {" | ".join(names)} |',
+        '|---' * (len(names) + 3) + '|',
+    ]
+    for row in values['rows']:
+        cells = [row['recall_12_px'], *(row['recall'][name] for name in names)]
+        told = ['-' if cell is None else f'{cell:.1%}' for cell in cells]
+        lines.append(
+            f'| {row["false_a_frame"]:.2f} | {row["threshold"]:.3f} | {" | ".join(told)} |'
+        )
+    counts = ' | '.join(str(values['plates'][name]) for name in names)
+    lines.append(f'| plates of {values["frames"]} frames | | | {counts} |')
+    return '\n'.join(lines) + '\n'
+
+
+def write_misses(
+    path: Path, photos: Sequence[Annotated], judged: Judged, threshold: float, count: int = 64
+) -> int:
+    """
+    Write a picture of the plates that were missed, the largest first; return how many there were.
+
+    :param path: the image file.
+    :param photos: what was judged.
+    :param judged: what came of it.
+    :param threshold: below which a plate was missed.
+    :param count: how many to show at most.
+    """
+    missed = np.flatnonzero(judged.best_scores < threshold)
+    missed = missed[np.argsort(-judged.heights_px[missed], kind='stable')]
+    tiles = []
+    for i in missed[:count].tolist():
+        image_bgr = read_photo(photos[int(judged.owners[i])].path)
+        tiles.append(tile_around(image_bgr, judged.boxes_xyxy_px[i]))
+    sheet = tile_images(np.stack(tiles), columns=8) if tiles else np.zeros((8, 8, 3), np.uint8)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        written = cv2.imwrite(str(path), sheet)
+    except (OSError, cv2.error) as error:
+        raise MediaError(f'{path}: cannot be written: {error}') from error
+    if not written:
+        raise MediaError(f'{path}: cannot be written')
+    return len(missed)
+
+
+def tile_around(
+    image_bgr: NDArray[np.uint8], box_xyxy_px: NDArray[np.float32]
+) -> NDArray[np.uint8]:
+    """
+    Return a plate in its surroundings, marked, (MISS_PX, MISS_PX, 3).
+
+    :param image_bgr: (H, W, 3).
+    :param box_xyxy_px: (4,).
+    """
+    side = max(float((box_xyxy_px[2:] - box_xyxy_px[:2]).max()) * 2, 64.0)
+    scale = MISS_PX / side
+    corner = (box_xyxy_px[:2] + box_xyxy_px[2:]) / 2 - side / 2
+    move = np.array([[scale, 0, -corner[0] * scale], [0, scale, -corner[1] * scale]], np.float64)
+    tile = np.asarray(cv2.warpAffine(image_bgr, move, (MISS_PX, MISS_PX)), np.uint8)
+    x0, y0, x1, y1 = (round(float(v)) for v in (box_xyxy_px - np.tile(corner, 2)) * scale)
+    cv2.rectangle(tile, (x0, y0), (x1, y1), (0, 255, 0), 1)
+    return tile

@@ -1,0 +1,108 @@
+import json
+from pathlib import Path
+
+import cv2
+from ffs_anonymizer.backend import open_model
+from ffs_anonymizer.cli.program import main
+from ffs_anonymizer.datasets.pictures import Annotated
+from ffs_anonymizer.errors import MediaError
+from ffs_anonymizer.evaluation.detector import figures, judge, Judged, to_markdown, write_misses
+from ffs_anonymizer.regions.detections import PLATE
+from ffs_anonymizer.regions.detector import Network
+import numpy as np
+import pytest
+from support.onnx_models import save_answering
+
+
+def judged(scores: list[float], heights: list[float], false: list[float], frames: int) -> Judged:
+    n = len(scores)
+    return Judged(
+        np.zeros((n, 4), np.float32),
+        np.array(heights),
+        np.array(scores),
+        np.zeros(n, np.int64),
+        np.array(false),
+        frames,
+    )
+
+
+def test_the_threshold_is_the_lowest_that_allows_the_false_finds() -> None:
+    one = judged([0.9], [20.0], [0.8, 0.6, 0.4, 0.2], 10)
+    assert one.threshold_at(0.1) == pytest.approx(0.6, abs=1e-5)
+    assert one.threshold_at(0.3) == pytest.approx(0.2, abs=1e-5)
+    assert one.false_a_frame(one.threshold_at(0.3)) == pytest.approx(0.3)
+    assert one.threshold_at(1.0) < 0.2
+
+
+def test_recall_is_counted_by_height() -> None:
+    one = judged([0.9, 0.1, 0.7], [10.0, 14.0, 30.0], [], 2)
+    assert one.recall(0.5) == pytest.approx(2 / 3)
+    assert one.recall(0.5, 12.0) == pytest.approx(1 / 2)
+    assert one.recall(0.5, 40.0) is None
+    table = to_markdown(figures(one, [0.8]))
+    assert '| 0.00 | 0.800 | 0.0% | - | 100.0% | 0.0% | 0.0% | - | - |' in table
+    assert '| plates of 2 frames | | | 0 | 1 | 1 | 1 | 0 | 0 |' in table
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Path:
+    """Finds one box at (8, 16)-(40, 32), scored 0.8, and one at (48, 48)-(64, 64), scored 0.3."""
+    values = {}
+    for stride in (8, 16, 32):
+        side = 64 // stride
+        values[f'score_{stride}'] = np.zeros((1, 1, side, side))
+        values[f'box_{stride}'] = np.zeros((1, 4, side, side))
+    values['score_16'][0, 0, 1, 1], values['score_16'][0, 0, 3, 3] = 0.8, 0.3
+    values['box_16'][0, 2, 1, 1] = np.log(2)
+    return save_answering(tmp_path / 'net.onnx', values)
+
+
+def photo(folder: Path, *boxes: tuple[int, int, int, int]) -> Annotated:
+    path = folder / 'a.png'
+    cv2.imwrite(str(path), np.full((64, 64, 3), 60, np.uint8))
+    return Annotated(path, 'a', np.array(boxes, np.float32).reshape(-1, 4))
+
+
+def test_found_missed_and_false(network: Path, tmp_path: Path) -> None:
+    photos = [photo(tmp_path, (8, 16, 40, 32), (0, 50, 30, 60), (44, 2, 60, 5))]
+    got = judge(photos, Network(open_model(network, device='cpu'), PLATE))
+    assert got.heights_px.tolist() == [16, 10]  # 3 px is not asked for
+    np.testing.assert_allclose(got.best_scores, [0.8, 0.0], atol=1e-6)
+    np.testing.assert_allclose(got.false_scores, [0.3], atol=1e-6)
+    assert write_misses(tmp_path / 'misses.png', photos, got, 0.5) == 1
+    sheet = cv2.imread(str(tmp_path / 'misses.png'))
+    assert (sheet == (0, 255, 0)).all(2).any()
+
+
+@pytest.mark.parametrize(
+    ('boxes', 'error'),
+    [((), 'got no plate in 1 photos'), (((70, 1, 90, 9),), r'a\.png: got a box 70 1 90 9')],
+)
+def test_what_cannot_be_judged_is_refused(
+    boxes: tuple[tuple[int, int, int, int], ...], error: str, network: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(MediaError, match=error):
+        judge([photo(tmp_path, *boxes)], Network(open_model(network, device='cpu'), PLATE))
+
+
+def test_a_photo_that_cannot_be_read_is_named(network: Path, tmp_path: Path) -> None:
+    (tmp_path / 'b.png').write_bytes(b'no picture')
+    broken = Annotated(tmp_path / 'b.png', 'b', np.array([[1, 1, 9, 9]], np.float32))
+    with pytest.raises(MediaError, match=r'b\.png: got no image'):
+        judge([broken], Network(open_model(network, device='cpu'), PLATE))
+
+
+def test_the_command_writes_table_picture_and_figures(
+    network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo(tmp_path)
+    (tmp_path / 'boxes.csv').write_text('path,x0,y0,x1,y1\na.png,8,16,40,32\n')
+    command = ['evaluate', '--task', 'detector', '-i', str(tmp_path)]
+    known = ['--boxes', str(tmp_path / 'boxes.csv')]
+    wanted = ['--json', str(tmp_path / 'a.json'), '--sheet', str(tmp_path / 'm.png')]
+    assert main([*command, *known, '--detector-model', str(network), *wanted]) == 0
+    assert '| 100.0% |' in capsys.readouterr().out
+    assert json.loads((tmp_path / 'a.json').read_text())['plates']['12-20'] == 1
+    assert (tmp_path / 'm.png').is_file()
+    assert main([*command, *known]) == 2
+    assert 'got no --detector-model' in capsys.readouterr().err
