@@ -226,13 +226,23 @@ class Anonymizer:
             tracks = tracker.advance(past, detections, now_ns, self.settings.tracker)
             if stamp_ns is not None:
                 self._tracks[stream] = tracks
-            return tracker.regions(
+            regions = tracker.regions(
                 tracks,
                 now_ns,
                 self.settings.tracker,
                 scales=tracker.region_scales(self.settings),
                 size_wh=(width, height),
-            ) + self._zones(stream, (width, height))
+            )
+            return regions + self._zones(stream, (width, height))
+
+    def cover(self, found: Regions, *, stream: str, size_wh: tuple[int, int]) -> Regions:
+        """
+        Return what must not be seen in a frame of which is known what was found in it.
+
+        :param found: in `ungrown_xyxy_px`, tracked already; ignored zones left them alone.
+        """
+        scales = tracker.region_scales(self.settings)
+        return found.grown(scales, size_wh) + self._zones(stream, size_wh)
 
     def replace(
         self,

@@ -43,3 +43,7 @@ class MediaError(AnonymizerError):
 
 class OutputError(AnonymizerError):
     """An output exists already, lies where it must not, or cannot be written."""
+
+
+class DetectionsError(AnonymizerError):
+    """A list of detections cannot be read, or is of something else."""

@@ -14,13 +14,12 @@ import threading
 from typing import Generic, TYPE_CHECKING, TypeVar, Union
 
 from ffs_anonymizer.errors import AnonymizerError
-from ffs_anonymizer.regions.detections import Regions
+from ffs_anonymizer.regions.detections import Detections, Regions
 from ffs_anonymizer.regions.tracker import backfill, region_scales
 
 if TYPE_CHECKING:
     from ffs_anonymizer.anonymizer import Anonymizer, Data, Replaced
     from ffs_anonymizer.frames.message import Frame
-    from ffs_anonymizer.regions.detections import Detections
     from ffs_anonymizer.settings.runtime import Settings
 
 _Item = TypeVar('_Item')
@@ -53,6 +52,7 @@ class Task(Generic[_Item]):
         known.
     :param size_bytes: roughly what the item occupies, its frame apart.
     :param detections: own boxes instead of the detector's.
+    :param found: what was found and tracked before; then nothing is found or tracked anew.
     """
 
     item: _Item
@@ -62,6 +62,7 @@ class Task(Generic[_Item]):
     clock_ns: int = 0
     size_bytes: int = 0
     detections: Detections | None = None
+    found: Regions | None = None
 
 
 @dataclass(frozen=True)
@@ -237,7 +238,8 @@ class _Run(Generic[_Item]):
                     if self._stopped.is_set():
                         raise _StoppedError
                 decoded = self._codecs.submit(task.decode)
-                found = self._networks.submit(self._detect, decoded, task.detections)
+                own = task.detections if task.found is None else Detections.empty()
+                found = self._networks.submit(self._detect, decoded, own)
                 self._put(self._inbox, _Image(task, found))
         if others:
             self._put(self._inbox, _Others(others))
@@ -306,6 +308,12 @@ class _LookAhead(Generic[_Item]):
             height, width = image.frame.image_bgr.shape[:2]
             image.size_wh = (width, height)
             image.frame_bytes = image.frame.image_bgr.nbytes
+            if image.task.found is not None:
+                image.regions = self._anonymizer.cover(
+                    image.task.found, stream=image.task.stream, size_wh=image.size_wh
+                )
+                image.final = True
+                return
             stamp_ns = image.task.stamp_ns
             if stamp_ns is not None:
                 stamp_ns = self._steady(image.task.stream, stamp_ns)

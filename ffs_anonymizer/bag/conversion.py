@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 import contextlib
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 import json
 from pathlib import Path
 import time
-from typing import Any, NoReturn, TextIO, TYPE_CHECKING, Union
+from typing import Any, TYPE_CHECKING, Union
 
 from ffs_anonymizer.bag.measured import blank, may_show_persons, Measured
 from ffs_anonymizer.bag.plan import BagJob, BagPlan, table
@@ -18,11 +19,21 @@ from ffs_anonymizer.bag.preflight import check_first_images
 from ffs_anonymizer.bag.selection import Action, depth_error, is_picture, picture_error
 from ffs_anonymizer.errors import AnonymizerError, BagError
 from ffs_anonymizer.frames.message import black_like, decode, is_depth
-from ffs_anonymizer.jobs.job import nobody, opened, refuse_outputs, Tell
-from ffs_anonymizer.jobs.output import new_file, new_folder, record_of, sync
+from ffs_anonymizer.jobs.job import (
+    as_found,
+    nobody,
+    opened,
+    raising,
+    read_list,
+    refuse_outputs,
+    Tell,
+    written_list,
+)
+from ffs_anonymizer.jobs.output import new_folder, record_of, sync
 from ffs_anonymizer.jobs.record import FORMAT, summary_of, write_record
 from ffs_anonymizer.jobs.report import counted, progress_bar, Report
 from ffs_anonymizer.pipeline import anonymize_all, Outcome, Task
+from ffs_anonymizer.regions.detections_file import DetectionsReader, DetectionsWriter
 from ffs_anonymizer.rosbag2 import cdr
 from ffs_anonymizer.rosbag2.prefetch import read_ahead
 from ffs_anonymizer.rosbag2.reader import BagReader, decompressed
@@ -32,17 +43,25 @@ from ffs_anonymizer.settings.parameter_file import to_yaml
 
 if TYPE_CHECKING:
     from ffs_anonymizer.anonymizer import Anonymizer
+    from ffs_anonymizer.frames.frame import Frame
 
 SETTINGS_FILE = 'anonymizer.param.yaml'
 SCRATCH = 'scratch'
 
+_Content = Union[cdr.CdrImage, cdr.CdrCompressedImage, cdr.CdrPointCloud]
+
 
 @dataclass(frozen=True)
 class _Picture:
-    """Hold an image message beside what was read of it; None if it cannot be read."""
+    """
+    Hold an image message beside what was read of it; None if it cannot be read.
+
+    :param stamp_ns: of the camera, else of the recording.
+    """
 
     message: Message
-    image: cdr.CdrImage | cdr.CdrCompressedImage | cdr.CdrPointCloud | None
+    image: _Content | None
+    stamp_ns: int
 
 
 _Passing = Union[Item, _Picture, Measured]
@@ -74,12 +93,10 @@ def run(
         anonymizer = (
             stack.enter_context(opened(job.settings, report, tell)) if plan.chosen else None
         )
-        lines = None
-        if job.write_detections is not None:
-            name = stack.enter_context(new_file(job.write_detections))
-            lines = stack.enter_context(name.open('w', encoding='utf-8'))
+        found = stack.enter_context(read_list(job, map(plan.label, plan.chosen)))
+        lines = stack.enter_context(written_list(job))
         folder = stack.enter_context(new_folder(job.target))
-        conversion = _Conversion(plan, folder, report, lines)
+        conversion = _Conversion(plan, folder, report, found, lines)
         conversion.write(anonymizer, shows_progress=shows_progress)
         if anonymizer is not None:
             (folder / SETTINGS_FILE).write_text(to_yaml(job.settings), encoding='utf-8')
@@ -95,10 +112,18 @@ class _Conversion:
     Hold a bag that is being written.
 
     :param folder: exists and is empty.
-    :param lines: takes what was found, a line of JSON a frame.
+    :param found: list of what was found before.
+    :param lines: takes what is found.
     """
 
-    def __init__(self, plan: BagPlan, folder: Path, report: Report, lines: TextIO | None) -> None:
+    def __init__(
+        self,
+        plan: BagPlan,
+        folder: Path,
+        report: Report,
+        found: DetectionsReader | None,
+        lines: DetectionsWriter | None,
+    ) -> None:
         self._plan = plan
         self._job = plan.job
         self._reader = plan.reader
@@ -106,6 +131,7 @@ class _Conversion:
         self._scratch = folder / SCRATCH
         self._scratch.mkdir()
         self._report = report
+        self._found = found
         self._lines = lines
         self._decided: dict[Topic, Action] = {}
         self._read = plan.ledger()
@@ -244,34 +270,42 @@ class _Conversion:
     def _cloud_task(self, message: Message, cloud: cdr.CdrPointCloud) -> Task[_Passing]:
         if not may_show_persons(cloud):
             return Task(message, clock_ns=message.log_ns, size_bytes=len(message.data))
-        return Task(
-            _Picture(message, cloud),
-            lambda: self._plan.sensors.decode(cloud),
-            stream=message.topic.name,
-            stamp_ns=cloud.stamp_ns or message.log_ns,
-            clock_ns=message.log_ns,
-            size_bytes=len(message.data),
-        )
+        return self._picture_task(message, cloud, partial(self._plan.sensors.decode, cloud))
 
     def _image_task(self, message: Message) -> Task[_Passing]:
-        topic = message.topic
         payload = bytes(message.data)
         message = message._replace(data=payload)
         try:
             if self._reader.messages_compressed:
                 payload = decompressed(payload)
-            image = cdr.parse(topic.type_name, payload)
+            image = cdr.parse(message.topic.type_name, payload)
         except AnonymizerError as error:
             return _failing(message, error)
         if is_depth(image.encoding if isinstance(image, cdr.CdrImage) else image.format):
-            raise depth_error([topic.name])
+            raise depth_error([message.topic.name])
+        return self._picture_task(message, image, partial(decode, image))
+
+    def _picture_task(
+        self, message: Message, image: _Content, decode_image: Callable[[], Frame]
+    ) -> Task[_Passing]:
+        stamp_ns = image.stamp_ns or message.log_ns
+        found = None
+        if self._found is not None:
+            try:
+                known = self._found.find(
+                    self._label(message.topic), stamp_ns=stamp_ns, log_ns=message.log_ns
+                )
+                found, decode_image = known.regions, as_found(known, decode_image)
+            except AnonymizerError as error:
+                decode_image = raising(error)
         return Task(
-            _Picture(message, image),
-            lambda: decode(image),
-            stream=topic.name,
-            stamp_ns=image.stamp_ns or message.log_ns,
+            _Picture(message, image, stamp_ns),
+            decode_image,
+            stream=message.topic.name,
+            stamp_ns=stamp_ns,
             clock_ns=message.log_ns,
             size_bytes=len(message.data),
+            found=found,
         )
 
     def _label(self, topic: Topic) -> str:
@@ -283,7 +317,14 @@ class _Conversion:
             self._report.count(self._label(item.message.topic), outcome)
             self._write_picture(writer, item, outcome)
             if self._lines is not None:
-                self._lines.write(_detection_line(item, outcome))
+                self._lines.add(
+                    self._label(item.message.topic),
+                    stamp_ns=item.stamp_ns,
+                    log_ns=item.message.log_ns,
+                    size_wh=outcome.size_wh,
+                    regions=outcome.regions,
+                    error='' if outcome.error is None else str(outcome.error),
+                )
         elif isinstance(item, Measured):
             self._write_measured(writer, item)
         elif isinstance(item, Message):
@@ -411,27 +452,9 @@ def summary(report: Report) -> str:
 def _failing(message: Message, error: AnonymizerError) -> Task[_Passing]:
     """Return the task of a message that cannot be read."""
     return Task(
-        _Picture(message, None),
-        lambda: _fail(error),
+        _Picture(message, None, message.log_ns),
+        raising(error),
         stream=message.topic.name,
         stamp_ns=message.log_ns,
         clock_ns=message.log_ns,
     )
-
-
-def _fail(error: AnonymizerError) -> NoReturn:
-    raise error
-
-
-def _detection_line(picture: _Picture, outcome: Outcome[_Passing]) -> str:
-    message = picture.message
-    line: dict[str, Any] = {
-        'topic': message.topic.name,
-        'log_ns': message.log_ns,
-        'stamp_ns': picture.image.stamp_ns if picture.image is not None else None,
-        'size_wh': list(outcome.size_wh),
-        'regions': outcome.regions.records(),
-    }
-    if outcome.error is not None:
-        line['error'] = str(outcome.error)
-    return json.dumps(line) + '\n'

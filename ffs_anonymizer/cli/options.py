@@ -44,7 +44,13 @@ def add_file_options(
         '--write-detections',
         type=Path,
         metavar='FILE',
-        help='write what was replaced, as a line of JSON for each image or frame',
+        help='write what was found, as a line of JSON for each image or frame',
+    )
+    parser.add_argument(
+        '--detections',
+        type=Path,
+        metavar='FILE',
+        help='go by such a list, which may have been edited: nothing is searched or tracked anew',
     )
     parser.add_argument(
         '--skip-existing',
@@ -63,6 +69,7 @@ def file_options(args: argparse.Namespace) -> dict[str, Any]:
         'target': args.output,
         'on_error': args.on_error,
         'skips_existing': args.skip_existing,
+        'detections': args.detections,
         'write_detections': args.write_detections,
     }
 

@@ -7,17 +7,20 @@ import contextlib
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NoReturn, TYPE_CHECKING
 
-from ffs_anonymizer.errors import OutputError
-from ffs_anonymizer.jobs.output import refuse
+from ffs_anonymizer.errors import AnonymizerError, DetectionsError, OutputError
+from ffs_anonymizer.jobs.output import new_file, refuse
 from ffs_anonymizer.jobs.report import Report
 from ffs_anonymizer.pipeline import callers
+from ffs_anonymizer.regions.detections_file import DetectionsReader, DetectionsWriter, Found
 from ffs_anonymizer.settings.runtime import Settings
 
 if TYPE_CHECKING:
     from ffs_anonymizer.anonymizer import Anonymizer
+    from ffs_anonymizer.frames.frame import Frame
 
+_LISTED_NAMES = 10
 Tell = Callable[[str], object]
 
 
@@ -30,6 +33,7 @@ class FileJob:
     :param target: what is made; nothing is overwritten.
     :param on_error: stop, or black: a black frame stands for one that cannot be anonymized.
     :param skips_existing: whether an input whose output exists is left out.
+    :param detections: list of what was found before; then nothing is found or tracked anew.
     :param write_detections: file for what was found.
     """
 
@@ -38,6 +42,7 @@ class FileJob:
     settings: Settings = field(default_factory=Settings)
     on_error: str = 'stop'
     skips_existing: bool = False
+    detections: Path | None = None
     write_detections: Path | None = None
 
 
@@ -61,6 +66,72 @@ def opened(settings: Settings, report: Report, tell: Tell) -> Iterator[Anonymize
         for name, value in report.models.items():
             tell(f'  {name}: {value}')
         yield anonymizer
+
+
+@contextmanager
+def read_list(job: FileJob, streams: Iterable[str]) -> Iterator[DetectionsReader | None]:
+    """
+    Yield the list of detections that a job goes by; None: it looks itself.
+
+    :param streams: that are to be anonymized.
+    :raises DetectionsError: it cannot be read, or is of another recording.
+    """
+    if job.detections is None:
+        yield None
+        return
+    with DetectionsReader(job.detections) as reader:
+        wanted = sorted(streams)
+        if wanted and {*wanted}.isdisjoint(reader.streams):
+            raise DetectionsError(
+                f'{job.detections} lists what was found in {reader.source!r}, and has nothing of '
+                f'{", ".join(wanted[:_LISTED_NAMES])}; expected the list of {job.source}'
+            )
+        yield reader
+
+
+@contextmanager
+def written_list(job: FileJob) -> Iterator[DetectionsWriter | None]:
+    """
+    Yield where to write what is found; it gets its name when the block ends well.
+
+    :raises OutputError: it cannot be written.
+    """
+    if job.write_detections is None:
+        yield None
+        return
+    name = job.source.resolve().name
+    with (
+        new_file(job.write_detections) as partial,
+        partial.open('w', encoding='utf-8') as file,
+    ):
+        writer = DetectionsWriter(file, source=name, settings=job.settings)
+        yield writer
+        writer.finish()
+
+
+def as_found(found: Found, decode: Callable[[], Frame]) -> Callable[[], Frame]:
+    """
+    Return a way to decode a frame that refuses one to which what was found does not fit.
+
+    :param decode: the frame's own.
+    """
+
+    def checked() -> Frame:
+        frame = decode()
+        height, width = frame.image_bgr.shape[:2]
+        found.check((width, height))
+        return frame
+
+    return checked
+
+
+def raising(error: AnonymizerError) -> Callable[[], NoReturn]:
+    """Return what stands for the decoding of a frame that is known to have no image."""
+
+    def decode() -> NoReturn:
+        raise error
+
+    return decode
 
 
 def refuse_outputs(job: FileJob, outputs: Iterable[Path]) -> None:

@@ -23,11 +23,6 @@ VERSION = 1
 _BLOCK_BYTES = 1 << 20
 
 
-def settings_sha256(settings: Settings) -> str:
-    """Return a hash that two equal settings share."""
-    return hashlib.sha256(json.dumps(settings.flat(), sort_keys=True).encode()).hexdigest()
-
-
 def write_record(job: FileJob, output: Path, report: Report, started: datetime) -> None:
     """
     Write the record of a job that is done beside its output.
@@ -72,7 +67,7 @@ def summary_of(settings: Settings, report: Report) -> dict[str, Any]:
             name: list(value) if isinstance(value, tuple) else value
             for name, value in settings.flat().items()
         },
-        'settings_sha256': settings_sha256(settings),
+        'settings_sha256': settings.sha256,
         'models': dict(report.models),
         'streams': {
             name: {

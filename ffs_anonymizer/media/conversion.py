@@ -7,15 +7,23 @@ import contextlib
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
-import json
 from pathlib import Path
 import time
-from typing import Any, NoReturn, TextIO, TYPE_CHECKING
+from typing import Any, TYPE_CHECKING
 
 import cv2
 from ffs_anonymizer.errors import AnonymizerError, ImageError, MediaError
 from ffs_anonymizer.frames import image_file
-from ffs_anonymizer.jobs.job import nobody, opened, refuse_outputs, Tell
+from ffs_anonymizer.jobs.job import (
+    as_found,
+    nobody,
+    opened,
+    raising,
+    read_list,
+    refuse_outputs,
+    Tell,
+    written_list,
+)
 from ffs_anonymizer.jobs.output import new_file
 from ffs_anonymizer.jobs.record import write_record
 from ffs_anonymizer.jobs.report import progress_bar, Report
@@ -23,6 +31,7 @@ from ffs_anonymizer.media.files import MediaFile, MediaJob, MediaPlan
 from ffs_anonymizer.media.zones import zoned
 from ffs_anonymizer.pipeline import anonymize_all, Outcome, Task
 from ffs_anonymizer.regions.detections import read_boxes
+from ffs_anonymizer.regions.detections_file import DetectionsReader, DetectionsWriter
 import numpy as np
 from numpy.typing import NDArray
 
@@ -60,13 +69,11 @@ def run(
     report = Report(undone=plan.problems)
     with contextlib.ExitStack() as stack:
         anonymizer = stack.enter_context(opened(settings, report, tell))
-        lines = None
-        if job.write_detections is not None:
-            name = stack.enter_context(new_file(job.write_detections))
-            lines = stack.enter_context(name.open('w', encoding='utf-8'))
+        found = stack.enter_context(read_list(job, [file.name for file in plan.files]))
+        lines = stack.enter_context(written_list(job))
         total = sum(_frame_count(file) for file in plan.files)
         bar = stack.enter_context(progress_bar(total=total, shown=shows_progress, unit='frame'))
-        work = Work(job, anonymizer, report, streams, lines, bar.update)
+        work = Work(job, anonymizer, report, streams, found, lines, bar.update)
         anonymize_images(work, [file for file in plan.files if not file.is_video])
         for file in plan.files:
             if file.is_video:
@@ -85,7 +92,8 @@ class Work:
     Hold what all files of a job share while it is done.
 
     :param streams: the stream of each file's name.
-    :param lines: takes what was found, a line of JSON a frame.
+    :param found: list of what was found before.
+    :param lines: takes what is found.
     :param progress: is called for each frame.
     """
 
@@ -93,20 +101,20 @@ class Work:
     anonymizer: Anonymizer
     report: Report
     streams: Mapping[str, str]
-    lines: TextIO | None
+    found: DetectionsReader | None
+    lines: DetectionsWriter | None
     progress: Callable[[], object]
 
-    def count(self, file: MediaFile, stamp_ns: int, outcome: Outcome[Any]) -> None:
-        """Enter a frame into the report and the list of detections."""
-        self.report.count(file.name, outcome)
+    def list(self, file: MediaFile, stamp_ns: int | None, outcome: Outcome[Any]) -> None:
+        """Enter a frame into the list of detections."""
         if self.lines is not None:
-            line = {
-                'name': file.name,
-                'stamp_ns': stamp_ns,
-                'size_wh': list(outcome.size_wh),
-                'regions': outcome.regions.records(),
-            }
-            self.lines.write(json.dumps(line) + '\n')
+            self.lines.add(
+                file.name,
+                stamp_ns=stamp_ns,
+                size_wh=outcome.size_wh,
+                regions=outcome.regions,
+                error='' if outcome.error is None else str(outcome.error),
+            )
 
 
 @contextmanager
@@ -137,13 +145,14 @@ def needing_pyav() -> Iterator[None]:
 
 def anonymize_images(work: Work, files: list[MediaFile]) -> None:
     """Make the outputs of all images."""
-    tasks = _image_tasks(files, work.job.boxes, work.streams)
+    tasks = _image_tasks(work, files)
     with contextlib.closing(anonymize_all(tasks, work.anonymizer)) as outcomes:
         for outcome in outcomes:
             file = outcome.item.file
+            work.list(file, None, outcome)
             with listed(file, work.report):
                 _write_image(outcome, preview=work.job.previews)
-                work.count(file, 0, outcome)
+                work.report.count(file.name, outcome)
             work.progress()
 
 
@@ -161,38 +170,34 @@ class _Loaded:
         return image_file.decode(self.picture)
 
 
-def _image_tasks(
-    files: Iterable[MediaFile], boxes: Path | None, streams: Mapping[str, str]
-) -> Iterator[Task[_Loaded]]:
+def _image_tasks(work: Work, files: Iterable[MediaFile]) -> Iterator[Task[_Loaded]]:
+    boxes = work.job.boxes
     for i, file in enumerate(files):
         loaded = _Loaded(file)
         decode: Callable[[], Frame] = loaded.decode
-        detections = None
+        detections, found = None, None
         size_bytes = 0
         # One that has gone is told when it is read.
         with contextlib.suppress(OSError):
             size_bytes = file.source.stat().st_size * _DECODED_PER_FILE_BYTE
-        if boxes is not None:
-            try:
+        try:
+            if boxes is not None:
                 detections = read_boxes(boxes / Path(file.name).with_suffix('.txt'))
-            except MediaError as error:
-                decode = _raising(error)
+            if work.found is not None:
+                known = work.found.find(file.name, stamp_ns=None)
+                found, decode = known.regions, as_found(known, decode)
+        except AnonymizerError as error:
+            decode = raising(error)
         yield Task(
             loaded,
             decode,
-            stream=streams[file.name],
+            stream=work.streams[file.name],
             stamp_ns=i * _PICTURE_DISTANCE_NS,
             clock_ns=i * _PICTURE_DISTANCE_NS,
             size_bytes=size_bytes,
             detections=detections,
+            found=found,
         )
-
-
-def _raising(error: AnonymizerError) -> Callable[[], NoReturn]:
-    def decode() -> NoReturn:
-        raise error
-
-    return decode
 
 
 def _write_image(outcome: Outcome[_Loaded], *, preview: bool) -> None:

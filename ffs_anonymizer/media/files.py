@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import re
 
-from ffs_anonymizer.errors import MediaError
+from ffs_anonymizer.errors import MediaError, SettingsError
 from ffs_anonymizer.frames import image_file
 from ffs_anonymizer.jobs.job import FileJob
 from ffs_anonymizer.jobs.output import record_of
@@ -96,6 +96,8 @@ class MediaPlan:
 
         :raises MediaError: there is nothing to work on, or the output has no place.
         """
+        if job.boxes is not None and job.detections is not None:
+            raise SettingsError('got --boxes and --detections, expected one of the two')
         if job.boxes is not None and not job.boxes.is_dir():
             raise MediaError(f'{job.boxes}: no such folder')
         plan = _single(job) if job.source.is_file() else _folder(job)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
-from ffs_anonymizer.errors import MediaError
+from ffs_anonymizer.errors import AnonymizerError, MediaError
 from ffs_anonymizer.frames.video import Shot, VideoSource, VideoTarget
+from ffs_anonymizer.jobs.job import as_found, raising
 from ffs_anonymizer.jobs.output import new_file
 from ffs_anonymizer.media.conversion import side_by_side, Work
 from ffs_anonymizer.media.files import MediaFile
 from ffs_anonymizer.pipeline import anonymize_all, Task
+
+if TYPE_CHECKING:
+    from ffs_anonymizer.frames.frame import Frame
 
 
 def anonymize_video(work: Work, file: MediaFile) -> None:
@@ -35,7 +39,8 @@ def anonymize_video(work: Work, file: MediaFile) -> None:
                 VideoTarget(partial, source, suffix=file.target.suffix.lower(), crf=job.crf)
             )
         )
-        outcomes = anonymize_all(_tasks(source, stream), work.anonymizer)
+        tasks = _tasks(source, work, file)
+        outcomes = anonymize_all(tasks, work.anonymizer)
         for outcome in stack.enter_context(contextlib.closing(outcomes)):
             shot = outcome.item
             if not isinstance(shot, Shot):
@@ -54,7 +59,8 @@ def anonymize_video(work: Work, file: MediaFile) -> None:
             if job.previews and not preview and len(outcome.regions):
                 before, after = shot.decode().image_bgr, samples.decode().image_bgr
                 preview = side_by_side(file, before, after)
-            work.count(file, shot.stamp_ns, outcome)
+            work.report.count(file.name, outcome)
+            work.list(file, shot.stamp_ns, outcome)
             work.progress()
         target.finish()
         work.anonymizer.forget(stream)
@@ -69,7 +75,7 @@ def anonymize_video(work: Work, file: MediaFile) -> None:
         )
 
 
-def _tasks(source: VideoSource, stream: str) -> Iterator[Task[Any]]:
+def _tasks(source: VideoSource, work: Work, file: MediaFile) -> Iterator[Task[Any]]:
     frame_bytes = 8 * source.width * source.height
     clock_ns = 0
     for item in source:
@@ -77,11 +83,20 @@ def _tasks(source: VideoSource, stream: str) -> Iterator[Task[Any]]:
             yield Task(item, clock_ns=clock_ns, size_bytes=item.size)
             continue
         clock_ns = item.stamp_ns
+        decode: Callable[[], Frame] = item.decode
+        found = None
+        if work.found is not None:
+            try:
+                known = work.found.find(file.name, stamp_ns=item.stamp_ns)
+                found, decode = known.regions, as_found(known, decode)
+            except AnonymizerError as error:
+                decode = raising(error)
         yield Task(
             item,
-            item.decode,
-            stream=stream,
+            decode,
+            stream=work.streams[file.name],
             stamp_ns=item.stamp_ns,
             clock_ns=clock_ns,
             size_bytes=frame_bytes,
+            found=found,
         )

@@ -167,27 +167,6 @@ class Regions(Rows):
             xyxy_px.astype(np.float32),
         )
 
-    def records(self) -> list[dict[str, object]]:
-        """Return each region by names, in plain numbers, as the tools write it in JSON."""
-        columns = zip(
-            self.classes.tolist(),
-            np.round(self.xyxy_px.astype(np.float64), 1).tolist(),
-            np.round(self.scores.astype(np.float64), 4).tolist(),
-            self.track_ids.tolist(),
-            self.detected.tolist(),
-            strict=True,
-        )
-        return [
-            {
-                'class': CLASSES[index],
-                'xyxy_px': xyxy_px,
-                'score': score,
-                'track_id': track_id,
-                'detected': detected,
-            }
-            for index, xyxy_px, score, track_id, detected in columns
-        ]
-
 
 def read_boxes(path: Path, class_index: int = FACE) -> Detections:
     """

@@ -16,6 +16,7 @@ from ffs_anonymizer.regions.detections import (
     POINTS,
     Regions,
     Rows,
+    ZONE,
 )
 from ffs_anonymizer.settings.runtime import Settings, TrackerSettings
 import numpy as np
@@ -199,7 +200,7 @@ def backfill(
     :param scales: by class, side of a region over the side of its box.
     :param size_wh: width and height of the frame in pixels.
     :returns: the regions of the pending frames, with those of the tracks added that are new in the
-        latest one, each grown by `growth_per_s` for the time that it lies back.
+        latest one, each grown by `growth_per_s` for the time that it lies back. Zones stay last.
     """
     stamp_ns, now = latest
     known = {int(i) for _, earlier in pending for i in earlier.track_ids}
@@ -217,5 +218,7 @@ def backfill(
             detected=np.zeros(len(new), np.bool_),
             points_px=np.full_like(new.points_px, np.nan),
         )
-        filled.append(earlier + guessed.grown(scales, size_wh))
+        is_zone = earlier.classes == ZONE
+        guessed = guessed.grown(scales, size_wh)
+        filled.append(earlier.take(~is_zone) + guessed + earlier.take(is_zone))
     return filled

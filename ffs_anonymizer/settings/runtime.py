@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 import dataclasses
 from dataclasses import dataclass, field
 import difflib
+import hashlib
+import json
 from typing import Any, TypeVar
 
 from ffs_anonymizer.errors import SettingsError
@@ -277,6 +279,11 @@ class Settings:
                 value = getattr(value, part)
             values[parameter.name] = value
         return values
+
+    @property
+    def sha256(self) -> str:
+        """Return a hash of all settings, the same wherever they are the same."""
+        return hashlib.sha256(json.dumps(self.flat(), sort_keys=True).encode()).hexdigest()
 
     def updated(self, changes: Mapping[str, object]) -> Settings:
         """

@@ -9,7 +9,6 @@ from ffs_anonymizer.jobs.record import (
     described,
     differences,
     read_record,
-    settings_sha256,
     write_record,
 )
 from ffs_anonymizer.jobs.report import Report
@@ -72,7 +71,7 @@ def test_what_it_says(job):
     )
     assert record['undone'] == ['b.jpg: bad']
     other = Settings().updated({'face.threshold': 0.3})
-    assert settings_sha256(Settings()) == record['settings_sha256'] != settings_sha256(other)
+    assert Settings().sha256 == record['settings_sha256'] != other.sha256
 
 
 def test_an_output_that_is_as_recorded_has_no_differences(job):

@@ -93,14 +93,16 @@ def test_detections_and_preview(
     lines = tmp_path / 'found.jsonl'
     options = ('--preview', '--write-detections', lines, *BLUR)
     assert media('-i', tmp_path / 'in', '-o', tmp_path / 'out', *options) == 0
-    found = json.loads(lines.read_text('utf-8'))
+    _, found, _ = map(json.loads, lines.read_text('utf-8').splitlines())
     region = found['regions'].pop()
     x0, y0, x1, y1 = region.pop('xyxy_px')
     assert 0 <= x0 < 96 < x1 <= 192
     assert 0 <= y0 < y1 <= 144
-    assert region.pop('score') > 0.5
+    assert region.pop('score') == region.pop('best_score') > 0.5
+    region.pop('points_px', None)
     assert region == {'class': 'face', 'track_id': 0, 'detected': True}
-    assert found == {'name': 'face.jpg', 'stamp_ns': 0, 'size_wh': [192, 144], 'regions': []}
+    size = {'size_wh': [192, 144], 'regions': []}
+    assert found == {'stream': 'face.jpg', 'stamp_ns': None, **size}
     assert files(tmp_path / 'out') == ['face.jpg', 'face.jpg.preview.jpg']
     preview = cv2.imread(str(tmp_path / 'out' / 'face.jpg.preview.jpg'))
     assert [faces(detector, side) for side in (preview[:, :192], preview[:, 192:])] == [1, 0]
