@@ -90,7 +90,7 @@ class Shot:
         """
         if self.picture is None or self.picture.is_corrupt:
             raise MediaError(f'the picture at {self.stamp_ns / 1e9:.3f} s cannot be decoded')
-        return _samples(self.picture, self.quarter_turns)
+        return samples_of(self.picture, self.quarter_turns)
 
     def decode(self) -> Frame:
         """
@@ -137,7 +137,7 @@ class VideoSource:
                 'expected a multiple of 90'
             )
         self.quarter_turns = first.rotation // 90 % 4
-        blank = _samples(first, self.quarter_turns)
+        blank = samples_of(first, self.quarter_turns)
         self.width, self.height, self.encoding = blank.width, blank.height, blank.encoding
         self.rate = self.stream.average_rate or Fraction(30)
         self.time_base: Fraction = self.stream.time_base
@@ -427,7 +427,8 @@ def _pixel_format(encoding: str, encoder: str) -> str:
     return 'nv12' if encoder == 'libx264' else 'yuv420p'
 
 
-def _samples(picture: Any, quarter_turns: int) -> Samples:
+def samples_of(picture: Any, quarter_turns: int = 0) -> Samples:
+    """Return the samples of a decoded picture, turned counter-clockwise."""
     if picture.width % 2 or picture.height % 2:
         pixels = np.rot90(picture.to_ndarray(format='bgr24'), quarter_turns)
         height, width = pixels.shape[:2]

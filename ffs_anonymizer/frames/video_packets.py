@@ -1,0 +1,255 @@
+"""H.264 and H.265 as topics carry them, a packet a picture: decoded and encoded again in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+from ffs_anonymizer.errors import ImageError
+from ffs_anonymizer.frames.frame import Buffer
+from ffs_anonymizer.frames.video import Samples, samples_of
+import numpy as np
+
+try:
+    import av
+    from av.error import FFmpegError
+    from av.video.frame import PictureType
+except ImportError as error:
+    raise ImportError(f'{error}; H.264 and H.265 topics need PyAV: pip install av') from error
+
+# By what a message may call its codec: the codec's name, or that of an encoder.
+CODECS = {'h264': 'h264', 'avc': 'h264', 'x264': 'h264', 'h265': 'hevc', 'hevc': 'hevc'}
+CODECS['x265'] = 'hevc'
+# How the program behind each codec is asked for one packet a picture, without looking ahead, with
+# keyframes where they are ordered and nowhere else, each with all that a decoder needs to begin.
+_NO_KEYFRAMES = '1000000'
+_X265 = (
+    'log-level=error:annexb=1:repeat-headers=1:bframes=0:rc-lookahead=0:scenecut=0:open-gop=0:'
+    'keyint=-1:frame-threads=1:info=0'
+)
+_ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
+    'h264': (
+        'libx264',
+        {
+            'preset': 'veryfast',
+            'tune': 'zerolatency',
+            'forced-idr': '1',
+            'x264-params': 'annexb=1:repeat-headers=1:scenecut=0:bframes=0',
+            'g': _NO_KEYFRAMES,
+            'crf': '20',
+        },
+    ),
+    'hevc': (
+        'libx265',
+        {
+            'preset': 'ultrafast',
+            'tune': 'zerolatency',
+            'forced-idr': '1',
+            'x265-params': _X265,
+            'crf': '22',
+        },
+    ),
+}
+# NAL units that a decoder can begin with: an IDR picture; of H.265 all random access points.
+_H264_IDR = 5
+_HEVC_RANDOM_ACCESS = range(16, 22)
+_START = b'\0\0\1'
+_TIME_BASE = Fraction(1, 1000)
+_COLOURS = ('color_range', 'color_primaries', 'color_trc', 'colorspace')
+
+
+def codec_of(name: str) -> str:
+    """
+    Return `h264` or `hevc`.
+
+    :param name: as a message states it: `h264`, `hevc`, `libx265`, `h264_nvenc;yuv420p;bgr8` ...
+    :raises ImageError: it is another codec.
+    """
+    first = name.split(';')[0].strip().lower()
+    for word, codec in CODECS.items():
+        if word in first:
+            return codec
+    raise ImageError(f'got packets of {name!r}, expected h264 or h265 (hevc)')
+
+
+def is_keyframe(data: Buffer, codec: str) -> bool:
+    """
+    Tell whether a decoder can begin with a packet.
+
+    :param data: NAL units behind start codes (Annex B).
+    :param codec: `h264` or `hevc`.
+    """
+    for first in _nal_headers(bytes(data)):
+        if codec == 'h264' and first & 0x1F == _H264_IDR:
+            return True
+        if codec == 'hevc' and first >> 1 & 0x3F in _HEVC_RANDOM_ACCESS:
+            return True
+    return False
+
+
+@dataclass(frozen=True)
+class Picture:
+    """
+    Hold the picture of one packet.
+
+    :param samples: as a raw ROS image.
+    :param is_key: whether its packet was a keyframe, as the one made of it is to be.
+    :param colours: range, primaries, transfer and matrix of its samples, as FFmpeg numbers them.
+    """
+
+    samples: Samples
+    is_key: bool
+    colours: tuple[int, ...] = ()
+
+
+class PacketDecoder:
+    """
+    Decode the packets of one topic, in their order.
+
+    After a packet that is damaged or missing its reference nothing is handed out until the next
+    keyframe: what the decoder would make of it is no faithful picture.
+
+    :param codec: `h264` or `hevc`.
+    :param limit_pixels: the largest picture that is decoded.
+    """
+
+    def __init__(self, codec: str, *, limit_pixels: int = 1 << 26) -> None:
+        self._codec = codec
+        self._limit_pixels = limit_pixels
+        self._context: av.VideoCodecContext | None = None
+        self._pts = 0
+
+    def decode(self, data: Buffer) -> Picture:
+        """
+        Return the picture of a packet.
+
+        :raises ImageError: there is none, or none yet.
+        """
+        is_key = is_keyframe(data, self._codec)
+        if is_key and self._context is None:
+            self._context = self._open()
+        if self._context is None:
+            raise ImageError('no keyframe has come yet: this packet cannot be decoded')
+        try:
+            frame = self._decoded(self._context, bytes(data))
+            return Picture(samples_of(frame), is_key, _colours(frame))
+        except (FFmpegError, ValueError) as error:
+            self._context = None
+            raise ImageError(
+                f'got a damaged {self._codec} packet; the next keyframe starts anew: {error}'
+            ) from error
+        except ImageError:
+            self._context = None
+            raise
+
+    def _open(self) -> av.VideoCodecContext:
+        context = av.CodecContext.create(self._codec, 'r')
+        assert isinstance(context, av.VideoCodecContext)
+        # One thread: more of them hand a picture out some packets late.
+        context.thread_count = 1
+        context.options = {
+            'err_detect': 'explode',
+            'flags': 'low_delay',
+            'max_pixels': str(self._limit_pixels),
+        }
+        return context
+
+    def _decoded(self, context: av.VideoCodecContext, data: bytes) -> av.VideoFrame:
+        self._pts += 1
+        packet = av.Packet(data)
+        packet.pts = packet.dts = self._pts
+        packet.time_base = _TIME_BASE
+        frames = context.decode(packet)
+        if len(frames) != 1:
+            raise ImageError(
+                f'got a packet with {len(frames)} pictures, expected 1; '
+                'streams with B-frames, or parts of a picture a packet, cannot be anonymized live'
+            )
+        (frame,) = frames
+        if frame.pts != self._pts:
+            raise ImageError('got a stream with B-frames, whose packets are not in order')
+        if frame.is_corrupt:
+            raise ImageError('got a picture that is not whole; the next keyframe starts anew')
+        return frame
+
+
+class PacketEncoder:
+    """
+    Encode pictures into packets, one each, keyframes where they are ordered.
+
+    :param codec: `h264` or `hevc`.
+    """
+
+    def __init__(self, codec: str) -> None:
+        self._codec = codec
+        self._context: av.VideoCodecContext | None = None
+        self._size_wh = (0, 0)
+        self._pts = 0
+        self._owed_key = False
+
+    def skip(self, picture: Picture) -> None:
+        """Leave a picture out; if it was a keyframe, the next one becomes it."""
+        self._owed_key = self._owed_key or picture.is_key
+
+    def encode(self, picture: Picture, data: Buffer) -> bytes:
+        """
+        Return the packet of a picture.
+
+        :param data: its samples, anonymized.
+        :raises ImageError: it cannot be encoded.
+        """
+        samples = picture.samples.with_data(data)
+        size_wh = (samples.width, samples.height)
+        if size_wh != self._size_wh:
+            self._context, self._size_wh = None, size_wh
+        if self._context is None:
+            self._context = self._open(size_wh, picture.colours)
+        frame = _frame(samples)
+        self._pts += 1
+        frame.pts, frame.time_base = self._pts, _TIME_BASE
+        is_key = picture.is_key or self._owed_key
+        frame.pict_type = PictureType.I if is_key else PictureType.NONE
+        try:
+            packets = self._context.encode(frame)
+        except (FFmpegError, ValueError) as error:
+            raise ImageError(f'{self._codec}: the picture cannot be encoded: {error}') from error
+        if len(packets) != 1:
+            self._context = None
+            raise ImageError(f'{self._codec}: the encoder gave {len(packets)} packets, expected 1')
+        self._owed_key = False
+        return bytes(packets[0])
+
+    def _open(self, size_wh: tuple[int, int], colours: tuple[int, ...]) -> av.VideoCodecContext:
+        name, options = _ENCODERS[self._codec]
+        context = av.CodecContext.create(name, 'w')
+        assert isinstance(context, av.VideoCodecContext)
+        context.width, context.height = size_wh
+        odd = size_wh[0] % 2 or size_wh[1] % 2
+        context.pix_fmt = 'yuv444p' if odd else 'yuv420p'
+        context.time_base = _TIME_BASE
+        context.framerate = Fraction(30)
+        context.options = options
+        for name, value in zip(_COLOURS, colours, strict=False):
+            setattr(context, name, value)
+        return context
+
+
+def _colours(frame: av.VideoFrame) -> tuple[int, ...]:
+    return tuple(int(getattr(frame, name)) for name in _COLOURS)
+
+
+def _frame(samples: Samples) -> av.VideoFrame:
+    rows = np.frombuffer(samples.data, np.uint8).reshape(-1, samples.step)
+    if samples.encoding == 'nv12':
+        frame = av.VideoFrame.from_ndarray(rows, format='nv12')
+        return frame.reformat(format='yuv420p')
+    pixels = rows.reshape(samples.height, samples.width, 3)
+    return av.VideoFrame.from_ndarray(pixels, format='bgr24').reformat(format='yuv444p')
+
+
+def _nal_headers(data: bytes) -> Iterator[int]:
+    at = data.find(_START)
+    while at >= 0 and at + 3 < len(data):
+        yield data[at + 3]
+        at = data.find(_START, at + 3)
