@@ -85,6 +85,6 @@ def run(args: argparse.Namespace) -> int:
 
     :param args: of the parser that add_parser() made.
     """
-    from ffs_anonymizer.benchmark.recipe import Recipe
+    from ffs_anonymizer.benchmark.benchmark import Benchmark
 
-    return Recipe(args).run()
+    return Benchmark(args).run()

@@ -47,7 +47,7 @@ class Face:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Packing:
     """
     Say what became of the photos.
 
@@ -161,7 +161,7 @@ def pack(
     margin: float = 2.0,
     min_face_px: float = 24.0,
     progress: Callable[[Sequence[Face]], Iterator[Face]] = iter,
-) -> Outcome:
+) -> Packing:
     """
     Write photos.npy, index.csv and sheet.jpg into a new folder.
 
@@ -229,7 +229,7 @@ def pack(
         raise MediaError(f'{out}: cannot be written: {error}') from error
     finally:
         partial.unlink(missing_ok=True)
-    return Outcome(len(rows), tuple(unreadable), tuple(without))
+    return Packing(len(rows), tuple(unreadable), tuple(without))
 
 
 def shrink(path: Path, count: int) -> None:

@@ -16,7 +16,7 @@ BASELINE = 'deep-privacy2-fdf128'
 
 
 @dataclass(frozen=True)
-class Cost:
+class Complexity:
     """
     Say what a network costs.
 
@@ -65,13 +65,13 @@ def measure(network: nn.Module, size_px: int, inputs: int = 4) -> tuple[int, int
         return sum(p.numel() for p in network.parameters()), macs
 
 
-def costs() -> list[Cost]:
+def costs() -> list[Complexity]:
     """Return what each network of the table costs, the baseline last."""
-    rows = [Cost(name, 128, *measure(fold(make_network(name)), 128)) for name in SHIPPED]
-    return [*rows, Cost(BASELINE, 128, *measure(DeepPrivacyGenerator(), 128, inputs=2))]
+    rows = [Complexity(name, 128, *measure(fold(make_network(name)), 128)) for name in SHIPPED]
+    return [*rows, Complexity(BASELINE, 128, *measure(DeepPrivacyGenerator(), 128, inputs=2))]
 
 
-def to_markdown(rows: list[Cost]) -> str:
+def to_markdown(rows: list[Complexity]) -> str:
     """
     Return the table in Markdown.
 

@@ -130,6 +130,6 @@ def run(args: argparse.Namespace) -> int:
 
     :param args: of the parser that add_parser() made.
     """
-    from ffs_anonymizer.quantization.recipe import Recipe
+    from ffs_anonymizer.quantization.quantization import Quantization
 
-    return Recipe(args).run()
+    return Quantization(args).run()

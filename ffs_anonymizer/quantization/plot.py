@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.painting.crops import Crops
-from ffs_anonymizer.quantization.sensitivity import Layer
+from ffs_anonymizer.quantization.sensitivity import LayerLoss
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,7 +35,7 @@ def draw(
     *,
     title: str,
     metric: str,
-    layers: Sequence[Layer],
+    layers: Sequence[LayerLoss],
     curves: Mapping[str, Sequence[float]],
     chosen: Mapping[str, int],
     float_score: float,

@@ -16,7 +16,7 @@ Progress = Callable[[Sequence[str], str], Iterable[str]]
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerLoss:
     """
     Say what one convolution costs.
 
@@ -46,7 +46,7 @@ def rank(
     float_score: float,
     build: Build = to_explicit,
     progress: Progress = in_silence,
-) -> list[Layer]:
+) -> list[LayerLoss]:
     """
     Quantize each convolution alone and return them, the one that costs most first.
 
@@ -63,7 +63,7 @@ def rank(
         score = quality.score(Candidate(build(model, ranges, others)))
         node = nodes[name]
         low, high = ranges[node.input[0]]
-        layers.append(Layer(name, float_score - score, low, high, sizes[node.input[1]]))
+        layers.append(LayerLoss(name, float_score - score, low, high, sizes[node.input[1]]))
     return sorted(layers, key=lambda layer: -layer.loss)
 
 

@@ -182,7 +182,7 @@ def add_train_parser(subparsers: Subparsers) -> None:
 def run_train(args: argparse.Namespace) -> int:
     """Train, or print what would be trained."""
     from ffs_anonymizer.training.settings import (
-        DetectorSettings,
+        DetectorTrainSettings,
         from_mapping,
         load_settings,
         parse_overrides,
@@ -195,13 +195,13 @@ def run_train(args: argparse.Namespace) -> int:
     named = {'data': args.data, 'out': args.out, 'init_from': args.init_from}
     values.update({name: str(value) for name, value in named.items() if value is not None})
     values.update(parse_overrides(args.set))
-    kind = DetectorSettings if args.task == DETECTOR else TrainSettings
+    kind = DetectorTrainSettings if args.task == DETECTOR else TrainSettings
     settings: RunSettings = from_mapping(values, kind)
     if args.dry_run:
         print(yaml.safe_dump(settings.as_dict(), sort_keys=False), end='')
         return 0
     need_torch()
-    if isinstance(settings, DetectorSettings):
+    if isinstance(settings, DetectorTrainSettings):
         from ffs_anonymizer.training.detector.train import train as train_detector
 
         train_detector(settings)

@@ -116,7 +116,7 @@ class TrainSettings(RunSettings):
 
 
 @dataclass(frozen=True)
-class DetectorSettings(RunSettings):
+class DetectorTrainSettings(RunSettings):
     """Hold the settings of a detector's training."""
 
     network: str = setting('plates', 'key of the table of architectures')

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import cv2
 from ffs_anonymizer.datasets.pictures import list_annotated, pack_pictures
-from ffs_anonymizer.training.settings import DetectorSettings, from_mapping
+from ffs_anonymizer.training.settings import DetectorTrainSettings, from_mapping
 import numpy as np
 from numpy.typing import NDArray
 import pytest
@@ -51,7 +51,7 @@ def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / 'packed'
 
 
-def detector_settings(packed: Path, out: Path, **changes: object) -> DetectorSettings:
+def detector_settings(packed: Path, out: Path, **changes: object) -> DetectorTrainSettings:
     return from_mapping(
         {
             'data': str(packed),
@@ -66,5 +66,5 @@ def detector_settings(packed: Path, out: Path, **changes: object) -> DetectorSet
             'save_every': 2,
             **changes,
         },
-        DetectorSettings,
+        DetectorTrainSettings,
     )

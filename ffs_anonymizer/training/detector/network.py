@@ -82,7 +82,7 @@ class Block(nn.Module):  # type: ignore[misc]
         return functional.relu(x + y if self.skips else y)
 
 
-class Detector(nn.Module):  # type: ignore[misc]
+class DetectorNetwork(nn.Module):  # type: ignore[misc]
     """
     Say for each cell of each stride what is in it and where its box is.
 
@@ -146,7 +146,7 @@ class Detector(nn.Module):  # type: ignore[misc]
         return answers[::-1]
 
 
-def make_detector(name: str, classes: int = 1) -> Detector:
+def make_detector(name: str, classes: int = 1) -> DetectorNetwork:
     """
     Make a detector with random weights.
 
@@ -155,4 +155,4 @@ def make_detector(name: str, classes: int = 1) -> Detector:
     """
     if name not in ARCHITECTURES:
         raise ModelError(f'network: got {name!r}, expected one of {", ".join(ARCHITECTURES)}')
-    return Detector(ARCHITECTURES[name], classes)
+    return DetectorNetwork(ARCHITECTURES[name], classes)

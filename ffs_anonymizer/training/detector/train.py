@@ -22,7 +22,7 @@ from ffs_anonymizer.training.checkpoint import (
     save_checkpoint,
 )
 from ffs_anonymizer.training.detector.losses import boxes_of, detector_loss, flatten, make_cells
-from ffs_anonymizer.training.detector.network import Detector, make_detector
+from ffs_anonymizer.training.detector.network import DetectorNetwork, make_detector
 from ffs_anonymizer.training.run import (
     choose_device,
     follow,
@@ -30,7 +30,7 @@ from ffs_anonymizer.training.run import (
     rate_at,
     refuse_other_settings,
 )
-from ffs_anonymizer.training.settings import DetectorSettings
+from ffs_anonymizer.training.settings import DetectorTrainSettings
 import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
@@ -41,7 +41,7 @@ SHOWN = 12
 SHOWN_SCORE = 0.3
 
 
-def train(settings: DetectorSettings, *, quiet: bool = False) -> Path:
+def train(settings: DetectorTrainSettings, *, quiet: bool = False) -> Path:
     """
     Train a detector, from where the run's folder says that it stopped, and return its checkpoint.
 
@@ -186,7 +186,7 @@ def as_input(scenes: Sequence[Scene], device: torch.device) -> torch.Tensor:
 
 
 def write_grid(
-    path: Path, detector: Detector, scenes: Sequence[Scene], device: torch.device
+    path: Path, detector: DetectorNetwork, scenes: Sequence[Scene], device: torch.device
 ) -> None:
     """
     Write scenes with their plates in green and what is found in red.

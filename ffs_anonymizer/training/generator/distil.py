@@ -8,7 +8,7 @@ from pathlib import Path
 from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.training.checkpoint import load_checkpoint, load_weights
 from ffs_anonymizer.training.generator.losses import pixel_distance
-from ffs_anonymizer.training.generator.network import FaceNetwork, Generator, make_network
+from ffs_anonymizer.training.generator.network import FaceNetwork, GeneratorNetwork, make_network
 import torch
 from torch import nn
 
@@ -25,7 +25,7 @@ class Teacher(nn.Module):  # type: ignore[misc]
     :param size_px: S.
     """
 
-    def __init__(self, teacher: Generator, student: Generator, size_px: int) -> None:
+    def __init__(self, teacher: GeneratorNetwork, student: GeneratorNetwork, size_px: int) -> None:
         """Find the common sides and make the adapters."""
         super().__init__()
         self.teacher = teacher.eval().requires_grad_(False)
@@ -66,7 +66,7 @@ class Teacher(nn.Module):  # type: ignore[misc]
         return total
 
 
-def sides(network: Generator, size_px: int) -> list[int]:
+def sides(network: GeneratorNetwork, size_px: int) -> list[int]:
     """
     Return the side of each activation of features(), the last one left out.
 
@@ -77,7 +77,7 @@ def sides(network: Generator, size_px: int) -> list[int]:
     return [top >> i for i in reversed(range(len(network.architecture.channels)))]
 
 
-def level_channels(network: Generator) -> list[int]:
+def level_channels(network: GeneratorNetwork) -> list[int]:
     """Return the channels of each activation of features(), the last one left out."""
     return list(reversed(network.architecture.channels))
 

@@ -125,7 +125,7 @@ class Styled(nn.Module):  # type: ignore[misc]
         return x * (1.0 + scale) + shift
 
 
-class Generator(nn.Module):  # type: ignore[misc]
+class GeneratorNetwork(nn.Module):  # type: ignore[misc]
     """
     Paint what the mask leaves out, as the face that a code stands for.
 
@@ -267,7 +267,7 @@ class FaceNetwork(nn.Module):  # type: ignore[misc]
     def __init__(self, architecture: Architecture) -> None:
         """Make the networks."""
         super().__init__()
-        self.generator = Generator(architecture)
+        self.generator = GeneratorNetwork(architecture)
         self.prior = Prior()
         self.encoder: nn.Module = Encoder()
 

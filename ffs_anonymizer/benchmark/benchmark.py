@@ -1,4 +1,4 @@
-"""The recipe: measure one thing after the other, print the tables, write the figures."""
+"""The measurements: measure one thing after the other, print the tables, write the figures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FORMAT = 1
 _COUNTED_SIDE = 320
 
 
-class Recipe:
+class Benchmark:
     """
     Measure what the options ask for.
 

@@ -1,4 +1,4 @@
-"""The recipe: a network and photos in, 8-bit files, their figures and their plots out."""
+"""All of quantizing: a network and photos in, 8-bit files, their figures and their plots out."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from ffs_anonymizer.quantization.metric import (
 )
 from ffs_anonymizer.quantization.plot import draw, draw_faces, refuse_without_library
 from ffs_anonymizer.quantization.ranges import measure_ranges, Ranges
-from ffs_anonymizer.quantization.sensitivity import Build, choose, curve, Layer, rank
+from ffs_anonymizer.quantization.sensitivity import Build, choose, curve, LayerLoss, rank
 from ffs_anonymizer.regions.detections import FACE
 from ffs_anonymizer.regions.detector import Network
 from ffs_anonymizer.settings.runtime import Settings
@@ -91,7 +91,7 @@ class Prepared:
     judged_on: int
 
 
-class Recipe:
+class Quantization:
     """
     Quantize one network.
 
@@ -162,7 +162,7 @@ class Recipe:
 
         # Each layer alone, then the worst in float
         float_score = quality.score(Candidate(model))
-        layers: list[Layer] = []
+        layers: list[LayerLoss] = []
         if not (args.quick and self._suffices(model, ranges, quality, float_score)):
             build: Build = to_integer if set(self.files) == {'CPU'} else to_explicit
             layers = rank(model, ranges, quality, float_score, build, self._bar)
@@ -282,7 +282,7 @@ class Recipe:
         prepared: Prepared,
         float_score: float,
         score: float,
-        layers: Sequence[Layer],
+        layers: Sequence[LayerLoss],
         kept: Sequence[str],
     ) -> dict[str, Any]:
         return {
@@ -369,7 +369,7 @@ class Recipe:
                 'overwritten: give another --output or --name, or delete them'
             )
 
-    def _print(self, figures: dict[str, dict[str, Any]], layers: Sequence[Layer]) -> None:
+    def _print(self, figures: dict[str, dict[str, Any]], layers: Sequence[LayerLoss]) -> None:
         if layers:
             print('\nlayers, the most sensitive first:')
         for layer in layers:
