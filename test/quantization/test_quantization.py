@@ -117,7 +117,7 @@ def test_a_dry_run_writes_nothing(job, capsys):
         (['--metric', 'ap'], SettingsError, "--metric: got 'ap' for a generator"),
         (['--task', 'detector'], ModelError, r'got a network with the outputs \[.inpainted.\]'),
         (['--calibration', 'nowhere'], MediaError, 'nowhere: got no such folder'),
-        (['-i', 'nowhere.onnx'], ModelError, 'no valid ONNX model'),
+        (['-i', 'nowhere.onnx'], ModelError, 'nowhere.onnx: cannot be read: .*No such file'),
         (['--json', 'no/such/folder/a.json'], ModelError, 'got no folder no/such/folder'),
     ],
 )
