@@ -14,13 +14,13 @@ from ffs_anonymizer.quantization.half import halved
 from ffs_anonymizer.training.checkpoint import Checkpoint, load_checkpoint, load_weights
 from ffs_anonymizer.training.detector.network import (
     ConvNorm,
-    Detector,
+    DetectorNetwork,
     make_detector,
     STRIDES,
 )
 from ffs_anonymizer.training.generator.export import check, Exported, Provenance
 from ffs_anonymizer.training.generator.fold import fold_pair
-from ffs_anonymizer.training.settings import DetectorSettings, from_mapping
+from ffs_anonymizer.training.settings import DetectorTrainSettings, from_mapping
 import numpy as np
 import onnx
 import torch
@@ -42,7 +42,7 @@ class Answers(nn.Module):  # type: ignore[misc]
     :param detector: the network.
     """
 
-    def __init__(self, detector: Detector) -> None:
+    def __init__(self, detector: DetectorNetwork) -> None:
         """Keep the network."""
         super().__init__()
         self.detector = detector
@@ -77,7 +77,7 @@ def export_detector(
     """
     # The averaged network, folded
     checkpoint = load_checkpoint(checkpoint_path, 'detector')
-    settings = from_mapping(checkpoint['settings'], DetectorSettings)
+    settings = from_mapping(checkpoint['settings'], DetectorTrainSettings)
     detector = make_detector(settings.network).eval()
     load_weights(detector, checkpoint['ema'], str(checkpoint_path))
     folded = fold_detector(detector)
@@ -114,14 +114,14 @@ def export_detector(
     return exported
 
 
-def fold_detector(detector: Detector) -> Detector:
+def fold_detector(detector: DetectorNetwork) -> DetectorNetwork:
     """
     Return a copy without norms that answers the same; the unfolded network is its reference.
 
     :param detector: its norms hold the statistics to fold.
     """
     with torch.no_grad():
-        folded: Detector = copy.deepcopy(detector).eval().requires_grad_(False)
+        folded: DetectorNetwork = copy.deepcopy(detector).eval().requires_grad_(False)
         for module in folded.modules():
             if isinstance(module, ConvNorm):
                 module[0] = fold_pair(module[0], module[1])
@@ -141,7 +141,7 @@ def farthest(got: list[np.ndarray], wanted: list[np.ndarray]) -> float:
     return max(float(np.abs(a - b).max()) for a, b in zip(got, wanted, strict=True))
 
 
-def write_onnx(folded: Detector, path: Path) -> None:
+def write_onnx(folded: DetectorNetwork, path: Path) -> None:
     """
     Write a folded detector as FP32 ONNX that takes any size, simplified once.
 
@@ -209,7 +209,7 @@ def make_manifest(
 def card(
     exported: Exported,
     name: str,
-    settings: DetectorSettings,
+    settings: DetectorTrainSettings,
     checkpoint: Checkpoint,
     provenance: Provenance,
     parameters: int,
