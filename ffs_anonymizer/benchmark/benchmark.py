@@ -26,7 +26,6 @@ class Benchmark:
     """
     Measure what the options ask for.
 
-    :param args: of the command line.
     :raises SettingsError: an option is out of range.
     """
 

@@ -19,11 +19,7 @@ examples:
 
 
 def add_parser(subparsers: Subparsers) -> None:
-    """
-    Register the command `bench`.
-
-    :param subparsers: of the program.
-    """
+    """Register the command `bench`."""
     parser = subparsers.add_parser(
         'bench',
         help='measure the speed of every stage and of the generators',
@@ -80,11 +76,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """
-    Measure as the options say.
-
-    :param args: of the parser that add_parser() made.
-    """
+    """Measure as the options say."""
     from ffs_anonymizer.benchmark.benchmark import Benchmark
 
     return Benchmark(args).run()

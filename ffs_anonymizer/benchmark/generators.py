@@ -118,7 +118,6 @@ def measure(
     """
     Time every model for every batch, in turns.
 
-    :param entries: the models.
     :param batches: faces in one call.
     :param with_baseline: DeepPrivacy2's network in PyTorch takes its turn too.
     :param say: told what is being measured.

@@ -125,7 +125,6 @@ def draw(path: Path, rows: Sequence[Row]) -> None:
     """
     Draw faces a second over the batch, a line for each model and precision.
 
-    :param path: of the PNG.
     :param rows: the generators.
     :raises ModelError: matplotlib is not installed.
     """

@@ -34,11 +34,7 @@ _Result = TypeVar('_Result')
 
 
 def add_parser(subparsers: Subparsers) -> None:
-    """
-    Add the command.
-
-    :param subparsers: of the program.
-    """
+    """Add the command."""
     parser = subparsers.add_parser(
         'build',
         help='build TensorRT engines for this machine',

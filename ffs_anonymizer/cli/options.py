@@ -95,11 +95,7 @@ class _Output(argparse.Action):
 
 
 def add_settings_options(parser: argparse.ArgumentParser) -> None:
-    """
-    Add the options that choose the settings.
-
-    :param parser: of the command.
-    """
+    """Add the options that choose the settings."""
     group = parser.add_argument_group(
         'settings',
         'What is not said here comes from --config, else from the defaults '

@@ -70,7 +70,6 @@ def list_faces(folder: Path, boxes: Path | None) -> list[Face]:
     """
     Return the faces to pack, with a box each where boxes are given.
 
-    :param folder: the photos.
     :param boxes: a CSV with the columns path, identity, x0, y0, x1, y1 (paths below the folder),
         perhaps in_x0 to in_y1 (the part that shows something) and the columns of the points,
         or a folder with a .txt of the same stem for each photo, or None to detect.
@@ -165,7 +164,6 @@ def pack(
     """
     Write photos.npy, index.csv and sheet.jpg into a new folder.
 
-    :param faces: what to pack.
     :param out: the folder; it must not hold a data set yet.
     :param detect: image to (N, 4) boxes, asked for faces without a box; the largest is taken.
     :param find_points: photo and box to (5, 2) eyes, nose and mouth corners, or None; without
@@ -236,7 +234,6 @@ def shrink(path: Path, count: int) -> None:
     """
     Cut an .npy file down to its first rows.
 
-    :param path: the file.
     :param count: rows to keep.
     """
     whole = np.load(path, mmap_mode='r')
@@ -258,7 +255,6 @@ def write_sheet(
     """
     Write a contact sheet of evenly chosen photos with their boxes and points drawn.
 
-    :param path: the image file.
     :param photos_bgr: (N, P, P, 3).
     :param rows: of the index.
     :param count: how many at most.

@@ -133,7 +133,6 @@ def list_annotated(folder: Path, boxes: Path) -> list[Annotated]:
     """
     Return the photos to pack and where their plates are.
 
-    :param folder: the photos.
     :param boxes: a CSV with the columns path (below the folder), x0, y0, x1, y1, empty where a
         photo has no plate, and group, the scene that it belongs to (else the file's stem); or a
         folder with a .txt (x0 y0 x1 y1 a line) or a Pascal VOC .xml of the same stem for each.
@@ -222,7 +221,6 @@ def pack_pictures(
     """
     Write pixels.npy, pictures.csv, boxes.csv and sheet.jpg into a new folder.
 
-    :param photos: what to pack.
     :param out: the folder; it must not hold a data set yet.
     :param photo_px: longer side above which photos are scaled down.
     :param drawn: how many plates to draw; two thirds as many distractors.
@@ -335,8 +333,6 @@ def write_sheet(path: Path, pictures: PackedPictures, count: int = 32) -> None:
     """
     Write a contact sheet: photos with their boxes, then what was drawn.
 
-    :param path: the image file.
-    :param pictures: the data set.
     :param count: how many of each kind at most.
     """
     tiles = []

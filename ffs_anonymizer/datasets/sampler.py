@@ -107,8 +107,6 @@ class Sampler:
         Return the batch of one step; the same seed and step give the same batch.
 
         :param count: N.
-        :param seed: of the run.
-        :param step: of the run.
         """
         chance = Chance(seed * 1_000_003 + step, self.device)
         rows = torch.multinomial(self.chances, count, True, generator=chance.generator)

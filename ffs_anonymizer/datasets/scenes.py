@@ -34,7 +34,6 @@ class Scenes:
     """
     Draw scenes from a data set.
 
-    :param pictures: the data set.
     :param numbers: the photos to draw from.
     :param size_px: S, side of the scenes.
     :param drawn_share: how many scenes get drawn plates.

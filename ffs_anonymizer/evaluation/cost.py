@@ -20,9 +20,7 @@ class Complexity:
     """
     Say what a network costs.
 
-    :param name: of the network.
     :param size_px: side of the crop that it was counted at.
-    :param parameters: how many it has.
     :param macs: multiply-accumulates of the convolutions and matrix products for one face.
     """
 

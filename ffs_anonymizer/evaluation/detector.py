@@ -78,7 +78,6 @@ def judge(
     tenth of its area is a false find. Plates lower than 5 px are neither.
 
     :param photos: with their plates.
-    :param network: the detector.
     :param scale: size at which it sees the photos.
     :param nms_iou: overlap above which two boxes are one.
     :param progress: wraps the photos, for a progress bar.
@@ -179,8 +178,6 @@ def write_misses(
     """
     Write a picture of the plates that were missed, the largest first; return how many there were.
 
-    :param path: the image file.
-    :param photos: what was judged.
     :param judged: what came of it.
     :param threshold: below which a plate was missed.
     :param count: how many to show at most.

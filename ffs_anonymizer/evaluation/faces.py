@@ -164,7 +164,6 @@ def judge(
 
     :param photos: where the faces are.
     :param images: the photos' pixels, original or anonymized.
-    :param judges: whom to ask.
     :param region_scale: side of the region over the side of the box.
     :param feather: width of the soft edge over the region's longer side.
     :param fallback_points: (N, 5, 2), where to align faces in which no landmarks are found any
@@ -313,9 +312,7 @@ def evaluate(
     """
     Return the metrics of each method, the untouched originals first.
 
-    :param photos: what to judge on.
     :param settings_by_method: method to the settings of the recipe.
-    :param judges: who judges.
     :param others: name to photos that somebody else anonymized, in the order of photos.
     :param sheet: where to write a contact sheet: a column a face, a row a method.
     :param progress: wraps the names, for a progress bar.
@@ -365,7 +362,6 @@ def write_sheet(path: Path, rows: Sequence[NDArray[np.uint8]]) -> None:
     """
     Write rows of faces as one image.
 
-    :param path: the image file.
     :param rows: each (N, SHEET_PX, SHEET_PX, 3).
     """
     sheet = tile_images(np.concatenate(rows), columns=len(rows[0]))

@@ -42,7 +42,6 @@ def write_random(name: str, path: Path) -> int:
     Write a generator with random weights as FP32 ONNX and return the side of its input.
 
     :param name: a key of ARCHITECTURES.
-    :param path: the file.
     """
     torch.manual_seed(0)
     network = make_network(name)

@@ -105,7 +105,6 @@ class VideoSource:
     """
     Read a video's pictures in the order in which they are shown.
 
-    :param path: of the file.
     :param keep_audio: whether packets of sound come along.
     :raises MediaError: it cannot be opened, or holds no video, or more than one.
     """
@@ -247,7 +246,6 @@ class VideoTarget:
     Nothing but pictures, and sound where it was asked for, gets into it: no metadata, subtitles,
     chapters, attachments or cover.
 
-    :param path: of the new file.
     :param source: gives size, times and colours.
     :param suffix: of the final name, which decides container and encoder.
     :param crf: constant rate factor of the encoder: less is better and larger.

@@ -20,7 +20,6 @@ class AnonymizerLifecycleNode(LifecycleNode):  # type: ignore[misc]
     What goes wrong in a transition is logged and goes to error processing, which gives everything
     back: the node is then unconfigured.
 
-    :param node_name: the node's name.
     :param parameter_files: those that it was given; one that is not for it is refused.
     :param stopped: tells whether the process is to end, which ends the loading too.
     :param node_options: handed to `rclpy.node.Node`: namespace, context, parameter_overrides ...

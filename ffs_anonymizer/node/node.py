@@ -18,7 +18,6 @@ class AnonymizerNode(Node):  # type: ignore[misc]
 
     The constructor loads the models; nothing is subscribed or published before.
 
-    :param node_name: the node's name.
     :param parameter_files: those that it was given; one that is not for it is refused.
     :param stopped: tells whether the process is to end, which ends the loading too.
     :param node_options: handed to `rclpy.node.Node`: namespace, context, parameter_overrides ...

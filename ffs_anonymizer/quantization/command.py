@@ -24,11 +24,7 @@ examples:
 
 
 def add_parser(subparsers: Subparsers) -> None:
-    """
-    Register the command `quantize`.
-
-    :param subparsers: of the program.
-    """
+    """Register the command `quantize`."""
     parser = subparsers.add_parser(
         'quantize',
         help='make 8-bit files of a network, its most sensitive layers left in float',
@@ -125,11 +121,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """
-    Quantize a network as the options say.
-
-    :param args: of the parser that add_parser() made.
-    """
+    """Quantize a network as the options say."""
     from ffs_anonymizer.quantization.quantization import Quantization
 
     return Quantization(args).run()

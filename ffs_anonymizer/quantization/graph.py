@@ -24,7 +24,6 @@ def prepare(path: Path) -> onnx.ModelProto:
     """
     Read an FP32 network: opset 17, batch norms folded, every node named, shapes inferred.
 
-    :param path: the ONNX file.
     :raises ModelError: it is no FP32 network of standard operators, or has no convolution.
     """
     model = read(path)

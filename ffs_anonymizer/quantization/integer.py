@@ -68,7 +68,7 @@ class _Writer:
         self.real.update(self.weights)
         self.quantized: dict[str, Quantized] = {}
         # Tensors that another name stands for: a doubled picture and what it was doubled from.
-        self.doubled: dict[str, str] = {}
+        self.upsampled: dict[str, str] = {}
 
     def write(self) -> onnx.ModelProto:
         """Return the whole model."""
@@ -80,7 +80,7 @@ class _Writer:
             elif node.op_type == 'Add' and self._both_quantized(node):
                 self._add(node)
             elif node.op_type == 'Resize' and self._is_free(node):
-                self.doubled[node.output[0]] = node.input[0]
+                self.upsampled[node.output[0]] = node.input[0]
             else:
                 for name in node.input:
                     self._as_real(name)
@@ -148,7 +148,7 @@ class _Writer:
         """Tell whether a Resize doubles the sides by repetition, for integer convolutions only."""
         readers = self.readers.get(node.output[0], [])
         return (
-            _doubles(node, self.weights)
+            _upsamples(node, self.weights)
             and bool(readers)
             and node.output[0] not in self.outputs
             and self._known_size(node.input[0])
@@ -190,8 +190,8 @@ class _Writer:
             else np.zeros(len(kernel))
         )
         values = attributes(node)
-        if name in self.doubled:
-            self._doubled_conv(node, self._as_quantized(self.doubled[name]), kernel, bias)
+        if name in self.upsampled:
+            self._upsampled_conv(node, self._as_quantized(self.upsampled[name]), kernel, bias)
             return
         tensor = self._as_quantized(name)
         known = output in self.ranges or self._after_relu(output) in self.ranges
@@ -253,7 +253,7 @@ class _Writer:
         ]
         self._node('QLinearConv', inputs, into.name, channels_last=1, **values)
 
-    def _doubled_conv(
+    def _upsampled_conv(
         self,
         node: onnx.NodeProto,
         small: Quantized,
@@ -261,7 +261,7 @@ class _Writer:
         bias: NDArray[np.float64],
     ) -> None:
         output = node.output[0]
-        height, width = self.shapes[self.doubled[node.input[0]]][2:]
+        height, width = self.shapes[self.upsampled[node.input[0]]][2:]
         into = self._chosen(output, f'{output}/u8')
         rows = []
         for down in (0, 1):
@@ -336,7 +336,7 @@ def _is_3x3(node: onnx.NodeProto, constants: Mapping[str, NDArray[np.generic]]) 
     )
 
 
-def _doubles(node: onnx.NodeProto, constants: Mapping[str, NDArray[np.generic]]) -> bool:
+def _upsamples(node: onnx.NodeProto, constants: Mapping[str, NDArray[np.generic]]) -> bool:
     """Tell whether a Resize repeats each pixel twice in each direction."""
     values = attributes(node)
     scales = constants.get(node.input[2]) if len(node.input) == 3 else None

@@ -132,11 +132,7 @@ class DetectorQuality(Quality):
 
 
 class Recorder(Backend):
-    """
-    Keep what a network is fed with, and what it says, as it runs.
-
-    :param model: the network.
-    """
+    """Keep what a network is fed with, and what it says, as it runs."""
 
     def __init__(self, model: Backend) -> None:
         self.model = model
@@ -154,7 +150,6 @@ def photo_feeds(model: Backend, photos: Sequence[Photo]) -> Iterator[Tensors]:
     """
     Yield what a detector is fed with for each photo.
 
-    :param model: the detector.
     :param photos: their boxes do not matter.
     """
     recorder = Recorder(model)

@@ -44,7 +44,6 @@ def draw(
     """
     Draw the loss of each layer alone, and the score over the number of layers kept in float.
 
-    :param path: of the PNG.
     :param curves: by file, the score for N = 0, 1, 2, ...
     :param chosen: by file, N.
     """
@@ -83,7 +82,6 @@ def draw_faces(
     """
     Draw crops below each other: what the networks saw, and what each of them made of it.
 
-    :param path: of the PNG.
     :param crops: what was painted.
     :param paintings: by file, (N, 3, S, S) in [-1, 1].
     :param most: how many crops.

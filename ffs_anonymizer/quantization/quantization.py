@@ -95,7 +95,6 @@ class Quantization:
     """
     Quantize one network.
 
-    :param args: of the command line.
     :raises SettingsError: an option is out of range or does not fit the task.
     """
 

@@ -20,11 +20,9 @@ class LayerLoss:
     """
     Say what one convolution costs.
 
-    :param name: of the node.
     :param loss: of the metric, when this convolution alone is quantized.
     :param low: of its input on the calibration data.
     :param high: of its input on the calibration data.
-    :param weights: how many it has.
     """
 
     name: str

@@ -44,7 +44,6 @@ class McapReader:
     """
     Read an mcap file.
 
-    :param path: of the file.
     :param known: topics of the bag's other files, by key; those of this file join them.
     :raises BagError: it cannot be opened, or it is damaged or cut off.
     """

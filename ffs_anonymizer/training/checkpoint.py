@@ -17,7 +17,6 @@ def save_checkpoint(path: Path, values: Checkpoint) -> None:
     """
     Write a checkpoint; where that fails, the one that was there stays.
 
-    :param path: the file.
     :param values: what to save.
     :raises ModelError: the disk is full, or the folder cannot be written.
     """
@@ -38,7 +37,6 @@ def load_checkpoint(path: Path, network: str = 'generator') -> Checkpoint:
     """
     Read a checkpoint.
 
-    :param path: the file.
     :param network: what was trained, generator or detector.
     :raises ModelError: it is missing, broken, or no checkpoint of ours.
     """

@@ -21,11 +21,7 @@ T = TypeVar('T')
 
 
 def add_parsers(subparsers: Subparsers) -> None:
-    """
-    Register data, train, export, evaluate and models.
-
-    :param subparsers: of the program's parser.
-    """
+    """Register data, train, export, evaluate and models."""
     add_data_parser(subparsers)
     add_train_parser(subparsers)
     add_export_parser(subparsers)

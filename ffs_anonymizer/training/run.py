@@ -46,7 +46,6 @@ def refuse_other_settings(settings: RunSettings, resumed: Checkpoint, path: Path
     Refuse to go on with a run under settings that it was not started with.
 
     :param settings: those of now.
-    :param resumed: the checkpoint.
     :param path: where the checkpoint is.
     """
     then = from_mapping(resumed['settings'], type(settings)).as_dict()
@@ -65,7 +64,6 @@ def rate_at(step: int, settings: RunSettings) -> float:
     Return the factor of the learning rates at a step: a rise, a plateau, a fall to 0.
 
     :param step: from 0.
-    :param settings: of the run.
     """
     rise = min(1.0, (step + 1) / max(settings.warm_steps, 1))
     falls_from = settings.decay_from * settings.steps

@@ -36,11 +36,7 @@ OUTPUTS = tuple(f'{name}_{stride}' for name in ('score', 'box') for stride in ST
 
 
 class Answers(nn.Module):  # type: ignore[misc]
-    """
-    Give out scores and boxes apart, as the layout `ffs` reads them.
-
-    :param detector: the network.
-    """
+    """Give out scores and boxes apart, as the layout `ffs` reads them."""
 
     def __init__(self, detector: DetectorNetwork) -> None:
         """Keep the network."""
@@ -69,8 +65,6 @@ def export_detector(
     """
     Write <name>.onnx, <name>-fp16.onnx, a manifest beside each and a card.
 
-    :param checkpoint_path: of the training.
-    :param out: the folder.
     :param name: of the files; that of the network with the prefix `ffs-` where there is none.
     :param provenance: what the manifest and the card should say.
     :raises ModelError: the checkpoint is unfit, or a file differs too much from torch.
@@ -142,12 +136,7 @@ def farthest(got: list[np.ndarray], wanted: list[np.ndarray]) -> float:
 
 
 def write_onnx(folded: DetectorNetwork, path: Path) -> None:
-    """
-    Write a folded detector as FP32 ONNX that takes any size, simplified once.
-
-    :param folded: the network.
-    :param path: the file.
-    """
+    """Write a folded detector as FP32 ONNX that takes any size, simplified once."""
     import onnxslim
 
     exported = io.BytesIO()
@@ -176,7 +165,6 @@ def make_manifest(
     """
     Return the manifest of a written file.
 
-    :param path: the ONNX.
     :param name: of the model.
     :param precision: fp32 or fp16.
     :param checkpoint: for the images seen.
@@ -219,7 +207,6 @@ def card(
 
     :param exported: the files and their errors.
     :param name: of the model.
-    :param settings: of the training.
     :param checkpoint: for steps and images seen.
     :param provenance: data, licence, notes.
     :param parameters: how many the network has.

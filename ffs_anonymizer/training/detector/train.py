@@ -171,8 +171,6 @@ def draw(scenes: Scenes, seed: int, step: int, count: int) -> list[Scene]:
     Return the scenes of one step; the same seed and step give the same scenes.
 
     :param scenes: where from.
-    :param seed: of the run.
-    :param step: of the run.
     :param count: how many.
     """
     chance = np.random.default_rng((seed, step))

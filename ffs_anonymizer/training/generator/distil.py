@@ -70,7 +70,6 @@ def sides(network: GeneratorNetwork, size_px: int) -> list[int]:
     """
     Return the side of each activation of features(), the last one left out.
 
-    :param network: the generator.
     :param size_px: S.
     """
     top = size_px // network.architecture.patch_px

@@ -86,8 +86,6 @@ def export(
     """
     Write <name>.onnx, <name>-fp16.onnx, a manifest beside each, a card and a picture.
 
-    :param checkpoint_path: of the training.
-    :param out: the folder.
     :param name: of the files; the network's name where there is none.
     :param data: the packed faces; None takes those that it was trained on.
     :param picture_data: packed faces for the card's picture, which shows their surroundings;
@@ -172,7 +170,6 @@ def held_out_faces(data: Path, settings: TrainSettings) -> Batch:
     Return faces that were never trained on, or any where all were.
 
     :param data: the packed faces.
-    :param settings: of the training.
     """
     faces = load_packed(data)
     numbers, held_out = faces.split()
@@ -207,10 +204,8 @@ def make_manifest(
     """
     Return the manifest of a written file.
 
-    :param path: the ONNX.
     :param name: of the model.
     :param precision: fp32 or fp16.
-    :param settings: of the training.
     :param checkpoint: for the images seen.
     :param provenance: the rest.
     """
@@ -271,7 +266,6 @@ def card(
 
     :param exported: the files and their errors.
     :param name: of the model.
-    :param settings: of the training.
     :param checkpoint: for steps and images seen.
     :param provenance: data, licence, metrics, notes.
     :param cost: parameters and multiply-accumulates a face.

@@ -44,8 +44,6 @@ def write_onnx(folded: FaceNetwork, path: Path, size_px: int) -> None:
     """
     Write a folded generator as FP32 ONNX with a free batch, simplified once.
 
-    :param folded: the network.
-    :param path: the file.
     :param size_px: S.
     """
     import onnxslim
@@ -71,7 +69,6 @@ def run_onnx(path: Path, feeds: Mapping[str, NDArray[np.float32]]) -> NDArray[np
     """
     Return what ONNX Runtime paints with a file on the CPU.
 
-    :param path: the file.
     :param feeds: input name to value.
     """
     session = open_session(read(path))

@@ -123,7 +123,6 @@ def read_layers(data: bytes) -> list[Layer]:
     Its integers are a byte that counts the bytes after it; its tensors a version, four sizes and
     little-endian floats; each layer follows its name.
 
-    :param data: the file.
     :raises ValueError: a layer is cut off.
     """
 

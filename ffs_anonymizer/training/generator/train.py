@@ -326,9 +326,7 @@ def sampler_of(
     """
     Return what draws batches of photos as the settings say.
 
-    :param faces: the data set.
     :param numbers: the photos to draw from.
-    :param settings: of the run.
     :param device: where batches are wanted.
     """
     return Sampler(
@@ -346,7 +344,6 @@ def spread_out(sampler: Sampler, of: int, count: int) -> Batch:
     Return photos as they are, from all over the data set.
 
     :param sampler: of the photos.
-    :param of: how many it has.
     :param count: how many at most.
     """
     return sampler.plain(np.unique(np.linspace(0, of - 1, count).astype(np.int64)))
@@ -372,7 +369,6 @@ def freeze(network: FaceNetwork, prefixes: str) -> list[nn.Module]:
     """
     Keep layers as they are and return them, for their norms to stay in evaluation mode.
 
-    :param network: the network.
     :param prefixes: names or beginnings of names of layers, commas between.
     """
     frozen: list[nn.Module] = []
@@ -423,7 +419,6 @@ def write_grid(path: Path, average: FaceNetwork, batch: Batch) -> None:
 
     :param path: a PNG.
     :param average: in evaluation mode.
-    :param batch: the faces.
     """
     condition, mask, image = batch.condition, batch.mask, batch.image
     known = batch.points_px.isfinite().all(2).all(1)[:, None, None]
