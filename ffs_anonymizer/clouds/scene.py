@@ -6,6 +6,7 @@ import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 import fnmatch
+import threading
 from typing import Any
 
 from ffs_anonymizer.clouds import depth, projection
@@ -79,7 +80,7 @@ class Scene:
     """
     Remember what cameras saw, and hide the same in what other sensors measured.
 
-    It belongs to one thread.
+    Any thread may call any method.
 
     :param max_gap_ms: the most between a measurement and the nearest picture of a camera.
     """
@@ -89,10 +90,12 @@ class Scene:
         self._seen: dict[str, list[Seen]] = {}
         self._infos: dict[str, Any] = {}
         self._transforms = Transforms()
+        self._lock = threading.Lock()
 
     def add_info(self, topic: str, info: Any) -> None:
         """Remember a sensor_msgs/CameraInfo."""
-        self._infos[topic] = info
+        with self._lock:
+            self._infos[topic] = info
 
     def add_transforms(self, message: Any, *, is_static: bool) -> None:
         """
@@ -101,7 +104,8 @@ class Scene:
         :raises ImageError: one of them is no transform.
         """
         for transform in message.transforms:
-            self._transforms.add(transform, is_static=is_static)
+            with self._lock:
+                self._transforms.add(transform, is_static=is_static)
 
     def add_regions(
         self,
@@ -111,20 +115,15 @@ class Scene:
         xyxy_px: NDArray[np.floating[Any]],
     ) -> None:
         """Remember the regions of a picture, (N, 4), right and bottom exclusive."""
-        seen = self._seen.setdefault(image_topic, [])
-        if seen and stamp_ns < seen[-1].stamp_ns - _MEMORY_NS:
-            # Time has jumped back, as when a recording starts again.
-            seen.clear()
-        stamps_ns = [one.stamp_ns for one in seen]
         one = Seen(stamp_ns, size_wh, np.asarray(xyxy_px, np.float64).reshape(-1, 4))
-        seen.insert(bisect.bisect_right(stamps_ns, stamp_ns), one)
-        while seen[0].stamp_ns < seen[-1].stamp_ns - _MEMORY_NS:
-            seen.pop(0)
+        with self._lock:
+            self._add_seen(self._seen.setdefault(image_topic, []), one)
 
     def is_ready(self, links: Sequence[Link], stamp_ns: int) -> bool:
         """Return whether no later picture can be nearer than those that are known."""
-        every = (self._seen.get(link.image) for link in links)
-        return all(seen and seen[-1].stamp_ns >= stamp_ns for seen in every)
+        with self._lock:
+            every = [self._seen.get(link.image) for link in links]
+            return all(seen and seen[-1].stamp_ns >= stamp_ns for seen in every)
 
     def hide_in_cloud(
         self, msg: Any, links: Sequence[Link], geometry: str, stamp_ns: int
@@ -141,7 +140,8 @@ class Scene:
         cloud = Cloud(msg)
         if not links:
             raise ImageError('got no camera that sees this cloud: list one in cloud.cameras')
-        views = [self._view(link, frame_of(msg), stamp_ns) for link in links]
+        with self._lock:
+            views = [self._view(link, frame_of(msg), stamp_ns) for link in links]
         data = projection.cover(cloud, views, geometry)
         return data, sum(len(view.xyxy_px) for view in views)
 
@@ -160,11 +160,22 @@ class Scene:
             raise ImageError('got no camera that depth is registered to: list it in depth.cameras')
         rects = []
         for link in links:
-            seen = self._nearest(link.image, stamp_ns)
+            with self._lock:
+                seen = self._nearest(link.image, stamp_ns)
             boxes = projection.grown(seen.xyxy_px, seen.stamp_ns - stamp_ns, seen.size_wh)
             rects.append(depth.scaled(boxes, seen.size_wh, image.size_wh))
         every = np.concatenate(rects)
         return image.cover(every, geometry), len(every)
+
+    def _add_seen(self, seen: list[Seen], one: Seen) -> None:
+        stamp_ns = one.stamp_ns
+        if seen and stamp_ns < seen[-1].stamp_ns - _MEMORY_NS:
+            # Time has jumped back, as when a recording starts again.
+            seen.clear()
+        stamps_ns = [one.stamp_ns for one in seen]
+        seen.insert(bisect.bisect_right(stamps_ns, stamp_ns), one)
+        while seen[0].stamp_ns < seen[-1].stamp_ns - _MEMORY_NS:
+            seen.pop(0)
 
     def _view(self, link: Link, cloud_frame: str, stamp_ns: int) -> View:
         seen = self._nearest(link.image, stamp_ns)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 import threading
 import time
 from typing import Any
 
+from ffs_anonymizer.clouds.scene import Link
 import numpy as np
 
 QUEUE_FRAMES = 16
@@ -66,15 +68,27 @@ class Camera:
 
     :param topic: the resolved name of the topic; it names the stream in the recipe.
     :param drop_old: keep only the newest frame; else up to `QUEUE_FRAMES` in their order.
+    :param kind: image, cloud or depth.
+    :param links: the cameras whose regions count instead of its own; without them, a cloud is
+        looked at as an image.
     """
 
-    def __init__(self, topic: str, *, drop_old: bool) -> None:
+    def __init__(
+        self, topic: str, *, drop_old: bool, kind: str = 'image', links: Sequence[Link] = ()
+    ) -> None:
         self.topic = topic
+        self.kind = kind
+        self.links = tuple(links)
         self._drop_old = drop_old
         self._waiting: deque[Waiting] = deque()
         self._counters = _Counters()
         self._lock = threading.Lock()
         self._track_stamp_ns = 0
+
+    @property
+    def drops_old(self) -> bool:
+        """Return whether the newest frame replaces one that still waits."""
+        return self._drop_old
 
     def put(self, message: Any) -> None:
         """Add a frame; one frame is dropped where there is no room for both."""
@@ -92,6 +106,11 @@ class Camera:
         """Remove and return the frame that is next; None if there is none."""
         with self._lock:
             return self._waiting.popleft() if self._waiting else None
+
+    def first(self) -> Waiting | None:
+        """Return the frame that is next, and leave it there."""
+        with self._lock:
+            return self._waiting[0] if self._waiting else None
 
     def drop_waiting(self) -> None:
         """Drop all frames that wait."""

@@ -17,6 +17,8 @@ except ImportError:
 IMAGE = 'sensor_msgs/msg/Image'
 COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'
 IMAGE_TYPES = (IMAGE, COMPRESSED_IMAGE)
+CLOUD_TYPES = ('sensor_msgs/msg/PointCloud2',)
+TRANSFORMS = 'tf2_msgs/msg/TFMessage'
 INFO_TYPES = ('sensor_msgs/msg/CameraInfo',)
 
 

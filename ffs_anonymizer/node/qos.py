@@ -34,10 +34,9 @@ def check(overrides: Mapping[str, Parameter], topics: Topics) -> list[str]:
     :param overrides: the parameters that the user has set, by name.
     :raises SettingsError: a name or a value is wrong.
     """
-    every = (*topics.images, *topics.copies, *topics.infos)
     sides = {
-        'subscription': {topic.name for topic in every},
-        'publisher': {topic.output for topic in every},
+        'subscription': {topic.name for topic in topics.every},
+        'publisher': {topic.output for topic in topics.every},
     }
     strange = []
     for name, override in overrides.items():

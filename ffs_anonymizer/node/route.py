@@ -39,7 +39,8 @@ class Route:
         message is published as it is.
     :param on_lost: told how many messages the middleware has just lost on their way here.
     :param depth: messages that the middleware keeps for us.
-    :param lazy: subscribe only while the output has subscribers.
+    :param lazy: subscribe only while the output has subscribers, or `is_needed` says so.
+    :param is_needed: tells whether somebody else needs the messages.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Route:
         presumed_type: str = '',
         raw: bool = False,
         depth: int = SENSOR_DEPTH,
+        is_needed: Callable[[], bool] = lambda: False,
     ) -> None:
         self.topic = topic.name
         self.output = topic.output
@@ -69,6 +71,7 @@ class Route:
         self._on_lost = on_lost
         self._raw = raw
         self._depth = depth
+        self._is_needed = is_needed
         self._publisher: Any = None
         self._subscription: Any = None
         self._type_name = ''
@@ -127,7 +130,8 @@ class Route:
             self.check()
         if self._publisher is None:
             return
-        if self._lazy and self._publisher.get_subscription_count() == 0:
+        is_idle = self._publisher.get_subscription_count() == 0 and not self._is_needed()
+        if self._lazy and is_idle:
             self._unsubscribe()
         elif self._subscription is None and self.check():
             self._subscribe()

@@ -11,17 +11,21 @@ import time
 from typing import Any
 
 from ffs_anonymizer.anonymizer import Anonymized, Zone
+from ffs_anonymizer.clouds.scene import Scene
 from ffs_anonymizer.errors import AnonymizerError, SettingsError
 from ffs_anonymizer.node import parameters, qos, topics, weakenings
 from ffs_anonymizer.node.camera import Account, Camera, QUEUE_FRAMES
 from ffs_anonymizer.node.diagnostics import Diagnostics, PERIOD_S, Reminder, Report
 from ffs_anonymizer.node.infos import Infos
 from ffs_anonymizer.node.messages import (
+    CLOUD_TYPES,
     COMPRESSED_IMAGE,
     DETECTIONS,
     detections_of,
     IMAGE_TYPES,
     INFO_TYPES,
+    message_type,
+    TRANSFORMS,
 )
 from ffs_anonymizer.node.parameter_files import check_parameter_file
 from ffs_anonymizer.node.route import Route, SENSOR_DEPTH
@@ -31,6 +35,7 @@ from ffs_anonymizer.node.worker import Worker
 from ffs_anonymizer.settings.runtime import Settings
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_srvs.srv import Trigger
 
 READY = 'ready: models are loaded'
@@ -40,6 +45,8 @@ _QUIET_S = 5.0
 # How long a topic may stay without a publisher before the log says so, and how often it does.
 SILENT_S = 5.0
 _REMIND_S = 60.0
+# Messages of /tf that the middleware keeps for us, as tf2 has it.
+_TRANSFORMS = 100
 
 
 class Service:
@@ -77,12 +84,18 @@ class Service:
         )
         self._strange_qos = qos.check(self._overrides, self._topics)
         parameters.declare(node, self.settings, self._on_change)
+        self._sources = [
+            *((topic, 'image') for topic in self._topics.images),
+            *((topic, 'cloud') for topic in self._topics.clouds),
+            *((topic, 'depth') for topic in self._topics.depths),
+        ]
         self._worker: Worker | None = None
         self._cameras: list[Camera] = []
         self._routes: dict[str, Route] = {}
         self._passed: list[Route] = []
         self._infos: list[tuple[Route, Infos, Topic]] = []
         self._timers: list[Any] = []
+        self._lenses: list[Any] = []
         self._detections: Any = None
         self._diagnostics = Diagnostics(node)
         self._snapshots: Snapshots | None = None
@@ -111,7 +124,14 @@ class Service:
         :raises AnonymizerError: one of them cannot be loaded, or a zone cannot be read.
         """
         self._cameras = [
-            Camera(topic.name, drop_old=self.settings.drop_old) for topic in self._topics.images
+            Camera(
+                topic.name,
+                # What waits for a picture would for ever be replaced by what comes meanwhile.
+                drop_old=self.settings.drop_old and not topic.links,
+                kind=kind,
+                links=topic.links,
+            )
+            for topic, kind in self._sources
         ]
         self._worker = Worker(
             self.settings,
@@ -133,9 +153,10 @@ class Service:
         if DETECTIONS is not None and self.settings.publish_detections:
             self._detections = self._node.create_publisher(DETECTIONS, '~/detections', 5)
         self._routes = {
-            camera.topic: self._image_route(topic, camera, self._worker)
-            for topic, camera in zip(self._topics.images, self._cameras, strict=True)
+            camera.topic: self._source_route(topic, camera, self._worker)
+            for (topic, _), camera in zip(self._sources, self._cameras, strict=True)
         }
+        self._learn_of_cameras(self._worker)
         self._passed = [self._passing_route(topic, ()) for topic in self._topics.copies]
         for topic in self._topics.infos:
             self._add_info(topic)
@@ -153,7 +174,9 @@ class Service:
         """Leave the topics; the networks stay. Frames that wait are dropped."""
         for timer in self._timers:
             self._node.destroy_timer(timer)
-        self._timers = []
+        for subscription in self._lenses:
+            self._node.destroy_subscription(subscription)
+        self._timers, self._lenses = [], []
         for route in (*self._routes.values(), *self._passed):
             route.close()
         self._routes, self._passed, self._infos = {}, [], []
@@ -186,13 +209,16 @@ class Service:
 
     def _sum_up(self) -> None:
         for topic, account in self.accounts().items():
-            missing = account.dropped + account.failed + account.lost
-            say = self._logger.warning if missing else self._logger.info
-            say(
+            text = (
                 f'{topic}: {account.received} frames in, {account.published} out, '
                 f'{account.dropped} dropped, {account.failed} failed, '
                 f'{account.lost} lost before arrival'
             )
+            # rclpy lets a line of code log in one severity alone.
+            if account.dropped + account.failed + account.lost:
+                self._logger.warning(text)
+            else:
+                self._logger.info(text)
 
     # -- parameters
 
@@ -211,7 +237,8 @@ class Service:
 
     def _warn_of_zones(self) -> None:
         """Tell of zones that fit no camera; a file may serve several nodes, so it is no error."""
-        names = [topic.name for topic in self._topics.images]
+        pictures = (*self._topics.images, *self._topics.clouds)
+        names = [topic.name for topic in pictures if not topic.links]
         for setting in ('mask_zones', 'ignore_zones'):
             for text in getattr(self.settings, setting):
                 if not Zone.parse(text).fits_any(names):
@@ -222,6 +249,9 @@ class Service:
 
     def _weakenings(self, topic: str) -> list[str]:
         found = weakenings.weakenings(self.settings, topic, self._sizes_wh.get(topic))
+        clouds = [cloud.name for cloud in self._topics.clouds]
+        if topic in clouds and self.settings.cloud.geometry == 'keep':
+            found.append('cloud.geometry is keep: the shape of faces stays in the cloud')
         fallen_s, reason = self._fallen.get(topic, (0.0, ''))
         if reason and time.monotonic() - fallen_s <= 2 * PERIOD_S:
             found.append(f'faces fall back to {self.settings.face.fallback}: {reason}')
@@ -242,18 +272,64 @@ class Service:
 
     # -- topics
 
-    def _image_route(self, topic: Topic, camera: Camera, worker: Worker) -> Route:
+    def _source_route(self, topic: Topic, camera: Camera, worker: Worker) -> Route:
         return Route(
             self._node,
             topic,
-            types=IMAGE_TYPES,
+            types=CLOUD_TYPES if camera.kind == 'cloud' else IMAGE_TYPES,
             presumed_type=COMPRESSED_IMAGE if topic.name.endswith('/compressed') else '',
+            is_needed=partial(self._is_needed, topic.name),
             overrides=self._overrides,
             lazy=self.settings.lazy,
             on_message=partial(self._take, camera, worker),
             on_lost=camera.count_lost,
-            depth=SENSOR_DEPTH if self.settings.drop_old else QUEUE_FRAMES,
+            depth=SENSOR_DEPTH if camera.drops_old else QUEUE_FRAMES,
         )
+
+    def _is_needed(self, image: str) -> bool:
+        """Return whether a cloud or a depth image that is taken waits for a picture."""
+        return any(
+            link.image == image and self._routes[topic.name].subscribed
+            for topic in (*self._topics.clouds, *self._topics.depths)
+            for link in topic.links
+        )
+
+    def _learn_of_cameras(self, worker: Worker) -> None:
+        """Take the lenses and places of the cameras that clouds are seen by."""
+        links = {link.info for topic in self._topics.clouds for link in topic.links}
+        scene = worker.measured.scene
+        for info in sorted(links):
+            self._lenses.append(
+                self._node.create_subscription(
+                    message_type(INFO_TYPES[0]),
+                    info,
+                    partial(scene.add_info, info),
+                    QoSProfile(depth=SENSOR_DEPTH, reliability=ReliabilityPolicy.BEST_EFFORT),
+                )
+            )
+        if not links:
+            return
+        try:
+            kind = message_type(TRANSFORMS)
+        except ImportError:
+            self._logger.warning(
+                'tf2_msgs is not installed: clouds are seen in the frame of their camera alone'
+            )
+            return
+        for name, is_static in (('/tf', False), ('/tf_static', True)):
+            durability = (
+                DurabilityPolicy.TRANSIENT_LOCAL if is_static else DurabilityPolicy.VOLATILE
+            )
+            take = partial(self._take_transforms, scene, is_static)
+            profile = QoSProfile(depth=_TRANSFORMS, durability=durability)
+            self._lenses.append(self._node.create_subscription(kind, name, take, profile))
+
+    def _take_transforms(self, scene: Scene, is_static: bool, message: Any) -> None:
+        try:
+            scene.add_transforms(message, is_static=is_static)
+        except AnonymizerError as error:
+            if self._problems.due(str(error)):
+                self._logger.error(str(error))
 
     def _passing_route(
         self, topic: Topic, types: tuple[str, ...], on_message: Any = None
@@ -288,14 +364,15 @@ class Service:
     # -- frames
 
     def _take(self, camera: Camera, worker: Worker, message: Any) -> None:
-        if self._snapshots is not None:
+        if self._snapshots is not None and camera.kind == 'image':
             self._snapshots.before(camera.topic, message)
         worker.put(camera, message)
 
     def _snapshot(self, request: Any, response: Any) -> Any:
         assert self._snapshots is not None
-        response.message = self._snapshots.ask(list(self._routes))
-        response.success = bool(self._routes)
+        images = [topic.name for topic in self._topics.images if topic.name in self._routes]
+        response.message = self._snapshots.ask(images)
+        response.success = bool(images)
         return response
 
     # These run in the worker's thread.
@@ -309,15 +386,17 @@ class Service:
             data = array.array('B')
             data.frombytes(anonymized.data)
             message.data = data
-        if hasattr(message, 'width'):
+            if camera.kind == 'cloud':
+                message.is_dense = False
+        if camera.kind == 'image' and hasattr(message, 'width'):
             self._sizes_wh[camera.topic] = (message.width, message.height)
         if anonymized.replaced.warnings:
             self._fallen[camera.topic] = (time.monotonic(), anonymized.replaced.warnings[0])
         detections = self._detections
-        if detections is not None:
+        if detections is not None and camera.kind == 'image':
             detections.publish(detections_of(message.header, anonymized.regions))
         route.publish(message)
-        if self._snapshots is not None:
+        if self._snapshots is not None and camera.kind == 'image':
             self._write_snapshot(self._snapshots, camera.topic, message)
         stamp = message.header.stamp
         for _, infos, topic in self._infos:
@@ -372,7 +451,8 @@ class Service:
         """Tell of topics that nobody publishes, which may be misspelt."""
         if time.monotonic() - self._opened_s < SILENT_S:
             return
-        wanted = {topic.name for topic in (*self._topics.images, *self._topics.copies)}
+        infos = {topic.name for topic in self._topics.infos}
+        wanted = {topic.name for topic in self._topics.every} - infos
         for route in (*self._routes.values(), *self._passed):
             silent = route.topic in wanted and not route.seen and not route.problem
             if silent and self._silence.due(route.topic):
@@ -381,7 +461,7 @@ class Service:
                 )
 
     def _suggestion(self, route: Route) -> str:
-        ours = {topic.output for topic in (*self._topics.images, *self._topics.copies)}
+        ours = {topic.output for topic in self._topics.every}
         names = sorted(
             name
             for name, types in self._node.get_topic_names_and_types()

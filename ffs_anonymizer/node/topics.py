@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ffs_anonymizer.clouds.scene import Link
 from ffs_anonymizer.errors import SettingsError
 from ffs_anonymizer.settings.runtime import Settings
 
@@ -22,6 +23,7 @@ class Topic:
     :param target: the name of the output before remapping.
     :param output: the same, resolved.
     :param images: of a camera_info, the image topics that it belongs to and waits for.
+    :param links: of a cloud or a depth image, the cameras whose regions count in it.
     """
 
     source: str
@@ -29,6 +31,7 @@ class Topic:
     target: str
     output: str
     images: tuple[str, ...] = ()
+    links: tuple[Link, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -38,17 +41,25 @@ class Topics:
 
     :param images: are anonymized.
     :param copies: are passed on as they are.
-    :param infos: the camera_info of both.
+    :param infos: the camera_info of all but clouds.
+    :param clouds: are anonymized by their own colours, or by their cameras.
+    :param depths: are anonymized by their cameras.
     """
 
     images: tuple[Topic, ...]
     copies: tuple[Topic, ...]
     infos: tuple[Topic, ...]
+    clouds: tuple[Topic, ...] = ()
+    depths: tuple[Topic, ...] = ()
+
+    @property
+    def every(self) -> tuple[Topic, ...]:
+        """Return all topics."""
+        return (*self.images, *self.copies, *self.infos, *self.clouds, *self.depths)
 
     def names(self) -> set[str]:
         """Return all names that are subscribed to or published."""
-        every = (*self.images, *self.copies, *self.infos)
-        return {name for topic in every for name in (topic.name, topic.output)}
+        return {name for topic in self.every for name in (topic.name, topic.output)}
 
 
 def plan(
@@ -77,13 +88,20 @@ def plan(
     try:
         images = tuple(topic(source) for source in settings.image_topics)
         copies = tuple(topic(source) for source in settings.copy_topics)
-        infos = _infos(images, copies, prefix, resolve, expand)
+        sensors = _sensors(settings, resolve)
+        clouds, depths = (
+            tuple(replace(topic(source), links=links) for source, links in some.items())
+            for some in sensors
+        )
+        infos = _infos(images, copies + depths, prefix, resolve, expand)
     except RuntimeError as error:
         raise SettingsError(
-            f'image_topics, copy_topics or output_prefix: not a topic name: {error}'
+            'image_topics, cloud_topics, copy_topics, cloud.cameras, depth.cameras or '
+            f'output_prefix: not a topic name: {error}'
         ) from error
-    _check(images + copies, infos)
-    return Topics(images, copies, infos)
+    _check(images + copies + clouds + depths, infos)
+    _check_links(clouds + depths, images)
+    return Topics(images, copies, infos, clouds, depths)
 
 
 def camera_info_topic(image_topic: str) -> str:
@@ -91,6 +109,38 @@ def camera_info_topic(image_topic: str) -> str:
     for transport in TRANSPORTS:
         image_topic = image_topic.removesuffix(transport)
     return image_topic.rpartition('/')[0] + '/camera_info'
+
+
+def _sensors(
+    settings: Settings, resolve: Callable[[str], str]
+) -> tuple[dict[str, tuple[Link, ...]], dict[str, tuple[Link, ...]]]:
+    """Return the cameras of each cloud and of each depth topic, by the name the user wrote."""
+
+    def links(texts: tuple[str, ...]) -> list[Link]:
+        parsed = [Link.parse(text) for text in texts]
+        return [
+            replace(link, image=resolve(link.image), info=resolve(link.info)) for link in parsed
+        ]
+
+    clouds, depths = links(settings.cloud.cameras), links(settings.depth.cameras)
+    globs = [link.topics for link in depths if set(link.topics) & set('*?[')]
+    if globs:
+        raise SettingsError(
+            f'depth.cameras: got {globs[0]!r}, which the node cannot subscribe to; expected the '
+            'name of one topic'
+        )
+    return (
+        {
+            source: tuple(
+                link for link in clouds if link.fits(source) or link.fits(resolve(source))
+            )
+            for source in settings.cloud_topics
+        },
+        {
+            source: tuple(link for link in depths if link.topics == source)
+            for source in dict.fromkeys(link.topics for link in depths)
+        },
+    )
 
 
 def _infos(
@@ -121,7 +171,9 @@ def _infos(
 def _check(pictures: tuple[Topic, ...], infos: tuple[Topic, ...]) -> None:
     names = [topic.name for topic in pictures]
     for name in sorted({name for name in names if names.count(name) > 1}):
-        raise SettingsError(f'{name} is named twice in image_topics and copy_topics')
+        raise SettingsError(
+            f'{name} is named twice in image_topics, cloud_topics, copy_topics and depth.cameras'
+        )
     topics = pictures + infos
     inputs = {topic.name for topic in topics}
     outputs = [topic.output for topic in topics]
@@ -133,3 +185,14 @@ def _check(pictures: tuple[Topic, ...], infos: tuple[Topic, ...]) -> None:
             )
         if outputs.count(topic.output) > 1:
             raise SettingsError(f'two topics have the same output {topic.output}')
+
+
+def _check_links(measured: tuple[Topic, ...], images: tuple[Topic, ...]) -> None:
+    names = [image.name for image in images]
+    for topic in measured:
+        for link in topic.links:
+            if link.image not in names:
+                raise SettingsError(
+                    f'cloud.cameras, depth.cameras: got {link.image} for {topic.name}, expected '
+                    f'one of image_topics: {", ".join(names) or "there is none"}'
+                )

@@ -12,9 +12,11 @@ import time
 from typing import Any
 
 from ffs_anonymizer.anonymizer import Anonymized, Anonymizer, Request
+from ffs_anonymizer.clouds.cloud import decode_cloud
 from ffs_anonymizer.errors import AnonymizerError, ImageError
 from ffs_anonymizer.frames.message import decode
 from ffs_anonymizer.node.camera import Camera, Waiting
+from ffs_anonymizer.node.measured import Measured, stamp_ns
 from ffs_anonymizer.settings.runtime import Settings
 
 # Frames in a row, of any camera, that fail for another reason than their own content before the
@@ -25,7 +27,6 @@ HANGS_AFTER_S = 5.0
 # How long the end waits for the piece in work.
 END_S = 3.0
 _LOOK_S = 0.1
-_NS_PER_S = 1_000_000_000
 
 
 class StoppedError(AnonymizerError):
@@ -56,6 +57,9 @@ class Worker:
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         self._cameras = tuple(cameras)
+        self.measured = Measured(settings)
+        self._cloud_geometry = settings.cloud.geometry
+        self._waits_for_pictures = any(camera.links for camera in cameras)
         self._deliver = deliver
         self._report = report
         self._wake = threading.Condition()
@@ -159,7 +163,8 @@ class Worker:
             while not self._stop and not self._updates and not taken:
                 taken = self._next(len(self._cameras) if anonymizer.gains_by_joining else 1)
                 if not taken:
-                    self._wake.wait()
+                    # What waits for a picture is looked at again, should none come.
+                    self._wake.wait(_LOOK_S if self._waits_for_pictures else None)
             updates = list(self._updates)
             self._updates.clear()
             stop = self._stop
@@ -188,7 +193,7 @@ class Worker:
             if len(taken) == most:
                 break
             camera = self._cameras[index % len(self._cameras)]
-            waiting = camera.take()
+            waiting = camera.take() if self.measured.is_due(camera) else None
             if waiting is not None:
                 self._turn = (index + 1) % len(self._cameras)
                 taken.append((camera, waiting))
@@ -198,19 +203,37 @@ class Worker:
         begun, requests = [], []
         for camera, waiting in taken:
             with self._answering_for(camera):
-                requests.append(_request(anonymizer, camera, waiting))
+                if camera.links:
+                    self._finish(camera, waiting, self.measured.hide(camera, waiting))
+                    continue
+                requests.append(self._request(anonymizer, camera, waiting))
                 begun.append((camera, waiting))
         results = anonymizer.anonymize_together(requests)
-        for (camera, waiting), result in zip(begun, results, strict=True):
+        for (camera, waiting), request, result in zip(begun, requests, results, strict=True):
             with self._answering_for(camera):
                 if isinstance(result, AnonymizerError):
                     raise result
-                self._deliver(camera, waiting.message, result)
-                self._failures_in_a_row = 0
-                self._dead_reason = ''
-                camera.count_published(
-                    waiting, regions=len(result.regions), timings_ms=result.timings_ms
+                height, width = request.frame.image_bgr.shape[:2]
+                self.measured.scene.add_regions(
+                    camera.topic, stamp_ns(waiting), (width, height), result.regions.xyxy_px
                 )
+                self._finish(camera, waiting, result)
+
+    def _finish(self, camera: Camera, waiting: Waiting, result: Anonymized) -> None:
+        self._deliver(camera, waiting.message, result)
+        self._failures_in_a_row = 0
+        self._dead_reason = ''
+        count = len(result.regions) or result.replaced.counts.get('hidden', 0)
+        camera.count_published(waiting, regions=count, timings_ms=result.timings_ms)
+
+    def _request(self, anonymizer: Anonymizer, camera: Camera, waiting: Waiting) -> Request:
+        is_cloud = camera.kind == 'cloud'
+        message = waiting.message
+        frame = decode_cloud(message, self._cloud_geometry) if is_cloud else decode(message)
+        track_ns, jumped = camera.track_stamp_ns(stamp_ns(waiting))
+        if jumped:
+            anonymizer.forget(camera.topic)
+        return Request(frame, camera.topic, track_ns)
 
     @contextlib.contextmanager
     def _answering_for(self, camera: Camera) -> Iterator[None]:
@@ -233,18 +256,3 @@ class Worker:
                     f'the last {self._failures_in_a_row} frames failed, most recently: {reason}'
                 )
         self._report(camera, reason)
-
-
-def _request(anonymizer: Anonymizer, camera: Camera, waiting: Waiting) -> Request:
-    frame = decode(waiting.message)
-    stamp_ns, jumped = camera.track_stamp_ns(_stamp_ns(waiting.message, waiting))
-    if jumped:
-        anonymizer.forget(camera.topic)
-    return Request(frame, camera.topic, stamp_ns)
-
-
-def _stamp_ns(message: Any, waiting: Waiting) -> int:
-    """Return the time of a frame; drivers that set none are given the time of arrival."""
-    stamp = message.header.stamp
-    stamp_ns: int = stamp.sec * _NS_PER_S + stamp.nanosec
-    return stamp_ns or int(waiting.received_s * _NS_PER_S)

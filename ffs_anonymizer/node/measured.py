@@ -1,0 +1,64 @@
+"""Clouds and depth images of the live node, which wait for the pictures of their cameras."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from ffs_anonymizer.anonymizer import Anonymized, Replaced
+from ffs_anonymizer.clouds.scene import Scene
+from ffs_anonymizer.errors import ImageError
+from ffs_anonymizer.node.camera import Camera, Waiting
+from ffs_anonymizer.regions.detections import Regions
+from ffs_anonymizer.settings.runtime import Settings
+import numpy as np
+
+# How long one waits for a picture that is as late as itself; then the nearest one counts.
+WAIT_S = 1.0
+_NS_PER_S = 1_000_000_000
+
+
+class Measured:
+    """
+    Hide in clouds and depth images what the pictures of their cameras hide.
+
+    :param settings: cloud and depth, which do not change while the node runs.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.scene = Scene(settings.cloud.max_gap_ms)
+
+    def is_due(self, camera: Camera) -> bool:
+        """Return whether what waits next needs wait no longer."""
+        waiting = camera.first()
+        if waiting is None or not camera.links:
+            return True
+        if time.monotonic() - waiting.received_s > WAIT_S:
+            return True
+        return self.scene.is_ready(camera.links, stamp_ns(waiting))
+
+    def hide(self, camera: Camera, waiting: Waiting) -> Anonymized:
+        """
+        Return what is to be published.
+
+        :raises ImageError: what is needed for it is not known.
+        """
+        started_s = time.perf_counter()
+        if not camera.links:
+            raise ImageError('got no camera that it is registered to: list it in depth.cameras')
+        hide = self.scene.hide_in_cloud
+        geometry = self._settings.cloud.geometry
+        if camera.kind == 'depth':
+            hide, geometry = self.scene.hide_in_depth, self._settings.depth.geometry
+        data, count = hide(waiting.message, camera.links, geometry, stamp_ns(waiting))
+        spent_ms = (time.perf_counter() - started_s) * 1e3
+        replaced = Replaced(np.empty((0, 4), np.int32), {'hidden': count})
+        return Anonymized(data, Regions.empty(), replaced, {'hide': spent_ms})
+
+
+def stamp_ns(waiting: Waiting) -> int:
+    """Return the time of a message; drivers that set none are given the time of arrival."""
+    stamp: Any = waiting.message.header.stamp
+    number: int = stamp.sec * _NS_PER_S + stamp.nanosec
+    return number or int(waiting.received_s * _NS_PER_S)

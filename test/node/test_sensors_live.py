@@ -1,0 +1,190 @@
+"""Clouds and depth images of a live node; a zone stands for a face."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ffs_anonymizer.clouds.cloud import Cloud
+from ffs_anonymizer.errors import SettingsError
+from ffs_anonymizer.node.topics import plan
+from ffs_anonymizer.settings.runtime import Settings
+import numpy as np
+import pytest
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
+from support.clouds import camera_info, cloud_message, points_from
+from support.live import buffer, image, Live, pixels
+
+INSIDE = (slice(8, 24), slice(8, 24))
+
+
+def depth_m() -> Any:
+    depth = np.full((40, 48), 2.0)
+    depth[INSIDE] = 1.0
+    return depth
+
+
+def cloud(*, organized: bool = True, stamp: int = 1) -> Any:
+    points, colours = points_from(depth_m(), 50), pixels(48, 40, 3)
+    if not organized:
+        points, colours = points.reshape(1, -1, 3), colours.reshape(1, -1, 3)
+    made = cloud_message(points, colours)
+    message = PointCloud2(
+        height=made.height,
+        width=made.width,
+        fields=[PointField(**vars(field)) for field in made.fields],
+        point_step=made.point_step,
+        row_step=made.row_step,
+        data=buffer(made.data),
+        is_dense=True,
+    )
+    message.header.frame_id = 'camera_optical'
+    message.header.stamp.sec = stamp
+    message.header.stamp.nanosec = 123456789
+    return message
+
+
+def depth_image(stamp: int = 1) -> Any:
+    data = (depth_m() * 1000).astype('<u2').tobytes()
+    message = Image(height=40, width=48, encoding='16UC1', step=96, data=buffer(data))
+    message.header.stamp.sec = stamp
+    message.header.stamp.nanosec = 123456789
+    return message
+
+
+def info() -> Any:
+    made = camera_info((48, 40), focal=50)
+    message = CameraInfo(height=40, width=48, distortion_model='plumb_bob', k=made.k, p=made.p)
+    message.header.frame_id = 'camera_optical'
+    return message
+
+
+def test_an_organized_cloud_loses_colours_and_shape(live: Live) -> None:
+    node = live.blind(cloud_topics=['/points'])
+    publisher = live.publisher(PointCloud2, '/points')
+    outputs = live.received(PointCloud2, '/anonymized/points')
+    live.matched(publisher)
+    sent = cloud()
+
+    message = live.pass_one(publisher, sent, outputs)
+
+    assert (message.header, message.fields) == (sent.header, sent.fields)
+    assert not message.is_dense
+    after = Cloud(message)
+    assert (after.colours()[INSIDE] == 0).all()
+    assert (after.positions()[0][INSIDE][..., 2] > 1.9).all()
+    before = np.frombuffer(sent.data, np.uint8).reshape(40, 48, 32)
+    changed = (np.frombuffer(message.data, np.uint8).reshape(40, 48, 32) != before).any(-1)
+    changed[INSIDE] = False
+    assert not changed.any()
+    account = node.accounts()['/points']
+    assert (account.received, account.published, account.regions) == (1, 1, 1)
+    assert account.latency_p50_ms > 0
+
+
+def test_depth_waits_for_its_picture(live: Live) -> None:
+    node = live.blind('/cam/image', **{'depth.cameras': ['/depth/image /cam/image']})
+    pictures, depths = live.publisher(Image, '/cam/image'), live.publisher(Image, '/depth/image')
+    outputs = live.received(Image, '/anonymized/depth/image')
+    # Nobody subscribes to the picture, which is needed all the same.
+    live.matched(pictures, depths)
+
+    depths.publish(depth_image())
+    live.spin(0.3)
+    assert outputs == []
+    assert node.accounts()['/depth/image'].waiting == 1
+    pictures.publish(image())
+    live.until('the depth image comes out', lambda: outputs)
+
+    after = np.frombuffer(outputs[0].data, '<u2').reshape(40, 48)
+    assert (after == 2000).all()
+    assert outputs[0].encoding == '16UC1'
+
+
+def test_a_cloud_in_no_rows_by_its_camera(live: Live) -> None:
+    live.blind('/cam/image', cloud_topics=['/lidar'], **{'cloud.cameras': ['/lidar /cam/image']})
+    pictures, clouds = live.publisher(Image, '/cam/image'), live.publisher(PointCloud2, '/lidar')
+    infos = live.publisher(CameraInfo, '/cam/camera_info')
+    outputs = live.received(PointCloud2, '/anonymized/lidar')
+    live.matched(pictures, clouds, infos)
+
+    infos.publish(info())
+    pictures.publish(image())
+    live.spin(0.2)
+    message = live.pass_one(clouds, cloud(organized=False), outputs)
+
+    z = Cloud(message).positions()[0][0, :, 2].reshape(40, 48)
+    assert (z[INSIDE] > 1.8).all()
+    assert (z[:, 30:] == 2).all()
+
+
+def test_without_a_picture_nothing_comes_out(live: Live) -> None:
+    node = live.blind('/cam/image', **{'depth.cameras': ['/depth/image /cam/image']})
+    depths = live.publisher(Image, '/depth/image')
+    outputs = live.received(Image, '/anonymized/depth/image')
+    live.matched(depths)
+
+    depths.publish(depth_image())
+    live.until('it is given up', lambda: node.accounts()['/depth/image'].failed == 1)
+
+    assert outputs == []
+    assert 'no anonymized picture' in node.accounts()['/depth/image'].last_error
+
+
+def test_a_cloud_whose_sizes_lie_does_not_come_out(live: Live) -> None:
+    node = live.blind(cloud_topics=['/points'])
+    publisher = live.publisher(PointCloud2, '/points')
+    outputs = live.received(PointCloud2, '/anonymized/points')
+    live.matched(publisher)
+    wrong = cloud()
+    wrong.width += 1
+
+    publisher.publish(wrong)
+    live.until('it is counted', lambda: node.accounts()['/points'].failed == 1)
+    good = live.pass_one(publisher, cloud(), outputs)
+
+    assert len(outputs) == 1
+    assert good.width == 48
+
+
+def test_keep_is_said_to_be_weak(live: Live) -> None:
+    live.blind(cloud_topics=['/points'], **{'cloud.geometry': 'keep'})
+    statuses = live.statuses('/points')
+    live.until(
+        'the diagnostics tell of it',
+        lambda: any('cloud.geometry is keep' in status.message for status in statuses),
+    )
+
+
+@pytest.mark.parametrize(
+    ('values', 'text'),
+    [
+        ({'depth.cameras': ['/depth /cam']}, 'got /cam for /depth, expected one of image_topics'),
+        ({'depth.cameras': ['/d* /cam'], 'image_topics': ['/cam']}, 'cannot subscribe to'),
+        (
+            {'cloud_topics': ['/p'], 'cloud.cameras': ['/p /cam']},
+            'got /cam for /p, expected one of image_topics: there is none',
+        ),
+        ({'cloud_topics': ['/a'], 'image_topics': ['/a']}, '/a is named twice'),
+        ({'cloud.cameras': ['/p']}, 'expected `<topic or glob> <image topic>'),
+    ],
+)
+def test_topics_that_do_not_go_together(values: dict[str, object], text: str) -> None:
+    with pytest.raises(SettingsError, match=text):
+        plan(Settings().updated(values), resolve=str, expand=str)
+
+
+def test_topics_of_sensors() -> None:
+    values = {
+        'image_topics': ['/cam/image'],
+        'cloud_topics': ['/points', '/lidar'],
+        'cloud.cameras': ['/li* /cam/image'],
+        'depth.cameras': ['/depth/image /cam/image'],
+    }
+    topics = plan(Settings().updated(values), resolve=str, expand=str)
+    points, lidar = topics.clouds
+    assert (points.output, points.links) == ('/anonymized/points', ())
+    assert [link.info for link in lidar.links] == ['/cam/camera_info']
+    (depth,) = topics.depths
+    assert (depth.name, [link.image for link in depth.links]) == ('/depth/image', ['/cam/image'])
+    assert [topic.name for topic in topics.infos] == ['/cam/camera_info', '/depth/camera_info']
+    assert topics.every == (*topics.images, *topics.infos, points, lidar, depth)
