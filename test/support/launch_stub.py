@@ -38,12 +38,14 @@ class LaunchConfiguration:
 _NAMES = {
     'launch': {'LaunchContext': LaunchContext, 'LaunchDescription': LaunchDescription},
     'launch.actions': (
-        'DeclareLaunchArgument EmitEvent ExecuteProcess LogInfo OpaqueFunction '
+        'DeclareLaunchArgument EmitEvent ExecuteProcess IncludeLaunchDescription LogInfo '
+        'OpaqueFunction '
         'RegisterEventHandler SetEnvironmentVariable TimerAction'
     ),
     'launch.event_handlers': 'OnProcessExit OnProcessIO',
     'launch.events': 'Shutdown matches_action',
     'launch.events.process': 'ProcessIO SignalProcess',
+    'launch.launch_description_sources': 'PythonLaunchDescriptionSource',
     'launch.substitutions': 'EnvironmentVariable PathJoinSubstitution',
     'launch_ros': '',
     'launch_ros.actions': 'Node',
