@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from ffs_anonymizer.backend import Backend, ort, Tensors, TensorSpec
+from ffs_anonymizer.backend import Backend, multiplies_bytes, ort, Tensors, TensorSpec
 from ffs_anonymizer.backend.device import Device
-from ffs_anonymizer.backend.onnx_file import cleaned
+from ffs_anonymizer.backend.onnx_file import cleaned, has_integers
 from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.models.manifest import is_generator
 from ffs_anonymizer.models.model_file import ModelFile
@@ -40,6 +40,8 @@ class OpenVinoBackend(Backend):
         path = self.path = file.path
         network = cleaned(file)
         graph = network.graph
+        # Like ONNX Runtime's, its 8-bit kernels saturate there: such networks run in FP32 instead.
+        widened = has_integers(network) and not multiplies_bytes()
         core = openvino.Core()
         try:
             model = core.read_model(network.SerializeToString(), b'')
@@ -51,10 +53,14 @@ class OpenVinoBackend(Backend):
                 'INFERENCE_NUM_THREADS': threads or len(os.sched_getaffinity(0)),
                 'INFERENCE_PRECISION_HINT': precision,
             }
+            if widened:
+                options['LP_TRANSFORMS_MODE'] = 'NO'
             compiled = core.compile_model(model, 'CPU', options)
         except RuntimeError as error:
             raise ModelError(f'{path}: OpenVINO cannot load it: {error}') from error
         self.device = Device('cpu', notes=(precision, 'asked for'))
+        if widened:
+            self.device = self.device.noted('8 bits in FP32: the processor has no VNNI')
         self.inputs = tuple(_spec(port, port.any_name) for port in compiled.inputs)
         # Of a tensor that goes by several names OpenVINO tells any; the file knows the right one.
         self.outputs = tuple(

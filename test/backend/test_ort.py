@@ -146,6 +146,27 @@ def test_a_convolution_between_pairs_is_exact(processor, kind):
     assert np.array_equal(got, wanted)
 
 
+def test_openvino_is_exact_without_vnni_too(tmp_path, monkeypatch):
+    pytest.importorskip('openvino')
+    from ffs_anonymizer.backend import openvino
+
+    monkeypatch.setattr(openvino, 'multiplies_bytes', lambda: False)
+    w, q = extremes((8, 8, 3, 3), np.int8, 5), extremes((1, 8, 7, 7), np.int8, 6)
+    nodes = [
+        helper.make_node('QuantizeLinear', ['x', 'one', 'zero'], ['q']),
+        helper.make_node('DequantizeLinear', ['q', 'one', 'zero'], ['a']),
+        helper.make_node('DequantizeLinear', ['w', 'one', 'zero'], ['b']),
+        helper.make_node('Conv', ['a', 'b'], ['y']),
+    ]
+    x, wanted = q.astype(np.float32), summed(q, 0, w).astype(np.float32)
+    path = tmp_path / 'pairs.onnx'
+    constants = {'one': np.float32(1), 'zero': np.int8(0), 'w': w}
+    onnx.save(network(nodes, x, wanted, constants), path)
+    backend = open_model(path, device='openvino')
+    assert 'the processor has no VNNI' in str(backend.device)
+    assert np.array_equal(backend.infer({'x': x})['y'], wanted)
+
+
 def test_what_no_setting_computes_exactly_is_refused(monkeypatch):
     monkeypatch.setattr(ort, 'multiplies_bytes', lambda: False)
     model, *_ = conv_case(np.uint8, channels_last=True)

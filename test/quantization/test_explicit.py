@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from ffs_anonymizer.backend import open_model
+from ffs_anonymizer.backend import multiplies_bytes, open_model
 from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.quantization.explicit import check_explicit, to_explicit, to_portable
 from ffs_anonymizer.quantization.graph import joining, prepare
@@ -76,8 +76,9 @@ def test_openvino_takes_file_a(tmp_path, unet, ranges):
     pytest.importorskip('openvino')
     path = tmp_path / 'a.onnx'
     onnx.save(to_explicit(unet, ranges), path)
-    with pytest.raises(ModelError, match="'inpainted' from OpenVINO"):
-        open_model(path, device='openvino')
+    if multiplies_bytes():
+        with pytest.raises(ModelError, match="'inpainted' from OpenVINO"):
+            open_model(path, device='openvino')
     model = to_portable(unet, ranges)
     onnx.save(model, path)
     got = open_model(path, device='openvino').infer(feeds(2, seed=3))['inpainted']
