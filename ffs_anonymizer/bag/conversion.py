@@ -357,7 +357,7 @@ class _Conversion:
         if is_raw and len(outcome.data) != len(image.data):
             raise BagError(f'{name}: got {len(outcome.data)} bytes, expected {len(image.data)}')
         self._sizes_wh[name] = outcome.size_wh
-        if len(outcome.regions) == 0 and len(outcome.data) == len(image.data):
+        if outcome.data is image.data:
             is_compressed = self._reader.messages_compressed
             writer.add_message(message, message.data, is_compressed=is_compressed)
         else:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from ffs_anonymizer.frames.compressed import black_compressed, decode_compressed
+from ffs_anonymizer.frames.containers import MOST_PIXELS
 from ffs_anonymizer.frames.frame import Frame
 from ffs_anonymizer.frames.jpeg import jpeg_quality, jpeg_sampling
 from ffs_anonymizer.frames.raw import black_image, decode_image, ENCODINGS, is_depth
+from ffs_anonymizer.frames.upright import rotation_of
 
 __all__ = [
     'ENCODINGS',
@@ -19,16 +21,23 @@ __all__ = [
     'is_depth',
     'jpeg_quality',
     'jpeg_sampling',
+    'rotation_of',
 ]
 
 
-def decode(msg: Any) -> Frame:
+def decode(
+    msg: Any, *, topic: str = '', rotation: int = 0, most_pixels: int = MOST_PIXELS
+) -> Frame:
     """
-    Decode an image message of either type, told by its fields.
+    Decode an image message of either type, told by its fields; the frame is upright.
 
+    :param topic: its name, which may say that it is depth.
+    :param rotation: degrees clockwise that make the camera's picture upright.
+    :param most_pixels: limit of width times height.
     :raises ImageError: the message holds no picture, or one that cannot be decoded faithfully.
     """
-    return decode_image(msg) if hasattr(msg, 'encoding') else decode_compressed(msg)
+    take = decode_image if hasattr(msg, 'encoding') else decode_compressed
+    return take(msg, topic=topic, rotation=rotation, most_pixels=most_pixels)
 
 
 def black_like(msg: Any, size_wh: tuple[int, int] | None = None) -> bytes:
@@ -36,7 +45,7 @@ def black_like(msg: Any, size_wh: tuple[int, int] | None = None) -> bytes:
     Return the data of a black picture to stand for a message that cannot be decoded.
 
     :param msg: its fields and, where readable, its data say what the picture is like.
-    :param size_wh: the size to take where compressed data does not say its own.
+    :param size_wh: the size to take where compressed data does not say its own, as it is stored.
     :raises ImageError: the message does not say enough.
     """
     if hasattr(msg, 'encoding'):

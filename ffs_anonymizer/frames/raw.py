@@ -7,12 +7,25 @@ knows no nv12, and may fail with another NumPy than its own. A test holds both t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 import re
 from typing import Any
 
 import cv2
 from ffs_anonymizer.errors import ImageError
-from ffs_anonymizer.frames.frame import bgr_from, brightness_shift, Buffer, Frame, Rect, write_bgr
+from ffs_anonymizer.frames.containers import check_size, MOST_PIXELS
+from ffs_anonymizer.frames.frame import (
+    bgr_from,
+    Buffer,
+    clear_alpha,
+    Frame,
+    LINEAR,
+    opaque,
+    Rect,
+    Tone,
+    write_bgr,
+)
+from ffs_anonymizer.frames.upright import upright
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,6 +36,10 @@ _PACKED = {
     'rgba8': 'rgba',
     'mono8': 'mono',
     'mono16': 'mono',
+    'bgr16': 'bgr',
+    'rgb16': 'rgb',
+    'bgra16': 'bgra',
+    'rgba16': 'rgba',
     '8UC1': 'mono',
     '8UC3': 'bgr',
     '8UC4': 'bgra',
@@ -34,13 +51,14 @@ _BAYER = {
     'bayer_gbrg8': cv2.COLOR_BayerGR2BGR,
     'bayer_grbg8': cv2.COLOR_BayerGB2BGR,
 }
+_BAYER |= {name.replace('8', '16'): code for name, code in _BAYER.items()}
 _PAIRS = {
     'yuv422': cv2.COLOR_YUV2BGR_UYVY,
     'uyvy': cv2.COLOR_YUV2BGR_UYVY,
     'yuv422_yuy2': cv2.COLOR_YUV2BGR_YUY2,
     'yuyv': cv2.COLOR_YUV2BGR_YUY2,
 }
-_PLANES = ('nv12', 'nv21', 'nv24')
+_PLANES = ('nv12', 'nv21', 'nv24', 'i420', 'yv12')
 ENCODINGS = (*_PACKED, *_BAYER, *_PAIRS, *_PLANES)
 
 # BT.601 with luma in 16..235, the inverse of what OpenCV decodes with: rows Y, U, V of B, G, R, 1.
@@ -53,6 +71,13 @@ _YUV_FROM_BGR = np.array(
     np.float32,
 )
 _BLACK_LUMA, _NO_CHROMA = 16, 128
+_DEPTH_TOPIC = re.compile(r'(?:^|[/_])(?:depth|disparity)(?:[/_]|$)', re.IGNORECASE)
+_NO_PICTURE = (
+    'expected a picture; a depth image holds distances: list its topic in `copy_topics` to have '
+    'it copied unchanged'
+)
+# Sensors of distances see nothing nearer than this many units or steps, and leave holes.
+_NEAREST, _NEAREST_STEPS, _HOLES, _SAMPLED = 100, 64, 0.005, 256
 
 
 class _RawFrame(Frame):
@@ -60,22 +85,42 @@ class _RawFrame(Frame):
 
     def __init__(self, msg: Any, source: Buffer, stride: int) -> None:
         self._encoding: str = msg.encoding
-        self._bigendian = bool(msg.is_bigendian)
         self._width, self._height = int(msg.width), int(msg.height)
         self._source, self._stride = source, stride
+        self._dtype = 'u1'
+        if self._encoding.endswith('16'):
+            self._dtype = '>u2' if msg.is_bigendian else '<u2'
+        self._tone = LINEAR
 
     def encode(self, touched_xyxy_px: NDArray[np.int32]) -> Buffer:
         """Return a copy of the message's bytes with only the touched samples written."""
         rects = list(self._inside(touched_xyxy_px))
-        if not rects:
+        if not rects and self._is_clean():
             return self._source
         buffer = bytearray(self._source)
         for rect in rects:
             self._write(buffer, rect)
+        self._clean(buffer)
         return buffer
 
     def _write(self, buffer: bytearray, rect: Rect) -> None:
         raise NotImplementedError
+
+    def _is_clean(self) -> bool:
+        """Return whether the bytes that are no samples are zero, and alpha is no picture."""
+        return not any(padding.any() for padding in self._paddings(self._source))
+
+    def _clean(self, buffer: bytearray) -> None:
+        """Make it so."""
+        for padding in self._paddings(buffer):
+            padding[:] = 0
+
+    def _paddings(self, buffer: Buffer) -> Iterator[NDArray[np.uint8]]:
+        """Yield, plane by plane, the ends of the rows that are no samples."""
+        layout = (self._encoding, self._width, self._height, self._stride)
+        for offset, rows, used, stride in _planes(*layout):
+            if stride > used:
+                yield _view(buffer, (rows, stride), stride, offset=offset)[:, used:]
 
 
 class _BgrFrame(_RawFrame):
@@ -88,39 +133,52 @@ class _BgrFrame(_RawFrame):
 
     def encode(self, touched_xyxy_px: NDArray[np.int32]) -> Buffer:
         """Return the bytes that `image_bgr` is a view of."""
-        return self._buffer if any(self._inside(touched_xyxy_px)) else self._source
+        if not any(self._inside(touched_xyxy_px)) and self._is_clean():
+            return self._source
+        self._clean(self._buffer)
+        return self._buffer
 
 
 class _PackedFrame(_RawFrame):
-    """Hold whole pixels of 8 bits a channel, or of 16 bits if they are grey."""
+    """Hold whole pixels of 8 or 16 bits a channel."""
 
     def __init__(self, msg: Any, source: Buffer, stride: int) -> None:
         super().__init__(msg, source, stride)
         self._channels = _PACKED[self._encoding]
         samples = self._samples(source)
-        self._shift = brightness_shift(samples) if self._encoding == 'mono16' else 0
-        self.image_bgr = bgr_from(samples, self._channels, self._shift)
+        if self._dtype != 'u1':
+            self._tone = Tone.of(samples)
+        self.image_bgr = bgr_from(samples, self._channels, self._tone)
+        self._hides = len(self._channels) == 4 and self._channels != 'mono'
+        if self._hides:
+            self._hides = clear_alpha(samples.astype(samples.dtype.newbyteorder('='), copy=True))
 
     def without(self, rects_xyxy_px: NDArray[np.int32]) -> None:
         """Choose the brightness of 16 bits from the samples outside the rectangles."""
-        if self._encoding != 'mono16':
+        if self._dtype == 'u1':
             return
         samples = self._samples(self._source)
-        shift = brightness_shift(samples, rects_xyxy_px)
-        if shift != self._shift:
-            self._shift = shift
-            self.image_bgr[:] = bgr_from(samples, self._channels, shift)
+        tone = Tone.of(samples, rects_xyxy_px)
+        if tone != self._tone:
+            self._tone = tone
+            self.image_bgr[:] = bgr_from(samples, self._channels, tone)
 
     def _samples(self, buffer: Buffer) -> NDArray[Any]:
         shape: tuple[int, ...] = (self._height, self._width)
-        if self._encoding == 'mono16':
-            return _view(buffer, shape, self._stride, '>u2' if self._bigendian else '<u2')
         if self._channels != 'mono':
             shape = (*shape, len(self._channels))
-        return _view(buffer, shape, self._stride)
+        return _view(buffer, shape, self._stride, self._dtype)
 
     def _write(self, buffer: bytearray, rect: Rect) -> None:
-        write_bgr(self._samples(buffer), self.image_bgr, rect, self._channels, self._shift)
+        write_bgr(self._samples(buffer), self.image_bgr, rect, self._channels, self._tone)
+
+    def _is_clean(self) -> bool:
+        return not self._hides and super()._is_clean()
+
+    def _clean(self, buffer: bytearray) -> None:
+        super()._clean(buffer)
+        if self._hides:
+            self._samples(buffer)[..., 3] = opaque(self._dtype)
 
 
 class _BayerFrame(_RawFrame):
@@ -130,18 +188,42 @@ class _BayerFrame(_RawFrame):
 
     def __init__(self, msg: Any, source: Buffer, stride: int) -> None:
         super().__init__(msg, source, stride)
-        shape = (self._height, self._width)
+        samples = self._samples(source)
+        if self._dtype != 'u1':
+            self._tone = Tone.of(samples)
+        self.image_bgr = self._shown(samples)
+
+    def without(self, rects_xyxy_px: NDArray[np.int32]) -> None:
+        """Choose the brightness of 16 bits from the samples outside the rectangles."""
+        if self._dtype == 'u1':
+            return
+        samples = self._samples(self._source)
+        tone = Tone.of(samples, rects_xyxy_px)
+        if tone != self._tone:
+            self._tone = tone
+            self.image_bgr[:] = self._shown(samples)
+
+    def _shown(self, samples: NDArray[Any]) -> NDArray[np.uint8]:
+        if self._dtype != 'u1':
+            samples = self._tone.shown(samples)
         # OpenCV cannot interpolate colours with less than two samples of each around.
-        code = _BAYER[self._encoding] if min(shape) >= 4 else cv2.COLOR_GRAY2BGR
-        self.image_bgr = cv2.cvtColor(_view(source, shape, stride), code)
+        is_small = min(samples.shape) < 4
+        code = cv2.COLOR_GRAY2BGR if is_small else _BAYER[self._encoding]
+        return np.asarray(cv2.cvtColor(samples, code), np.uint8)
+
+    def _samples(self, buffer: Buffer) -> NDArray[Any]:
+        return _view(buffer, (self._height, self._width), self._stride, self._dtype)
 
     def _write(self, buffer: bytearray, rect: Rect) -> None:
         x0, y0, x1, y1 = rect
-        samples = _view(buffer, (self._height, self._width), self._stride)
+        samples = self._samples(buffer)
         colours = self._encoding[len('bayer_') : len('bayer_rggb')]
         for i, colour in enumerate(colours):
             top, left = y0 + (i // 2 - y0) % 2, x0 + (i % 2 - x0) % 2
-            samples[top:y1:2, left:x1:2] = self.image_bgr[top:y1:2, left:x1:2, 'bgr'.index(colour)]
+            patch = self.image_bgr[top:y1:2, left:x1:2, 'bgr'.index(colour)]
+            samples[top:y1:2, left:x1:2] = (
+                patch if self._dtype == 'u1' else self._tone.samples(patch)
+            )
 
 
 class _PairsFrame(_RawFrame):
@@ -165,12 +247,13 @@ class _PairsFrame(_RawFrame):
 
 
 class _PlanesFrame(_RawFrame):
-    """Hold a luma plane and after it a plane of chroma in pairs, each 2x2 pixels or each pixel."""
+    """Hold a luma plane and after it chroma, in pairs or two planes, of 2x2 pixels or each."""
 
     def __init__(self, msg: Any, source: Buffer, stride: int) -> None:
         super().__init__(msg, source, stride)
         self.align_wh_px = _chroma_block_wh(self._encoding)
-        luma, chroma = self._planes(source)
+        luma, u, v = self._luma_u_v(source)
+        chroma = cv2.merge([u, v])
         if self._encoding == 'nv24':
             # As UYVY of twice the width, each pixel a pair of its own: OpenCV converts all alike.
             pairs = np.empty((self._height, self._width, 4), np.uint8)
@@ -183,39 +266,49 @@ class _PlanesFrame(_RawFrame):
             return
         if luma.shape[0] % 2 or luma.shape[1] % 2:
             luma = np.pad(luma, [(0, luma.shape[0] % 2), (0, luma.shape[1] % 2)], mode='edge')
-        code = cv2.COLOR_YUV2BGR_NV12 if self._encoding == 'nv12' else cv2.COLOR_YUV2BGR_NV21
-        image = cv2.cvtColorTwoPlane(luma, chroma, code)
+        image = cv2.cvtColorTwoPlane(luma, chroma, cv2.COLOR_YUV2BGR_NV12)
         self.image_bgr = image[: self._height, : self._width]
 
-    def _planes(self, buffer: Buffer) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        block_w, block_h = self.align_wh_px
-        chroma_shape = (-(-self._height // block_h), -(-self._width // block_w), 2)
-        chroma_stride = self._stride * 2 // block_w
-        luma = _view(buffer, (self._height, self._width), self._stride)
-        offset = self._height * self._stride
-        return luma, _view(buffer, chroma_shape, chroma_stride, offset=offset)
+    def _luma_u_v(
+        self, buffer: Buffer
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return views of the samples of luma and both chroma."""
+        luma, *chroma = (
+            _view(buffer, (rows, used), stride, offset=offset)
+            for offset, rows, used, stride in _planes(
+                self._encoding, self._width, self._height, self._stride
+            )
+        )
+        u, v = chroma if len(chroma) == 2 else (chroma[0][:, 0::2], chroma[0][:, 1::2])
+        return (luma, v, u) if self._encoding in ('nv21', 'yv12') else (luma, u, v)
 
     def _write(self, buffer: bytearray, rect: Rect) -> None:
         x0, y0, x1, y1 = rect
         block_w, block_h = self.align_wh_px
-        luma_plane, chroma_plane = self._planes(buffer)
+        luma_plane, *chroma_planes = self._luma_u_v(buffer)
         luma, chroma = _luma_chroma(self.image_bgr, rect, self.align_wh_px)
         luma_plane[y0:y1, x0:x1] = luma
         rows = slice(y0 // block_h, -(-y1 // block_h))
         columns = slice(x0 // block_w, -(-x1 // block_w))
-        order = (1, 0) if self._encoding == 'nv21' else (0, 1)
-        chroma_plane[rows, columns] = chroma[:, :, order]
+        for i, plane in enumerate(chroma_planes):
+            plane[rows, columns] = chroma[:, :, i]
 
 
-def decode_image(msg: Any) -> Frame:
+def decode_image(
+    msg: Any, *, topic: str = '', rotation: int = 0, most_pixels: int = MOST_PIXELS
+) -> Frame:
     """
     Decode a sensor_msgs/Image, or anything with its fields.
 
     :param msg: height, width, encoding, is_bigendian, step and data.
-    :raises ImageError: an encoding that is no picture or not known, a size of zero, or a step or
-        a length that do not go with them.
+    :param topic: its name, which may say that it is depth.
+    :param rotation: degrees clockwise that make the camera's picture upright.
+    :param most_pixels: limit of width times height.
+    :raises ImageError: an encoding that is no picture or not known, depth, a size of zero or over
+        the limit, or a step or a length that do not go with them.
     """
     stride, length = _layout(msg)
+    check_size(msg.encoding, (int(msg.width), int(msg.height)), most_pixels)
     source = as_buffer(msg.data)
     if len(source) != length:
         raise ImageError(
@@ -223,7 +316,7 @@ def decode_image(msg: Any) -> Frame:
             'the message is cut off or its fields are wrong'
         )
     frame: type[_RawFrame] = _PackedFrame
-    if _PACKED.get(msg.encoding) == 'bgr':
+    if _PACKED.get(msg.encoding) == 'bgr' and msg.encoding != 'bgr16':
         frame = _BgrFrame
     elif msg.encoding in _BAYER:
         frame = _BayerFrame
@@ -231,8 +324,12 @@ def decode_image(msg: Any) -> Frame:
         frame = _PairsFrame
     elif msg.encoding in _PLANES:
         frame = _PlanesFrame
+    if msg.encoding == 'mono16':
+        size_hw = (int(msg.height), int(msg.width))
+        kind = '>u2' if msg.is_bigendian else '<u2'
+        refuse_depth_samples(_view(source, size_hw, stride, kind), topic)
     try:
-        return frame(msg, source, stride)
+        return upright(frame(msg, source, stride), rotation=rotation)
     except cv2.error as error:
         raise ImageError(f'{_describe(msg)}: OpenCV cannot convert it: {error}') from error
 
@@ -254,27 +351,25 @@ def black_image(msg: Any) -> bytes:
         uyvy = _PAIRS[msg.encoding] == cv2.COLOR_YUV2BGR_UYVY
         pairs[:] = (_NO_CHROMA, _BLACK_LUMA) if uyvy else (_BLACK_LUMA, _NO_CHROMA)
     elif msg.encoding in _PLANES:
-        block_w, block_h = _chroma_block_wh(msg.encoding)
-        luma = _view(buffer, (height, width), stride)
-        chroma = _view(
-            buffer,
-            (-(-height // block_h), -(-width // block_w), 2),
-            stride * 2 // block_w,
-            offset=height * stride,
-        )
-        luma[:], chroma[:] = _BLACK_LUMA, _NO_CHROMA
+        planes = _planes(msg.encoding, width, height, stride)
+        for i, (offset, rows, used, step) in enumerate(planes):
+            _view(buffer, (rows, used), step, offset=offset)[:] = _NO_CHROMA if i else _BLACK_LUMA
     elif _PACKED.get(msg.encoding, '').endswith('a'):
-        _view(buffer, (height, width, 4), stride)[:, :, 3] = 255
+        kind = '<u2' if msg.encoding.endswith('16') else 'u1'
+        _view(buffer, (height, width, 4), stride, kind)[:, :, 3] = opaque(kind)
     return bytes(buffer)
 
 
-def is_depth(name: str) -> bool:
+def is_depth(name: str, topic: str = '') -> bool:
     """
     Return whether an encoding, or the format of a compressed image, holds measurements.
 
     :param name: such as 16UC1, 32FC1, `16UC1; compressedDepth png` or `16UC1; png compressed`.
+    :param topic: its name; one of depth makes distances of 16-bit grey.
     """
     encoding = name.partition(';')[0].strip()
+    if encoding == 'mono16' and _DEPTH_TOPIC.search(topic):
+        return True
     return 'compressedDepth' in name or bool(re.fullmatch(r'(16[US]|32[SF]|64F)C1?', encoding))
 
 
@@ -285,10 +380,35 @@ def refuse_depth(name: str) -> None:
     :raises ImageError: says how to have the topic copied.
     """
     if is_depth(name):
-        raise ImageError(
-            f'got {name!r}, expected a picture; a depth image holds distances: list its topic in '
-            '`copy_topics` to have it copied unchanged'
-        )
+        raise ImageError(f'got {name!r}, {_NO_PICTURE}')
+
+
+def refuse_depth_samples(samples: NDArray[np.uint16], topic: str = '') -> None:
+    """
+    Let no grey of 16 bits pass that its topic's name or its samples make distances.
+
+    Distances have holes in their midst, where nothing was measured, and nothing just above zero.
+
+    :param samples: (H, W) uint16.
+    :raises ImageError: says how to have the topic copied.
+    """
+    if _DEPTH_TOPIC.search(topic):
+        raise ImageError(f'got 16-bit grey on {topic}, {_NO_PICTURE}; rename it if it is none')
+    height, width = samples.shape
+    seen = samples[:: max(1, height // _SAMPLED), :: max(1, width // _SAMPLED)]
+    levels = np.unique(seen)
+    if len(levels) < 3 or levels[0] != 0:
+        return
+    step = int(np.diff(levels).min())
+    if levels[1] < max(_NEAREST, _NEAREST_STEPS * step):
+        return
+    holes = np.pad(seen == 0, 1, constant_values=False).astype(np.uint8)
+    _, _, stats, _ = cv2.connectedComponentsWithStats(holes, connectivity=4)
+    left, top, wide, high, area = stats[1:].T
+    rows, columns = seen.shape
+    inner = (left > 1) & (top > 1) & (left + wide <= columns) & (top + high <= rows)
+    if area[inner].sum() >= _HOLES * seen.size:
+        raise ImageError(f'got 16-bit grey whose samples are distances, {_NO_PICTURE}')
 
 
 def as_buffer(data: Any) -> Buffer:
@@ -299,6 +419,8 @@ def as_buffer(data: Any) -> Buffer:
     :raises ImageError: it is something else.
     """
     if isinstance(data, (bytes, bytearray)):
+        return data
+    if isinstance(data, memoryview) and (data.format, data.ndim) == ('B', 1) and data.contiguous:
         return data
     try:
         return memoryview(data).cast('B')
@@ -317,11 +439,12 @@ def _layout(msg: Any) -> tuple[int, int]:
     if width <= 0 or height <= 0:
         raise ImageError(f'{_describe(msg)}: an image without pixels; check the camera')
     row = width
-    if encoding in _PACKED:
-        row = width * (2 if encoding == 'mono16' else len(_PACKED[encoding].replace('mono', 'm')))
+    if encoding in (*_PACKED, *_BAYER):
+        channels = len(_PACKED.get(encoding, 'mono').replace('mono', 'm'))
+        row = width * channels * (2 if encoding.endswith('16') else 1)
     elif encoding in _PAIRS:
         row = 2 * _even(width)
-    elif encoding in ('nv12', 'nv21'):
+    elif encoding in _PLANES and encoding != 'nv24':
         row = _even(width)
     if encoding in _PLANES:
         block_h = _chroma_block_wh(encoding)[1]
@@ -334,7 +457,29 @@ def _layout(msg: Any) -> tuple[int, int]:
         length = step * height
     if step < row:
         raise ImageError(f'{_describe(msg)}: got a step of {step} bytes, expected {row} or more')
+    if encoding in ('i420', 'yv12') and step % 2:
+        raise ImageError(f'{_describe(msg)}: got an odd step, expected an even one')
     return step, length
+
+
+def _planes(
+    encoding: str, width: int, height: int, stride: int
+) -> Iterator[tuple[int, int, int, int]]:
+    """Yield of each plane its offset, its rows, the used bytes of a row, and its stride."""
+    if encoding not in _PLANES:
+        channels = len(_PACKED.get(encoding, 'mono').replace('mono', 'm'))
+        row = 2 * _even(width) if encoding in _PAIRS else width * channels
+        yield 0, height, row * (2 if encoding.endswith('16') else 1), stride
+        return
+    block_w, block_h = _chroma_block_wh(encoding)
+    rows, columns = -(-height // block_h), -(-width // block_w)
+    offset = height * stride
+    yield 0, height, width, stride
+    if encoding.startswith('nv'):
+        yield offset, rows, 2 * columns, stride * 2 // block_w
+    else:
+        yield offset, rows, columns, stride // 2
+        yield offset + rows * stride // 2, rows, columns, stride // 2
 
 
 def _chroma_block_wh(encoding: str) -> tuple[int, int]:

@@ -1,4 +1,5 @@
 from array import array
+import dataclasses
 from types import SimpleNamespace
 import zlib
 
@@ -9,16 +10,27 @@ from ffs_anonymizer.frames.compressed import (
     decode_compressed,
     LOSSY_WEBP_QUALITY,
 )
+from ffs_anonymizer.frames.containers import assemble, parse, write_tiff
 from ffs_anonymizer.frames.jpeg import jpeg_quality, jpeg_sampling, read_header
+from ffs_anonymizer.frames.upright import Turn
 import numpy as np
 import pytest
-from support.messages import compressed_message, exif, insert_segment, NO_RECTS, scene, with_data
+from support.messages import (
+    compressed_message,
+    exif,
+    icc_profile,
+    insert_segment,
+    NO_RECTS,
+    scene,
+    with_data,
+)
 
 RECT = (32, 16, 64, 48)
 COLOUR = (30, 90, 210)
 LOSSLESS_WEBP = (cv2.IMWRITE_WEBP_QUALITY, 101)
 LOSSY_WEBP = (cv2.IMWRITE_WEBP_QUALITY, 80)
-ALPHA = np.linspace(0, 255, 64 * 96).astype(np.uint8).reshape(64, 96, 1)
+# A mask with a soft edge.
+ALPHA = np.clip(np.arange(96) * 99 - 3000, 0, 255).astype(np.uint8)[None, :, None].repeat(64, 0)
 
 
 def paint(frame, rect=RECT, colour=COLOUR):
@@ -106,34 +118,55 @@ def test_grey_jpeg_stays_grey():
 
 
 @pytest.mark.parametrize('orientation', range(1, 9))
-def test_exif_orientation_turns_nothing_and_is_kept(orientation):
-    msg = compressed_message('.jpg', scene())
-    upright = decode_compressed(msg).image_bgr
-    turned = with_data(msg, insert_segment(msg.data, 0xE1, exif(orientation)))
-    frame = decode_compressed(turned)
-    assert (frame.image_bgr == upright).all()
-    assert read_header(paint(frame)).orientation == orientation
+@pytest.mark.parametrize('kind', ['.jpg', '.png', '.webp', '.tiff'])
+def test_a_turned_picture_is_searched_upright_and_stays_turned(kind, orientation):
+    upright = scene()
+    msg = turned_message(kind, upright, orientation)
+    stored = decoded(msg.data)
+    frame = decode_compressed(msg)
+    assert frame.image_bgr.shape == upright.shape
+    assert np.median(np.abs(frame.image_bgr.astype(int) - upright)) <= (2 if kind == '.jpg' else 0)
+    if kind != '.tiff':
+        assert parse(bytes(frame.encode(NO_RECTS))) == parse(msg.data)
+    written = paint(frame)
+    assert parse(written).orientation == orientation
+    assert decoded(written).shape == stored.shape
+    again = decode_compressed(with_data(msg, written)).image_bgr.astype(int)
+    error = np.abs(again - frame.image_bgr)
+    assert (np.median(error) if kind == '.jpg' else error.max()) <= (2 if kind == '.jpg' else 0)
+    assert np.abs(again[20:44, 36:60] - COLOUR).max() <= (12 if kind == '.jpg' else 0)
+
+
+def turned_message(kind, upright, orientation):
+    """Return a file that is stored turned and says so."""
+    stored = Turn.of(orientation).undo(upright)
+    msg = compressed_message(kind, stored, LOSSLESS_WEBP if kind == '.webp' else ())
+    if kind == '.tiff':
+        picture = dataclasses.replace(parse(msg.data), orientation=orientation)
+        return with_data(msg, write_tiff(stored[..., ::-1], picture))
+    picture = dataclasses.replace(parse(msg.data), orientation=orientation)
+    return with_data(msg, assemble(msg.data, picture))
 
 
 def test_no_old_thumbnail_is_in_a_new_file():
     msg = compressed_message('.jpg', scene())
     body = exif(6, extra=b'THUMBNAIL')
     data = insert_segment(insert_segment(msg.data, 0xE1, body), 0xFE, b'COMMENT')
-    frame = decode_compressed(with_data(msg, data))
-    assert frame.encode(NO_RECTS) is data
-    out = paint(frame)
-    assert b'THUMBNAIL' not in out
-    assert b'COMMENT' not in out
+    for out in (
+        decode_compressed(with_data(msg, data)).encode(NO_RECTS),
+        paint(decode_compressed(with_data(msg, data))),
+    ):
+        assert b'THUMBNAIL' not in out
+        assert b'COMMENT' not in out
+        assert read_header(out).orientation == 6
 
 
-@pytest.mark.parametrize(
-    ('tail', 'kept'),
-    [(b'\0' * 9, True), (b'\xff\xd8\xff\xe0', False), (b'\0\0\0\x18ftypmp42', False)],
-)
-def test_bytes_behind_the_end_of_a_jpeg(tail, kept):
-    msg = compressed_message('.jpg', scene())
+@pytest.mark.parametrize('extension', ['.jpg', '.png', '.webp'])
+@pytest.mark.parametrize('tail', [b'\0' * 9, b'\xff\xd8\xff\xe0', b'\0\0\0\x18ftypmp42'])
+def test_bytes_behind_the_end_do_not_pass(extension, tail):
+    msg = compressed_message(extension, scene())
     frame = decode_compressed(with_data(msg, msg.data + tail))
-    assert frame.encode(NO_RECTS) == msg.data + tail * kept
+    assert frame.encode(NO_RECTS) == msg.data
     assert paint(frame) == paint(decode_compressed(msg))
 
 
@@ -198,15 +231,16 @@ def test_png_of_a_palette_keeps_its_colours():
 
 
 def test_png_of_grey_with_alpha_keeps_both():
-    rows = b''.join(b'\0' + bytes([50, 255, 60, 128, 70, 0]) for _ in range(2))
+    rows = b''.join(b'\0' + bytes([50, 255, 60, 255, 70, 0]) for _ in range(2))
     header = bytes([0, 0, 0, 3, 0, 0, 0, 2, 8, 4, 0, 0, 0])
     data = b'\x89PNG\r\n\x1a\n' + png_chunk(b'IHDR', header)
     data += png_chunk(b'IDAT', zlib.compress(rows)) + png_chunk(b'IEND', b'')
-    data = insert_chunk(insert_chunk(data, b'iCCP', b'grey\0\0'), b'gAMA', b'\0\0\xb1\x8f')
+    profile = b'grey\0\0' + zlib.compress(icc_profile())
+    data = insert_chunk(insert_chunk(data, b'iCCP', profile), b'gAMA', b'\0\0\xb1\x8f')
     out = paint(
         decode_compressed(SimpleNamespace(format='png', data=data)), (0, 0, 1, 1), (1, 2, 3)
     )
-    expected = [[1, 2, 3, 255], [60, 60, 60, 128], [70, 70, 70, 0]]
+    expected = [[1, 2, 3, 255], [60, 60, 60, 255], [70, 70, 70, 0]]
     assert decoded(out)[0].tolist() == expected
     assert (b'gAMA' in out, b'iCCP' in out) == (True, False)
 
@@ -258,11 +292,12 @@ PNG = compressed_message('.png', scene()).data
 @pytest.mark.parametrize(
     ('data', 'message'),
     [
-        (b'', 'got 0 bytes that begin with nothing, expected a JPEG, PNG or WebP'),
-        (b'BM345678', '8 bytes that begin with 42 4d 33'),
+        (b'', 'got 0 bytes that begin with nothing, expected a JPEG, PNG, WebP, TIFF or BMP file'),
+        (b'GIF89a..', '8 bytes that begin with 47 49 46'),
+        (b'BM345678', 'cut off at 8 bytes'),
         (JPEG[:1], '1 bytes that begin with ff'),
-        (JPEG[: len(JPEG) // 2], 'JPEG cut off at'),
-        (JPEG[:-2], 'JPEG cut off at .* without its end marker'),
+        (JPEG[: len(JPEG) // 2], 'data ends before its picture'),
+        (JPEG[:300], 'JPEG cut off at'),
         (JPEG[: len(JPEG) // 2] + b'\xff\xd9', 'data ends before its picture'),
         (PNG[: len(PNG) // 2], 'PNG cut off at'),
         (PNG[:-1], 'PNG cut off at'),
@@ -369,3 +404,9 @@ def test_black_of_nothing_known():
         black_compressed(SimpleNamespace(format='h264', data=b'abc'), (20, 10))
     with pytest.raises(ImageError, match='`copy_topics`'):
         black_compressed(SimpleNamespace(format='16UC1; compressedDepth png', data=b''), (20, 10))
+
+
+@pytest.mark.parametrize('extension', ['.jpg', '.png', '.webp'])
+def test_what_is_passed_as_it_is_is_the_same_object(extension):
+    data = memoryview(compressed_message(extension, scene()).data)
+    assert decode_compressed(SimpleNamespace(format='', data=data)).encode(NO_RECTS) is data

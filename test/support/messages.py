@@ -19,9 +19,18 @@ PACKED_BYTES = {
     'bayer_bggr8': 1,
     'bayer_gbrg8': 1,
     'bayer_grbg8': 1,
+    'bgr16': 6,
+    'rgb16': 6,
+    'bgra16': 8,
+    'rgba16': 8,
+    'bayer_rggb16': 2,
+    'bayer_bggr16': 2,
+    'bayer_gbrg16': 2,
+    'bayer_grbg16': 2,
 }
 UYVY = ('yuv422', 'uyvy')
 YUYV = ('yuv422_yuy2', 'yuyv')
+THREE_PLANES = ('i420', 'yv12')
 NO_RECTS = np.empty((0, 4), np.int32)
 
 
@@ -46,10 +55,17 @@ def raw_message(encoding, width, height, *, padding=0, bigendian=0, data=None):
 
 
 def noise_message(encoding, width, height, *, padding=0, bigendian=0, seed=0):
-    """Return an Image in which every byte is random, padding and alpha too."""
+    """
+    Return an Image in which every byte is random, padding and alpha too.
+
+    Only samples of 16 bits are never so dark that the picture's shadows would be lifted.
+    """
     msg = raw_message(encoding, width, height, padding=padding, bigendian=bigendian)
     rng = np.random.default_rng(seed)
-    msg.data = rng.integers(0, 256, len(msg.data), np.uint8).tobytes()
+    noise = rng.integers(0, 256, len(msg.data), np.uint8)
+    if encoding.endswith('16'):
+        noise[0 if bigendian else 1 :: 2] |= 0x10
+    msg.data = noise.tobytes()
     return msg
 
 
@@ -69,6 +85,10 @@ def bytes_of_pixel(msg, x, y):
         pair = y * step + x // 2 * 4
         return [y * step + 2 * x + luma, pair + chroma, pair + chroma + 2]
     plane = msg.height * step
+    if encoding in THREE_PLANES:
+        second = plane + (msg.height + 1) // 2 * step // 2
+        at = y // 2 * step // 2 + x // 2
+        return [y * step + x, plane + at, second + at]
     if encoding == 'nv24':
         pair = plane + y * 2 * step + 2 * x
     else:
@@ -82,6 +102,28 @@ def bytes_of_rect(msg, rect):
     return sorted(
         {i for y in range(y0, y1) for x in range(x0, x1) for i in bytes_of_pixel(msg, x, y)}
     )
+
+
+def padding_bytes(msg):
+    """Return the indices of the bytes that are no part of a pixel, a pair or a block."""
+    used = {
+        i for y in range(msg.height) for x in range(msg.width) for i in bytes_of_pixel(msg, x, y)
+    }
+    if msg.encoding in (*UYVY, *YUYV) and msg.width % 2:
+        used |= {y * msg.step + 2 * msg.width + i for y in range(msg.height) for i in (0, 1)}
+    return sorted({*range(len(msg.data))} - used)
+
+
+def icc_profile(extra=b'', tags=(b'XYZ ' + bytes(16),)):
+    """Return the smallest bytes that are an ICC profile, with whatever follows its tags."""
+    at = 132 + 12 * len(tags)
+    table = len(tags).to_bytes(4, 'big')
+    for i, tag in enumerate(tags):
+        table += b'tag%d' % i + at.to_bytes(4, 'big') + len(tag).to_bytes(4, 'big')
+        at += len(tag)
+    size = at + len(extra)
+    header = size.to_bytes(4, 'big') + bytes(32) + b'acsp' + bytes(88)
+    return header + table + b''.join(tags) + extra
 
 
 def scene(width=96, height=64):
