@@ -18,7 +18,7 @@ from ffs_anonymizer.bag.plan import BagJob, BagPlan, table
 from ffs_anonymizer.bag.preflight import check_first_images
 from ffs_anonymizer.bag.selection import Action, depth_error, is_picture, picture_error
 from ffs_anonymizer.errors import AnonymizerError, BagError
-from ffs_anonymizer.frames.message import black_like, decode, is_depth
+from ffs_anonymizer.frames.message import black_like, decode, is_depth, MOST_PIXELS, rotation_of
 from ffs_anonymizer.jobs.job import (
     as_found,
     nobody,
@@ -281,9 +281,18 @@ class _Conversion:
             image = cdr.parse(message.topic.type_name, payload)
         except AnonymizerError as error:
             return _failing(message, error)
-        if is_depth(image.encoding if isinstance(image, cdr.CdrImage) else image.format):
-            raise depth_error([message.topic.name])
-        return self._picture_task(message, image, partial(decode, image))
+        described = image.encoding if isinstance(image, cdr.CdrImage) else image.format
+        topic = message.topic.name
+        if is_depth(described, topic):
+            raise depth_error([topic])
+        settings = self._job.settings
+        rotation = rotation_of(settings.rotation, topic)
+        limit = settings.limits.max_pixels or MOST_PIXELS
+        return self._picture_task(
+            message,
+            image,
+            partial(decode, image, topic=topic, rotation=rotation, most_pixels=limit),
+        )
 
     def _picture_task(
         self, message: Message, image: _Content, decode_image: Callable[[], Frame]

@@ -19,6 +19,7 @@ from ffs_anonymizer.bag.selection import (
 )
 from ffs_anonymizer.clouds.cloud import Cloud
 from ffs_anonymizer.errors import AnonymizerError, BagError, SettingsError
+from ffs_anonymizer.frames.message import rotation_of
 from ffs_anonymizer.jobs.job import FileJob
 from ffs_anonymizer.rosbag2 import cdr
 from ffs_anonymizer.rosbag2.reader import BagReader, decompressed
@@ -70,6 +71,7 @@ class BagPlan:
             self.actions[key] = Action.COPY
         self.layout = _layout(job, self.reader)
         self._check_cameras()
+        rotation_of(job.settings.rotation)
         idle = self._idle_zones(job.settings.mask_zones, *_PICTURES, Action.DROP)
         if idle:
             names = self._names(*_PICTURES)

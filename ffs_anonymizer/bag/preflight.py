@@ -8,14 +8,12 @@ from ffs_anonymizer.bag.measured import may_show_persons
 from ffs_anonymizer.bag.plan import BagPlan
 from ffs_anonymizer.bag.selection import Action, depth_error, WAY_OUT
 from ffs_anonymizer.errors import AnonymizerError, BagError, ImageError
-from ffs_anonymizer.frames.message import ENCODINGS, is_depth
+from ffs_anonymizer.frames.message import ENCODINGS, is_depth, KINDS, sniff
 from ffs_anonymizer.rosbag2 import cdr
 from ffs_anonymizer.rosbag2.reader import decompressed
 from ffs_anonymizer.rosbag2.storage import Message
 
 MOST_BYTES = 1 << 28
-# As JPEG, PNG and WebP files begin.
-_BEGINNINGS = (b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n', b'RIFF')
 
 
 def check_first_images(plan: BagPlan) -> None:
@@ -83,16 +81,18 @@ def _is_depth_image(message: Message, *, is_compressed: bool) -> bool:
     payload = decompressed(message.data) if is_compressed else bytes(message.data)
     image = cdr.parse(message.topic.type_name, payload)
     if isinstance(image, cdr.CdrImage):
-        if not is_depth(image.encoding) and image.encoding not in ENCODINGS:
+        is_measured = is_depth(image.encoding, message.topic.name)
+        if not is_measured and image.encoding not in ENCODINGS:
             raise ImageError(
                 f'got encoding {image.encoding!r}, expected one of {", ".join(ENCODINGS)}'
             )
-        return is_depth(image.encoding)
-    head = bytes(image.data[:8])
+        return is_measured
+    head = bytes(image.data[:32])
     # One without data may stand at the beginning of any topic.
-    if not is_depth(image.format) and head and not head.startswith(_BEGINNINGS):
+    is_measured = is_depth(image.format, message.topic.name)
+    if not is_measured and head and sniff(head) not in KINDS:
         raise ImageError(
-            f'got data of the format {image.format!r} that begins with {head.hex(" ")}, '
-            'expected a JPEG, PNG or WebP file'
+            f'got data of the format {image.format!r} that begins with {head[:8].hex(" ")}, '
+            'expected a JPEG, PNG, WebP, TIFF or BMP file'
         )
-    return is_depth(image.format)
+    return is_measured

@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 from ffs_anonymizer.clouds import surface
 from ffs_anonymizer.errors import ImageError
-from ffs_anonymizer.frames.compressed import MAX_PIXELS
+from ffs_anonymizer.frames.containers import MOST_PIXELS
 from ffs_anonymizer.frames.frame import Buffer, Rect
 from ffs_anonymizer.frames.raw import as_buffer
 import numpy as np
@@ -136,9 +136,9 @@ class Depth:
         if not self._is_depth and not is_transport:
             raise ImageError(f'got the format {described!r}, which no PNG can hold')
         width, height = struct.unpack_from('>II', png, 16)
-        if not 0 < width * height <= MAX_PIXELS:
+        if not 0 < width * height <= MOST_PIXELS:
             raise ImageError(
-                f'got a PNG of {width}x{height} pixels, expected 1 to {MAX_PIXELS}; it is damaged'
+                f'got a PNG of {width}x{height} pixels, expected 1 to {MOST_PIXELS}; it is damaged'
             )
         self._has_more = _holds_more(png)
         try:

@@ -24,8 +24,9 @@ from ffs_anonymizer.frames.metadata import (
 )
 import numpy as np
 
-# A picture of this size is asked memory for, whatever its file's few bytes are.
-MOST_PIXELS = 1 << 28
+# What is asked memory for where no setting says it, in files and of a live camera.
+MOST_PIXELS, MOST_LIVE_PIXELS = 256_000_000, 64_000_000
+# Of a few million, few bytes do no harm.
 _FREE_PIXELS, _MOST_PIXELS_PER_BYTE = 16_000_000, 4096
 
 _PNG_MAGIC = b'\x89PNG\r\n\x1a\n'
@@ -537,3 +538,4 @@ _PARSERS: dict[str, Callable[[bytes], Picture]] = {
     'bmp': _parse_bmp,
     'tiff': _parse_tiff,
 }
+KINDS = tuple(_PARSERS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ffs_anonymizer.frames.compressed import black_compressed, decode_compressed
-from ffs_anonymizer.frames.containers import MOST_PIXELS
+from ffs_anonymizer.frames.containers import KINDS, MOST_LIVE_PIXELS, MOST_PIXELS, sniff
 from ffs_anonymizer.frames.frame import Frame
 from ffs_anonymizer.frames.jpeg import jpeg_quality, jpeg_sampling
 from ffs_anonymizer.frames.raw import black_image, decode_image, ENCODINGS, is_depth
@@ -13,6 +13,9 @@ from ffs_anonymizer.frames.upright import rotation_of
 
 __all__ = [
     'ENCODINGS',
+    'KINDS',
+    'MOST_LIVE_PIXELS',
+    'MOST_PIXELS',
     'Frame',
     'black_like',
     'decode',
@@ -22,6 +25,7 @@ __all__ = [
     'jpeg_quality',
     'jpeg_sampling',
     'rotation_of',
+    'sniff',
 ]
 
 

@@ -128,11 +128,12 @@ def upright(frame: Frame, orientation: int = 1, rotation: int = 0) -> Frame:
     return frame if turn == Turn() else _UprightFrame(frame, turn)
 
 
-def rotation_of(texts: Iterable[str], stream: str) -> int:
+def rotation_of(texts: Iterable[str], *names: str) -> int:
     """
     Return by how many degrees clockwise the pictures of a stream are to be turned.
 
     :param texts: `<topic or glob> 0|90|180|270`; the first that fits counts, none means 0.
+    :param names: of the stream.
     :raises SettingsError: a text is something else.
     """
     found = None
@@ -143,6 +144,7 @@ def rotation_of(texts: Iterable[str], stream: str) -> int:
                 f'rotation: got {text!r}, expected `<topic or glob> 0|90|180|270`, the degrees '
                 'clockwise that make the picture upright'
             )
-        if found is None and fnmatch.fnmatchcase(stream, pattern.strip()):
+        fits = any(fnmatch.fnmatchcase(name, pattern.strip()) for name in names)
+        if found is None and fits:
             found = int(degrees)
     return found or 0

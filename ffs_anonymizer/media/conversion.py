@@ -13,7 +13,8 @@ from typing import Any, TYPE_CHECKING
 
 import cv2
 from ffs_anonymizer.errors import AnonymizerError, ImageError, MediaError
-from ffs_anonymizer.frames import image_file
+from ffs_anonymizer.frames.compressed import decode_file
+from ffs_anonymizer.frames.message import MOST_PIXELS, rotation_of
 from ffs_anonymizer.jobs.job import (
     as_found,
     nobody,
@@ -38,6 +39,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from ffs_anonymizer.anonymizer import Anonymizer
     from ffs_anonymizer.frames.message import Frame
+    from ffs_anonymizer.settings.runtime import Settings
 
 # Pictures of a folder are a stream whose frames lie further apart than any track lives.
 _PICTURE_DISTANCE_NS = 3_600_000_000_000
@@ -156,24 +158,28 @@ def anonymize_images(work: Work, files: list[MediaFile]) -> None:
             work.progress()
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Loaded:
     file: MediaFile
-    picture: image_file.Picture | None = None
+    settings: Settings
 
     def decode(self) -> Frame:
         try:
             data = self.file.source.read_bytes()
         except OSError as error:
             raise MediaError(f'{self.file.source}: {error.strerror or error}') from error
-        self.picture = image_file.parse(data)
-        return image_file.decode(self.picture)
+        return self.decoded(data)
+
+    def decoded(self, data: bytes) -> Frame:
+        rotation = rotation_of(self.settings.rotation, *self.file.zone_names)
+        limit = self.settings.limits.max_pixels or MOST_PIXELS
+        return decode_file(data, rotation=rotation, most_pixels=limit)
 
 
 def _image_tasks(work: Work, files: Iterable[MediaFile]) -> Iterator[Task[_Loaded]]:
     boxes = work.job.boxes
     for i, file in enumerate(files):
-        loaded = _Loaded(file)
+        loaded = _Loaded(file, work.job.settings)
         decode: Callable[[], Frame] = loaded.decode
         detections, found = None, None
         size_bytes = 0
@@ -201,16 +207,15 @@ def _image_tasks(work: Work, files: Iterable[MediaFile]) -> Iterator[Task[_Loade
 
 
 def _write_image(outcome: Outcome[_Loaded], *, preview: bool) -> None:
-    file, source = outcome.item.file, outcome.item.picture
+    file = outcome.item.file
     if outcome.error is not None:
         raise outcome.error
-    assert source is not None
     assert outcome.data is not None
-    data = image_file.assemble(bytes(outcome.data), source)
+    data = bytes(outcome.data)
     with contextlib.ExitStack() as stack:
         if preview:
-            before = image_file.decode(source).image_bgr
-            after = image_file.decode(image_file.parse(data)).image_bgr
+            before = outcome.item.decode().image_bgr
+            after = outcome.item.decoded(data).image_bgr
             stack.enter_context(new_file(file.preview)).write_bytes(
                 side_by_side(file, before, after)
             )

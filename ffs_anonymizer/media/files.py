@@ -8,15 +8,17 @@ from pathlib import Path
 import re
 
 from ffs_anonymizer.errors import MediaError, SettingsError
-from ffs_anonymizer.frames import image_file
 from ffs_anonymizer.jobs.job import FileJob
 from ffs_anonymizer.jobs.output import record_of
 
 VIDEO_SUFFIXES = ('.mp4', '.m4v', '.mov', '.mkv', '.avi', '.webm')
-SUFFIXES = (*image_file.SUFFIXES, *VIDEO_SUFFIXES)
+JPEG_SUFFIXES = ('.jpg', '.jpeg', '.jpe', '.jfif')
+TIFF_SUFFIXES = ('.tif', '.tiff')
+IMAGE_SUFFIXES = (*JPEG_SUFFIXES, '.png', '.webp', '.bmp', *TIFF_SUFFIXES)
+SUFFIXES = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
 # Whoever has such files in a folder takes them for done, unless told otherwise.
 _UNSUPPORTED = re.compile(
-    r'\.(apng|avif|gif|hei[cf]s?|j2k|jp2|jxl|p[bgnp]m|tga|tiff?'
+    r'\.(apng|avif|gif|hei[cf]s?|j2k|jp2|jxl|p[bgnp]m|tga'
     r'|arw|cr[23]|dng|nef|orf|raf|raw|rw2'
     r'|3g[2p]|26[45]|asf|f4v|flv|h26[45]|hevc|m2ts|m2v|mjpe?g|mp(e|e?g)|mts|mxf|og[mv]|ts|vob|wmv'
     r'|y4m|yuv)',
@@ -193,7 +195,10 @@ def _kind(path: Path) -> str:
 
 def _same_kind(path: Path) -> str:
     suffix = path.suffix.lower()
-    return '.jpg' if suffix in image_file.JPEG_SUFFIXES else suffix
+    for same in (JPEG_SUFFIXES, TIFF_SUFFIXES):
+        if suffix in same:
+            return same[0]
+    return suffix
 
 
 def _known() -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from ffs_anonymizer.anonymizer import Anonymized, Anonymizer, Request
 from ffs_anonymizer.clouds.cloud import decode_cloud
 from ffs_anonymizer.errors import AnonymizerError, ImageError
-from ffs_anonymizer.frames.message import decode
+from ffs_anonymizer.frames.message import decode, Frame, MOST_LIVE_PIXELS, rotation_of
 from ffs_anonymizer.node.camera import Camera, Waiting
 from ffs_anonymizer.node.measured import Measured, stamp_ns
 from ffs_anonymizer.settings.runtime import Settings
@@ -62,6 +62,8 @@ class Worker:
         self._waits_for_pictures = any(camera.links for camera in cameras)
         self._deliver = deliver
         self._report = report
+        # One that cannot be read is told now, and not with every frame.
+        rotation_of(settings.rotation)
         self._wake = threading.Condition()
         self._updates: deque[tuple[Settings, Future[None]]] = deque()
         self._stop = False
@@ -229,7 +231,11 @@ class Worker:
     def _request(self, anonymizer: Anonymizer, camera: Camera, waiting: Waiting) -> Request:
         is_cloud = camera.kind == 'cloud'
         message = waiting.message
-        frame = decode_cloud(message, self._cloud_geometry) if is_cloud else decode(message)
+        frame = (
+            decode_cloud(message, self._cloud_geometry)
+            if is_cloud
+            else decode_live(message, camera.topic, anonymizer.settings)
+        )
         track_ns, jumped = camera.track_stamp_ns(stamp_ns(waiting))
         if jumped:
             anonymizer.forget(camera.topic)
@@ -256,3 +262,17 @@ class Worker:
                     f'the last {self._failures_in_a_row} frames failed, most recently: {reason}'
                 )
         self._report(camera, reason)
+
+
+def decode_live(message: Any, topic: str, settings: Settings) -> Frame:
+    """
+    Decode a camera's image as the settings say.
+
+    :raises ImageError: it holds no picture, or one that is damaged or too large.
+    """
+    return decode(
+        message,
+        topic=topic,
+        rotation=rotation_of(settings.rotation, topic),
+        most_pixels=settings.limits.max_pixels or MOST_LIVE_PIXELS,
+    )

@@ -12,8 +12,10 @@ import tempfile
 from typing import TYPE_CHECKING
 
 from ffs_anonymizer.errors import MediaError
-from ffs_anonymizer.frames import image_file, message
+from ffs_anonymizer.frames import message
+from ffs_anonymizer.frames.compressed import decode_file
 from ffs_anonymizer.frames.frame import Frame
+from ffs_anonymizer.media.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from ffs_anonymizer.rosbag2 import cdr
 from ffs_anonymizer.rosbag2.access import BagAccess
 from ffs_anonymizer.rosbag2.reader import BagReader, decompressed, STORAGE_BY_SUFFIX
@@ -22,7 +24,6 @@ from ffs_anonymizer.rosbag2.storage import Message
 if TYPE_CHECKING:
     from ffs_anonymizer.frames.video_seeker import VideoSeeker
 
-VIDEO_SUFFIXES = ('.mp4', '.m4v', '.mov', '.mkv', '.avi', '.webm')
 IMAGE_TYPES = (cdr.IMAGE, cdr.COMPRESSED_IMAGE)
 
 
@@ -101,7 +102,7 @@ def open_recording(path: Path) -> Recording:
         return BagRecording(path)
     if suffix in VIDEO_SUFFIXES:
         return VideoRecording(path)
-    if suffix in image_file.SUFFIXES:
+    if suffix in IMAGE_SUFFIXES:
         return FolderRecording(path.parent, only=path)
     raise MediaError(
         f'{path}: got {suffix or "a name without extension"}, expected a bag, a video, a picture '
@@ -239,7 +240,7 @@ class FolderRecording(Recording):
 
     def __init__(self, path: Path, *, only: Path | None = None) -> None:
         super().__init__(only or path)
-        known = (*image_file.SUFFIXES, *VIDEO_SUFFIXES)
+        known = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
         files = [only] if only is not None else sorted(path.rglob('*'))
         self._files: dict[str, Path] = {}
         self._other: dict[str, str] = {}
@@ -307,4 +308,4 @@ def _decode_picture(path: Path) -> Frame:
         data = path.read_bytes()
     except OSError as error:
         raise MediaError(f'{path}: {error.strerror or error}') from error
-    return image_file.decode(image_file.parse(data))
+    return decode_file(data)

@@ -199,6 +199,18 @@ class DepthSettings:
 
 
 @dataclass(frozen=True)
+class LimitsSettings:
+    """Hold what is refused before work begins on it."""
+
+    max_pixels: int = setting(
+        0,
+        'Largest picture, width times height; 0: 64 million in the node, 256 million in files.',
+        unit='px',
+        bounds=(0, 1 << 30),
+    )
+
+
+@dataclass(frozen=True)
 class Settings:
     """Hold every setting of the node, the bag tool and the media tool."""
 
@@ -261,6 +273,11 @@ class Settings:
         'What is always covered with a solid box: `<topic or glob> x0 y0 x1 y1`, pixels.',
         live=True,
     )
+    rotation: tuple[str, ...] = setting(
+        (),
+        'Cameras that hang turned: `<topic or glob> 0|90|180|270`, the degrees clockwise that '
+        'make their picture upright for the search; the output lies as the input does.',
+    )
     face: FaceSettings = field(default_factory=FaceSettings)
     plate: ClassSettings = field(default_factory=ClassSettings)
     detector: DetectorSettings = field(default_factory=DetectorSettings)
@@ -269,6 +286,7 @@ class Settings:
     obscure: ObscureSettings = field(default_factory=ObscureSettings)
     cloud: CloudSettings = field(default_factory=CloudSettings)
     depth: DepthSettings = field(default_factory=DepthSettings)
+    limits: LimitsSettings = field(default_factory=LimitsSettings)
 
     def flat(self) -> dict[str, Value]:
         """Return every setting by its dotted name, in the order of their declaration."""

@@ -78,7 +78,7 @@ def test_the_first_image_of_each_topic_is_looked_at_early(
         assert error.startswith(
             f'error: these topics cannot be anonymized: /video, message recorded at {T0 + 2} ns: '
             "got data of the format 'h264' that begins with 00 00 00 01 67 41, expected a JPEG, "
-            f'PNG or WebP file; /raw12, message recorded at {T0 + 3} ns: got encoding '
+            f'PNG, WebP, TIFF or BMP file; /raw12, message recorded at {T0 + 3} ns: got encoding '
             "'bayer_rggb12', expected one of bgr8, rgb8"
         )
         assert error.endswith(

@@ -83,7 +83,7 @@ def test_what_is_known_and_not_supported_is_not_left_out_silently(
     photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, output = photo.parent, photo.parent.parent / 'out'
-    unsupported = ['a.MTS', 'b.heic', 'c.tiff', 'd.cr2', 'e.pgm', 'f.mpeg', 'g.h265', 'h.jp2']
+    unsupported = ['a.MTS', 'b.heic', 'c.gif', 'd.cr2', 'e.pgm', 'f.mpeg', 'g.h265', 'h.jp2']
     for name in (*unsupported, 'notes.txt', 'a.jpg.json', 'a.tsx', 'README'):
         (source / name).touch()
     photo.rename(source / 'a.jfif')

@@ -123,13 +123,14 @@ def test_what_cannot_be_read_is_listed_and_not_written(
     assert done.returncode == 1
     assert files(output) == ['good.jpg']
     assert '1 of 6 files written' in done.stdout
-    said = done.stderr.splitlines()
+    # libjpeg has its say, too.
+    said = [line for line in done.stderr.splitlines() if not line.startswith('Corrupt JPEG')]
     assert said[0] == 'error: not everything could be done:'
     expected = {
         'gone.jpg: neither a file nor a folder, or a link to nothing',
-        'cut.jpg: JPEG: no end of the image',
-        'text.png: got a file that begins with 6e 6f 20 70',
-        'empty.webp: got a file that begins with nothing',
+        'cut.jpg: got a JPEG whose data ends before its picture',
+        'text.png: got 10 bytes that begin with 6e 6f 20 70',
+        'empty.webp: got 0 bytes that begin with nothing',
         f'{source / "text.mp4"}: ',
     }
     assert len(said) == 1 + len(expected)
