@@ -22,10 +22,10 @@ import time
 from typing import Any
 
 import cv2
-from ffs_anonymizer.anonymizer import Anonymizer
+from ffs_anonymizer.anonymizer import Recipe
 from ffs_anonymizer.frames.message import decode, decode_image
+from ffs_anonymizer.networks import Networks
 from ffs_anonymizer.regions.boxes import iou
-from ffs_anonymizer.regions.detector import Detector
 from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 import recording
@@ -292,20 +292,20 @@ def offline(output: Path, before: Messages, findings: Findings) -> None:
 
 def check_faces(before: Messages, after: Messages, findings: Findings) -> None:
     """Check that the detector finds no face any more where there was one."""
-    detector = Detector(Settings())
-    for topic in IMAGE_TOPICS:
-        seen = left = 0
-        pairs = list(zip(before[topic], after.get(topic, []), strict=False))[::CHECKED_EVERY]
-        for pair in pairs:
-            was, now = (
-                boxes.xyxy_px[boxes.scores >= FACE_SCORE]
-                for boxes in (detector.detect(decode(message(topic, d)).image_bgr) for d in pair)
-            )
-            seen += len(was)
-            left += int((iou(was, now) > SAME_PLACE_IOU).any(axis=1).sum())
-        findings.expect(seen > 0, f'{topic}: no face in {len(pairs)} frames of the recording')
-        findings.expect(left == 0, f'{topic}: {left} of {seen} faces are still found')
-    detector.close()
+    with Networks(Settings()) as networks:
+        recipe = Recipe(networks, Settings())
+        for topic in IMAGE_TOPICS:
+            seen = left = 0
+            pairs = list(zip(before[topic], after.get(topic, []), strict=False))[::CHECKED_EVERY]
+            for pair in pairs:
+                was, now = (
+                    found.xyxy_px[found.scores >= FACE_SCORE]
+                    for found in (recipe.detect(decode(message(topic, d))) for d in pair)
+                )
+                seen += len(was)
+                left += int((iou(was, now) > SAME_PLACE_IOU).any(axis=1).sum())
+            findings.expect(seen > 0, f'{topic}: no face in {len(pairs)} frames of the recording')
+            findings.expect(left == 0, f'{topic}: {left} of {seen} faces are still found')
 
 
 def draw(path: Path, before: Messages, after: Messages) -> None:
@@ -313,10 +313,9 @@ def draw(path: Path, before: Messages, after: Messages) -> None:
     i = len(before[FRONT]) // 8
     source = message(FRONT, before[FRONT][i])
     columns = [decode_image(m).image_bgr for m in (source, message(FRONT, after[FRONT][i]))]
-    with contextlib.closing(Anonymizer(Settings())) as it:
-        frame = decode_image(source)
-        it.replace(frame, it.find(frame, stream='', stamp_ns=None))
-        columns.append(frame.image_bgr)
+    with Networks(Settings()) as networks:
+        generated = decode_image(source).image_bgr
+        columns.append(Recipe(networks, Settings()).anonymize_array(generated))
     cv2.imwrite(str(path), np.hstack(columns))
 
 

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 import contextlib
+import dataclasses
 from dataclasses import dataclass
 import logging
 import os
@@ -16,9 +17,10 @@ from typing import Generic, TYPE_CHECKING, TypeVar, Union
 from ffs_anonymizer.errors import AnonymizerError
 from ffs_anonymizer.regions.detections import Detections, Regions
 from ffs_anonymizer.regions.tracker import backfill, region_scales
+from ffs_anonymizer.stream import Drawn, Seen
 
 if TYPE_CHECKING:
-    from ffs_anonymizer.anonymizer import Anonymizer, Data, Replaced
+    from ffs_anonymizer.anonymizer import Choice, Data, Recipe, Replaced
     from ffs_anonymizer.frames.message import Frame
     from ffs_anonymizer.settings.runtime import Settings
 
@@ -28,14 +30,14 @@ _NOTHING = Regions.empty()
 
 # Frames that are looked at side by side: it scales better than one network's layers over many
 # cores, and each takes memory for all of its layers.
-CALLERS = 4
+SIDE_BY_SIDE = 4
 DECODED_AHEAD = 2
 WAITING = 4
 BATCH_ITEMS = 256
 BATCH_BYTES = 4 << 20
 # What the look-ahead of many large cameras may hold before frames leave with less of it.
 HELD_BYTES = 1 << 30
-# A stamp this far behind its stream's last one is a jump of the clock, not a late frame.
+# Time this far behind the newest item is a clock that was set, not a late item.
 JUMP_NS = 1_000_000_000
 
 
@@ -47,6 +49,7 @@ class Task(Generic[_Item]):
     :param item: handed through.
     :param decode: makes the frame, in some thread; None: no image, passes as it is.
     :param stream: the camera.
+    :param aliases: what else zones may call it.
     :param stamp_ns: the frame's time, for tracking; None: a still picture, which has no past.
     :param clock_ns: the time at which the item came, on a clock that all streams share; 0: not
         known.
@@ -58,6 +61,7 @@ class Task(Generic[_Item]):
     item: _Item
     decode: Callable[[], Frame] | None = None
     stream: str = ''
+    aliases: tuple[str, ...] = ()
     stamp_ns: int | None = None
     clock_ns: int = 0
     size_bytes: int = 0
@@ -92,8 +96,9 @@ class _Image(Generic[_Item]):
     found: Future[tuple[Frame, Detections]] | None
     frame: Frame | None = None
     size_wh: tuple[int, int] = (0, 0)
-    stamp_ns: int = 0
+    now_ns: int = 0
     regions: Regions = _NOTHING
+    warnings: tuple[str, ...] = ()
     replaced: Future[tuple[Replaced, Future[Data]]] | None = None
     frame_bytes: int = 0
     error: AnonymizerError | None = None
@@ -117,13 +122,13 @@ class _StoppedError(Exception):
     """The consumer has gone."""
 
 
-def callers(settings: Settings) -> int:
-    """Return how many frames an Anonymizer for `anonymize_all` is to be made for."""
-    return min(settings.threads or len(os.sched_getaffinity(0)), CALLERS)
+def concurrency(settings: Settings) -> int:
+    """Return how many frames the Networks for `anonymize_all` are to be opened for."""
+    return min(settings.threads or len(os.sched_getaffinity(0)), SIDE_BY_SIDE)
 
 
 def anonymize_all(
-    tasks: Iterable[Task[_Item]], anonymizer: Anonymizer, *, workers: int = 0
+    tasks: Iterable[Task[_Item]], recipe: Recipe, *, workers: int = 0
 ) -> Generator[Outcome[_Item], None, None]:
     """
     Anonymize a sequence of images and let what is none pass, everything in its order.
@@ -134,13 +139,14 @@ def anonymize_all(
     iterator stops the threads.
 
     :param tasks: is drawn from in a thread of its own; what it raises, the iterator raises.
-    :param anonymizer: works on as many frames at once as it has callers.
+    :param recipe: its networks say how many frames are worked on at once.
     :param workers: threads that decode and encode; 0: one a core.
     :returns: an outcome for each task; a frame that cannot be anonymized has an error and no data.
     """
     # A recording has time: no face gets less than its method for the sake of speed.
-    anonymizer.update(anonymizer.settings.updated({'budget_ms': 0.0}))
-    run: _Run[_Item] = _Run(anonymizer, workers or os.cpu_count() or 1)
+    settings = recipe.settings.updated({'budget_ms': 0.0})
+    recipe = dataclasses.replace(recipe, settings=settings)
+    run: _Run[_Item] = _Run(recipe, workers or os.cpu_count() or 1)
     try:
         run.start(tasks)
         yield from run.outcomes()
@@ -151,18 +157,20 @@ def anonymize_all(
 class _Run(Generic[_Item]):
     """Hold the threads and queues of one call."""
 
-    def __init__(self, anonymizer: Anonymizer, workers: int) -> None:
-        self._anonymizer = anonymizer
+    def __init__(self, recipe: Recipe, workers: int) -> None:
+        self._recipe = recipe
+        self._drawn: dict[str, Drawn] = {}
+        side_by_side = recipe.networks.concurrency
         self._codecs = ThreadPoolExecutor(workers, thread_name_prefix='codec')
-        self._networks = ThreadPoolExecutor(anonymizer.callers, thread_name_prefix='network')
+        self._networks = ThreadPoolExecutor(side_by_side, thread_name_prefix='network')
         self._stopped = threading.Event()
-        self._decoded_ahead = threading.Semaphore(anonymizer.callers + DECODED_AHEAD)
+        self._decoded_ahead = threading.Semaphore(side_by_side + DECODED_AHEAD)
         self._inbox: queue.Queue[_Slot[_Item] | _End] = queue.Queue(WAITING)
         self._outbox: queue.Queue[_Slot[_Item] | _End] = queue.Queue(WAITING)
         self._threads: list[threading.Thread] = []
 
     def start(self, tasks: Iterable[Task[_Item]]) -> None:
-        look = _LookAhead[_Item](self._anonymizer)
+        look = _LookAhead[_Item](self._recipe)
         works: list[tuple[str, Callable[[], None], queue.Queue[_Slot[_Item] | _End]]] = [
             ('feed', lambda: self._feed(tasks), self._inbox),
             ('track', lambda: self._track(look), self._outbox),
@@ -246,7 +254,7 @@ class _Run(Generic[_Item]):
 
     def _detect(self, decoded: Future[Frame], own: Detections | None) -> tuple[Frame, Detections]:
         frame = decoded.result()
-        return frame, self._anonymizer.detect(frame) if own is None else own
+        return frame, self._recipe.detect(frame) if own is None else own
 
     def _track(self, look: _LookAhead[_Item]) -> None:
         while True:
@@ -271,31 +279,36 @@ class _Run(Generic[_Item]):
     def _release(self, slot: _Slot[_Item]) -> None:
         """Have a frame replaced and encoded, now that its regions are final."""
         if isinstance(slot, _Image) and slot.frame is not None and slot.error is None:
-            frame, slot.frame = slot.frame, None
-            slot.replaced = self._networks.submit(
-                self._replace, frame, slot.regions, slot.task.stream
-            )
+            with _carried_by(slot):
+                frame, slot.frame = slot.frame, None
+                stream = slot.task.stream
+                drawn = self._drawn.get(stream, Drawn())
+                choice, drawn = self._recipe.choose(frame, slot.regions, drawn)
+                if slot.task.stamp_ns is not None:
+                    self._drawn[stream] = drawn
+                choice = dataclasses.replace(choice, warnings=slot.warnings)
+                slot.replaced = self._networks.submit(self._replace, choice)
         self._put(self._outbox, slot)
 
-    def _replace(
-        self, frame: Frame, regions: Regions, stream: str
-    ) -> tuple[Replaced, Future[Data]]:
-        replaced = self._anonymizer.replace(frame, regions, stream=stream)
-        return replaced, self._codecs.submit(frame.encode, replaced.touched_xyxy_px)
+    def _replace(self, choice: Choice) -> tuple[Replaced, Future[Data]]:
+        (replaced,) = self._recipe.replace([choice])
+        if isinstance(replaced, AnonymizerError):
+            raise replaced
+        return replaced, self._codecs.submit(choice.frame.encode, replaced.touched_xyxy_px)
 
 
 class _LookAhead(Generic[_Item]):
     """Hold slots back until what comes after them can no longer add regions to their frames."""
 
-    def __init__(self, anonymizer: Anonymizer) -> None:
-        self._anonymizer = anonymizer
-        self._settings = anonymizer.settings.tracker
-        self._scales = region_scales(anonymizer.settings)
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self._settings = recipe.settings.tracker
+        self._scales = region_scales(recipe.settings)
         self._ahead_ns = int(self._settings.look_ahead_ms * 1e6)
         self._held: deque[_Slot[_Item]] = deque()
         self._held_bytes = 0
         self._pending: dict[str, deque[_Image[_Item]]] = {}
-        self._newest_ns: dict[str, int] = {}
+        self._seen: dict[str, Seen] = {}
         self._clock_ns = 0
         self._warned = False
 
@@ -308,30 +321,31 @@ class _LookAhead(Generic[_Item]):
             height, width = image.frame.image_bgr.shape[:2]
             image.size_wh = (width, height)
             image.frame_bytes = image.frame.image_bgr.nbytes
-            if image.task.found is not None:
-                image.regions = self._anonymizer.cover(
-                    image.task.found, stream=image.task.stream, size_wh=image.size_wh
-                )
+            task = image.task
+            names = (task.stream, *task.aliases)
+            if task.found is not None:
+                image.regions = self._recipe.cover(task.found, names=names, size_wh=image.size_wh)
                 image.final = True
                 return
-            stamp_ns = image.task.stamp_ns
-            if stamp_ns is not None:
-                stamp_ns = self._steady(image.task.stream, stamp_ns)
-            image.regions = self._anonymizer.find(
-                image.frame,
-                stream=image.task.stream,
-                stamp_ns=stamp_ns,
-                detections=detections,
+            image.regions, seen = self._recipe.find(
+                detections,
+                self._seen.get(task.stream, Seen()),
+                names=names,
+                size_wh=image.size_wh,
+                stamp_ns=task.stamp_ns,
+                arrival_ns=task.clock_ns or None,
             )
-            if stamp_ns is None:
+            if task.stamp_ns is None:
                 image.final = True
                 return
-            image.stamp_ns = stamp_ns
+            self._seen[task.stream] = seen
+            image.now_ns = seen.now_ns
+            image.warnings = (seen.jumped,) if seen.jumped else ()
             pending = self._pending.setdefault(image.task.stream, deque())
             fitting = [other for other in pending if other.size_wh == image.size_wh]
             filled = backfill(
-                [(other.stamp_ns, other.regions) for other in fitting],
-                (image.stamp_ns, image.regions),
+                [(other.now_ns, other.regions) for other in fitting],
+                (image.now_ns, image.regions),
                 self._settings,
                 scales=self._scales,
                 size_wh=image.size_wh,
@@ -380,21 +394,10 @@ class _LookAhead(Generic[_Item]):
     def _is_final(self, slot: _Slot[_Item]) -> bool:
         if isinstance(slot, _Others) or slot.error is not None or slot.final:
             return True
-        if self._newest_ns[slot.task.stream] - slot.stamp_ns >= self._ahead_ns:
+        if self._seen[slot.task.stream].now_ns - slot.now_ns >= self._ahead_ns:
             return True
         # A stream that pauses or ends must not hold up the others.
         return self._clock_ns - slot.task.clock_ns >= 2 * self._ahead_ns
-
-    def _steady(self, stream: str, stamp_ns: int) -> int:
-        """Return the frame's time, never before its stream's last one unless the clock jumped."""
-        newest = self._newest_ns.get(stream, stamp_ns)
-        if newest - stamp_ns > JUMP_NS:
-            self._anonymizer.forget(stream)
-            for image in self._pending.pop(stream, deque()):
-                image.final = True
-            newest = stamp_ns
-        self._newest_ns[stream] = max(newest, stamp_ns)
-        return self._newest_ns[stream]
 
 
 def _size(slot: _Slot[_Item]) -> int:

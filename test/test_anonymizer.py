@@ -1,14 +1,20 @@
+import contextlib
+import itertools
+import re
 from types import SimpleNamespace
 
-from ffs_anonymizer.anonymizer import Anonymized, Anonymizer, Request, Zone
-from ffs_anonymizer.errors import AnonymizerError, ModelError, SettingsError
+from ffs_anonymizer.anonymizer import Anonymized, Recipe, Request
+from ffs_anonymizer.errors import AnonymizerError, ImageError, ModelError, SettingsError
 from ffs_anonymizer.frames.message import decode_image, ENCODINGS
+from ffs_anonymizer.networks import Networks
 from ffs_anonymizer.painting.budget import Cost
 from ffs_anonymizer.regions.detections import Detections, FACE, PLATE
 from ffs_anonymizer.settings.runtime import Settings
+from ffs_anonymizer.stream import JUMPED, Stream
 import numpy as np
 import pytest
 from support.onnx_models import save_failing_generator, save_generator
+from support.recipes import Memory, with_settings
 
 WIDTH, HEIGHT = 96, 72
 # Overlapping faces, faces at all four borders and in a corner, and one inside another's crop.
@@ -21,7 +27,7 @@ LAYOUTS = {
     'odd edges': [(11.3, 13.7, 34.9, 41.2), (51.5, 33.5, 77.7, 61.1)],
 }
 LUMA_FIRST = {'yuv422_yuy2': True, 'yuyv': True, 'yuv422': False, 'uyvy': False}
-BYTES = {'bgra8': 4, 'rgba8': 4, '8UC4': 4, 'mono8': 1, '8UC1': 1, 'mono16': 2}
+BYTES = {'mono': 1, 'bgr': 3, 'rgb': 3, 'bgra': 4, 'rgba': 4}
 
 
 def sample_mask(encoding, keep):
@@ -29,16 +35,20 @@ def sample_mask(encoding, keep):
     pairs = keep.reshape(HEIGHT, WIDTH // 2, 2).all(axis=2)
     blocks = pairs.reshape(HEIGHT // 2, 2, WIDTH // 2).all(axis=1)
     if encoding.startswith('bayer'):
-        return keep
+        return np.repeat(keep, 2, axis=1) if encoding.endswith('16') else keep
     if encoding in LUMA_FIRST:
         samples = [keep, np.repeat(pairs, 2, axis=1)]
         samples = samples if LUMA_FIRST[encoding] else samples[::-1]
         return np.stack(samples, axis=2).reshape(HEIGHT, -1)
     if encoding in ('nv12', 'nv21'):
         return np.concatenate([keep, np.repeat(blocks, 2, axis=1)])
+    if encoding in ('i420', 'yv12'):
+        return np.concatenate([keep, np.tile(blocks.reshape(-1, WIDTH), (2, 1))])
     if encoding == 'nv24':
         return np.concatenate([keep, np.repeat(keep, 2, axis=1).reshape(-1, WIDTH)])
-    return np.repeat(keep, BYTES.get(encoding, 3), axis=1)
+    channels, bits = re.fullmatch(r'(\D+|8UC\d)(8|16)?', encoding).groups()
+    samples = int(channels[3:]) if channels.startswith('8UC') else BYTES[channels]
+    return np.repeat(keep, samples * int(bits or 8) // 8, axis=1)
 
 
 def message(encoding, rng, *, like=None, inside=()):
@@ -69,39 +79,47 @@ def settings(**changes):
     return Settings().updated({'face.region_scale': 1.0, **names})
 
 
-def run(anonymizer, msg, boxes, stream='/camera'):
+def run(recipe, msg, boxes, stream='/camera'):
     frame = decode_image(msg)
-    return anonymizer.anonymize(frame, stream=stream, stamp_ns=None, detections=faces(*boxes))
+    return recipe.anonymize(frame, Stream((stream,)), detections=faces(*boxes))[0]
 
 
 @pytest.fixture(scope='module')
-def generating(tmp_path_factory):
+def make():
+    """Return what makes a recipe over networks that are closed at the end."""
+    with contextlib.ExitStack() as stack:
+
+        def make(**changes):
+            wanted = settings(**changes)
+            return Recipe(stack.enter_context(Networks(wanted)), wanted)
+
+        yield make
+
+
+@pytest.fixture(scope='module')
+def generating(make, tmp_path_factory):
     path = save_generator(tmp_path_factory.mktemp('models') / 'g.onnx', size_px=48)
-    return Anonymizer(
-        settings(
-            face__method='generate', generator__model_path=str(path), generator__min_region_px=1
-        )
+    return make(
+        face__method='generate', generator__model_path=str(path), generator__min_region_px=1
     )
 
 
 @pytest.fixture(scope='module')
-def solid():
-    return Anonymizer(settings(face__method='solid'))
+def solid(make):
+    return make(face__method='solid')
 
 
 @pytest.mark.parametrize('layout', LAYOUTS)
 @pytest.mark.parametrize('encoding', ENCODINGS)
 @pytest.mark.parametrize('method', ['generating', 'solid'])
 def test_no_output_pixel_depends_on_a_pixel_inside_a_region(request, method, encoding, layout):
-    anonymizer = request.getfixturevalue(method)
+    recipe = request.getfixturevalue(method)
     boxes = LAYOUTS[layout]
     rng = np.random.default_rng(7)
     original = message(encoding, rng)
     noisy = message(encoding, rng, like=original, inside=boxes)
     assert original.data != noisy.data
-    assert bytes(run(anonymizer, original, boxes).data) == bytes(
-        run(anonymizer, noisy, boxes).data
-    )
+    assert bytes(run(recipe, original, boxes).data) == bytes(run(recipe, noisy, boxes).data)
 
 
 def test_the_random_generator_does_depend_on_what_is_outside(generating):
@@ -118,11 +136,11 @@ def test_the_random_generator_does_depend_on_what_is_outside(generating):
 
 
 @pytest.mark.parametrize('method', ['generate', 'blur', 'mosaic', 'solid'])
-def test_outside_regions_and_feathers_nothing_changes(tmp_path, method):
+def test_outside_regions_and_feathers_nothing_changes(make, tmp_path, method):
     path = save_generator(tmp_path / 'g.onnx', size_px=48)
-    anonymizer = Anonymizer(settings(face__method=method, generator__model_path=str(path)))
+    recipe = make(face__method=method, generator__model_path=str(path))
     msg = message('bgr8', np.random.default_rng(0))
-    result = run(anonymizer, msg, [(30, 20, 60, 60)])
+    result = run(recipe, msg, [(30, 20, 60, 60)])
     before = np.frombuffer(msg.data, np.uint8).reshape(HEIGHT, WIDTH, 3)
     after = np.frombuffer(result.data, np.uint8).reshape(HEIGHT, WIDTH, 3)
     feather = 4 if method in ('generate', 'blur') else 0
@@ -137,11 +155,14 @@ def test_outside_regions_and_feathers_nothing_changes(tmp_path, method):
 def test_a_frame_without_regions_is_the_very_same_bytes(solid, encoding):
     msg = message(encoding, np.random.default_rng(0))
     result = run(solid, msg, [])
-    assert bytes(result.data) == msg.data
+    samples = np.frombuffer(msg.data, np.uint16 if encoding.endswith('16') else np.uint8).copy()
+    if 'a' in encoding.rstrip('816')[-1:] or encoding == '8UC4':
+        samples[3::4] = np.iinfo(samples.dtype).max  # a plane that nobody looks at
+    assert bytes(result.data) == samples.tobytes()
     assert len(result.regions) == 0
 
 
-def test_small_regions_use_the_fallback(tmp_path):
+def test_small_regions_use_the_fallback(make, tmp_path):
     path = save_generator(tmp_path / 'g.onnx', size_px=48)
     changes = {'generator__model_path': str(path), 'generator__min_region_px': 20}
     boxes = [(10, 10, 25, 29), (50, 10, 70, 30)]
@@ -149,7 +170,7 @@ def test_small_regions_use_the_fallback(tmp_path):
     mixed, generated, mosaic = (
         np.frombuffer(
             run(
-                Anonymizer(settings(face__method=method, face__fallback='mosaic', **changes)),
+                make(face__method=method, face__fallback='mosaic', **changes),
                 msg,
                 boxes,
             ).data,
@@ -166,15 +187,11 @@ def test_small_regions_use_the_fallback(tmp_path):
     assert not np.array_equal(mixed[10:30, 50:70], mosaic[10:30, 50:70])
 
 
-def test_each_class_has_its_method():
-    anonymizer = Anonymizer(
-        settings(face__method='solid', plate__method='mosaic', plate__region_scale=1.0)
-    )
+def test_each_class_has_its_method(make):
+    recipe = make(face__method='solid', plate__method='mosaic', plate__region_scale=1.0)
     found = Detections.of([(10, 10, 30, 30), (50, 10, 80, 30)], [1, 1], [FACE, PLATE])
     msg = message('bgr8', np.random.default_rng(0))
-    result = anonymizer.anonymize(
-        decode_image(msg), stream='/camera', stamp_ns=None, detections=found
-    )
+    result, _ = recipe.anonymize(decode_image(msg), Stream(), detections=found)
     out = np.frombuffer(result.data, np.uint8).reshape(HEIGHT, WIDTH, 3)
     assert (out[10:30, 10:30] == 0).all()
     assert len(np.unique(out[10:30, 50:80].reshape(-1, 3), axis=0)) == 6 * 4
@@ -189,64 +206,25 @@ def test_each_class_has_its_method():
         ('/rear/image', '/front/* 10 10 20 20', False),
     ],
 )
-def test_mask_zones_are_always_covered(stream, zone, masked):
-    anonymizer = Anonymizer(settings(mask_zones=[zone], obscure__solid_bgr=[1, 2, 3]))
-    result = run(anonymizer, message('bgr8', np.random.default_rng(0)), [], stream=stream)
+def test_mask_zones_are_always_covered(make, stream, zone, masked):
+    recipe = make(mask_zones=[zone], obscure__solid_bgr=[1, 2, 3])
+    result = run(recipe, message('bgr8', np.random.default_rng(0)), [], stream=stream)
     out = np.frombuffer(result.data, np.uint8).reshape(HEIGHT, WIDTH, 3)
     assert (out[10:20, 10:20] == (1, 2, 3)).all() == masked
     assert len(result.regions) == int(masked)
 
 
-def test_mask_zones_end_at_the_frame():
-    anonymizer = Anonymizer(settings(mask_zones=['* 90 60 500 500', '* 200 200 300 300']))
-    result = run(anonymizer, message('bgr8', np.random.default_rng(0)), [])
+def test_mask_zones_end_at_the_frame(make):
+    recipe = make(mask_zones=['* 90 60 500 500', '* 200 200 300 300'])
+    result = run(recipe, message('bgr8', np.random.default_rng(0)), [])
     assert result.regions.xyxy_px.tolist() == [[90, 60, 96, 72]]
 
 
-def test_ignore_zones_count_by_the_centre():
-    anonymizer = Anonymizer(settings(ignore_zones=['/camera 0 0 40 72']))
+def test_ignore_zones_count_by_the_centre(make):
+    recipe = make(ignore_zones=['/camera 0 0 40 72'])
     msg = message('bgr8', np.random.default_rng(0))
-    result = run(anonymizer, msg, [(10, 10, 60, 40), (20, 10, 62, 40)])
+    result = run(recipe, msg, [(10, 10, 60, 40), (20, 10, 62, 40)])
     assert result.regions.xyxy_px.tolist() == [[20, 10, 62, 40]]
-
-
-@pytest.mark.parametrize(
-    'text', ['', '* 1 2 3', '* 1 2 3 4 5', '1 2 3 4', '* 3 2 1 4', '* a b c d', '* 0 0 nan 4']
-)
-def test_a_zone_that_cannot_be_read_is_refused(text):
-    with pytest.raises(SettingsError, match='zone: got .*expected `<topic or glob> x0 y0 x1 y1`'):
-        Zone.parse(text)
-
-
-def test_a_missed_frame_stays_covered(solid):
-    solid.forget('/gap')
-    frames = []
-    for stamp_ms, boxes in ((0, [(10, 10, 30, 30)]), (50, []), (5000, [])):
-        msg = message('bgr8', np.random.default_rng(stamp_ms))
-        frames.append(
-            solid.anonymize(
-                decode_image(msg),
-                stream='/gap',
-                stamp_ns=stamp_ms * 1_000_000,
-                detections=faces(*boxes),
-            )
-        )
-    assert [len(f.regions) for f in frames] == [1, 1, 0]
-    out = np.frombuffer(frames[1].data, np.uint8).reshape(HEIGHT, WIDTH, 3)
-    assert (out[10:30, 10:30] == 0).all()
-
-
-def test_streams_and_stills_do_not_share_their_past(solid):
-    for stream in ('/a', '/b'):
-        solid.forget(stream)
-    msg = message('bgr8', np.random.default_rng(0))
-    kwargs = {'stamp_ns': 0, 'detections': faces((10, 10, 30, 30))}
-    assert len(solid.anonymize(decode_image(msg), stream='/a', **kwargs).regions) == 1
-    kwargs['detections'] = faces()
-    assert len(solid.anonymize(decode_image(msg), stream='/b', **kwargs).regions) == 0
-    assert len(solid.anonymize(decode_image(msg), stream='/a', **kwargs).regions) == 1
-    kwargs['stamp_ns'] = None
-    assert len(solid.anonymize(decode_image(msg), stream='/a', **kwargs).regions) == 0
 
 
 @pytest.mark.parametrize(
@@ -256,45 +234,99 @@ def test_streams_and_stills_do_not_share_their_past(solid):
         (save_generator, np.nan, 'not finite'),
     ],
 )
-def test_a_generator_that_fails_leaves_no_image(tmp_path, save, scale, message_):
+def test_a_generator_that_fails_leaves_no_image(make, tmp_path, save, scale, message_):
     kwargs = {} if scale is None else {'scale': scale}
     path = save(tmp_path / 'g.onnx', size_px=48, **kwargs)
-    anonymizer = Anonymizer(settings(face__method='generate', generator__model_path=str(path)))
+    recipe = make(face__method='generate', generator__model_path=str(path))
     with pytest.raises(AnonymizerError, match=message_):
-        run(anonymizer, message('bgr8', np.random.default_rng(0)), [(30, 20, 60, 60)])
+        run(recipe, message('bgr8', np.random.default_rng(0)), [(30, 20, 60, 60)])
 
 
 def test_an_unforeseen_error_is_the_one_that_edges_know(solid):
     frame = decode_image(message('bgr8', np.random.default_rng(0)))
-    frame.image_bgr = frame.image_bgr[0]
+    frame.image_bgr.flags.writeable = False
     with pytest.raises(AnonymizerError, match=r'paste: got ValueError.*the frame has no image'):
-        solid.anonymize(frame, stream='/camera', stamp_ns=None, detections=faces((1, 1, 5, 5)))
+        solid.anonymize(frame, Stream(), detections=faces((1, 1, 5, 5)))
 
 
-def test_update_keeps_the_old_settings_where_the_new_ones_cannot_be_had(tmp_path):
-    anonymizer = Anonymizer(settings(face__method='solid'))
-    missing = str(tmp_path / 'none.onnx')
+def test_a_missed_frame_stays_covered(solid):
+    memory = Memory(solid)
+    frames = []
+    for stamp_ms, boxes in ((0, [(10, 10, 30, 30)]), (50, []), (500, [])):
+        frame = decode_image(message('bgr8', np.random.default_rng(stamp_ms)))
+        found = faces(*boxes)
+        frames.append(memory.anonymize(frame, stamp_ns=stamp_ms * 1_000_000, detections=found))
+    assert [len(f.regions) for f in frames] == [1, 1, 0]
+    out = np.frombuffer(frames[1].data, np.uint8).reshape(HEIGHT, WIDTH, 3)
+    assert (out[10:30, 10:30] == 0).all()
+
+
+def test_streams_and_stills_do_not_share_their_past(solid):
+    memory, msg = Memory(solid), message('bgr8', np.random.default_rng(0))
+
+    def covered(stream, stamp_ns, *boxes):
+        options = {'stream': stream, 'stamp_ns': stamp_ns, 'detections': faces(*boxes)}
+        return len(memory.anonymize(decode_image(msg), **options).regions)
+
+    assert covered('/a', 0, (10, 10, 30, 30)) == 1
+    assert covered('/b', 0) == 0
+    assert covered('/a', 0) == 1
+    assert covered('/a', None) == 0
+    assert covered('/a', 0) == 1
+
+
+@pytest.mark.parametrize('arrivals', [True, False])
+@pytest.mark.parametrize(
+    'stamps_ms',
+    [
+        [0, 33, 66, 100, -9000, -8967, -8933, -8900, -8867, -8833],
+        [0, 33, 66, 100, 900000, 900033, 900066, 900100, 900133, 900166],
+        [100, 90000, 133, 90033, 166, 90066, 200, 90100, 233, 90133],
+    ],
+)
+def test_no_stamp_uncovers_a_face(solid, stamps_ms, arrivals):
+    memory, regions, warned = Memory(solid), [], 0
+    for i, stamp_ms in enumerate(stamps_ms):
+        frame = decode_image(message('bgr8', np.random.default_rng(i)))
+        done = memory.anonymize(
+            frame,
+            stamp_ns=(10_000 + stamp_ms) * 1_000_000,
+            arrival_ns=i * 33_000_000 if arrivals else None,
+            detections=faces((10, 10, 30, 30)) if i < 4 else faces(),
+        )
+        regions.append(len(done.regions))
+        warned += JUMPED in done.replaced.warnings
+    assert regions == [1] * 10
+    assert warned == sum(abs(b - a) > 1000 for a, b in itertools.pairwise(stamps_ms))
+
+
+def test_other_settings_make_another_recipe_over_the_same_networks(solid, tmp_path):
     with pytest.raises(ModelError, match='none.onnx'):
-        anonymizer.update(settings(face__method='generate', generator__model_path=missing))
+        with_settings(
+            solid,
+            face__method='generate',
+            generator__model_path=str(tmp_path / 'none.onnx'),
+        )
     with pytest.raises(SettingsError, match='zone'):
-        anonymizer.update(settings(face__method='blur', mask_zones=['nonsense']))
-    assert anonymizer.settings.face.method == 'solid'
-    out = run(anonymizer, message('bgr8', np.random.default_rng(0)), [(0, 0, 96, 72)]).data
-    assert set(out) == {0}
-    anonymizer.update(settings(face__method='solid', obscure__solid_bgr=[9, 9, 9]))
-    out = run(anonymizer, message('bgr8', np.random.default_rng(0)), [(0, 0, 96, 72)]).data
-    assert set(out) == {9}
+        with_settings(solid, mask_zones=['nonsense'])
+    msg = message('bgr8', np.random.default_rng(0))
+    other = with_settings(solid, obscure__solid_bgr=[9, 9, 9])
+    assert set(run(solid, msg, [(0, 0, 96, 72)]).data) == {0}
+    assert set(run(other, msg, [(0, 0, 96, 72)]).data) == {9}
 
 
-def test_missing_detector_is_an_error_at_once(tmp_path):
-    with pytest.raises(ModelError, match='none.onnx: got nothing there'):
-        Anonymizer(settings(detector__model_path=str(tmp_path / 'none.onnx')))
-
-
-def test_describe_names_models_devices_and_hashes(generating):
-    about = generating.describe()
-    assert about['face detector'].startswith('centerface.onnx sha256:')
-    assert ' in onnxruntime on cpu' in about['generator']
+def test_an_array_in_an_array_out(solid):
+    image = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+    masked = with_settings(solid, mask_zones=['* 10 10 20 20'])
+    before = image.copy()
+    after = masked.anonymize_array(image)
+    assert np.array_equal(image, before)
+    assert (after[10:20, 10:20] == 0).all()
+    after[10:20, 10:20] = image[10:20, 10:20]
+    assert np.array_equal(after, image)
+    for wrong in (image[:, :, 0], image.astype(np.float32), image[:0], 'picture'):
+        with pytest.raises(ImageError, match=r'expected uint8 \(H, W, 3\), BGR'):
+            masked.anonymize_array(wrong)
 
 
 def test_the_same_input_gives_the_same_output(generating):
@@ -303,82 +335,76 @@ def test_the_same_input_gives_the_same_output(generating):
     assert bytes(run(generating, msg, boxes).data) == bytes(run(generating, msg, boxes[::-1]).data)
 
 
-def test_a_generator_that_fails_can_leave_its_faces_to_the_fallback(tmp_path):
+def test_a_generator_that_fails_can_leave_its_faces_to_the_fallback(make, tmp_path):
     path = save_failing_generator(tmp_path / 'g.onnx', size_px=48)
     changes = {'face__fallback': 'solid', 'generator__on_error': 'fallback'}
-    anonymizer = Anonymizer(
-        settings(face__method='generate', generator__model_path=str(path), **changes)
-    )
-    result = run(anonymizer, message('bgr8', np.random.default_rng(0)), [(30, 20, 60, 60)])
+    recipe = make(face__method='generate', generator__model_path=str(path), **changes)
+    result = run(recipe, message('bgr8', np.random.default_rng(0)), [(30, 20, 60, 60)])
     out = np.frombuffer(result.data, np.uint8).reshape(HEIGHT, WIDTH, 3)
     assert (out[20:60, 30:60] == 0).all()
     assert result.replaced.counts == {'solid': 1}
     assert 'ONNX Runtime failed' in result.replaced.warnings[0]
 
 
-def test_what_exceeds_the_budget_is_counted_and_covered(tmp_path):
+def test_what_exceeds_the_budget_is_counted_and_covered(make, tmp_path):
     path = save_generator(tmp_path / 'g.onnx', size_px=48)
-    anonymizer = Anonymizer(
-        settings(
-            face__method='generate',
-            face__fallback='solid',
-            generator__model_path=str(path),
-            budget_ms=1e-6,
-        )
+    recipe = make(
+        face__method='generate',
+        face__fallback='solid',
+        generator__model_path=str(path),
+        budget_ms=1e-6,
     )
     boxes = [(10, 10, 40, 40), (50, 10, 90, 60)]
     msg = message('bgr8', np.random.default_rng(0))
-    result = run(anonymizer, msg, boxes)
+    result = run(recipe, msg, boxes)
     assert result.replaced.counts == {'solid': 2}
     assert (
         np.frombuffer(result.data, np.uint8).reshape(HEIGHT, WIDTH, 3)[10:40, 10:40] == 0
     ).all()
-    anonymizer.update(anonymizer.settings.updated({'budget_ms': 10000.0}))
-    assert run(anonymizer, msg, boxes).replaced.counts == {'generate': 2}
+    patient = with_settings(recipe, budget_ms=10000.0)
+    assert run(patient, msg, boxes).replaced.counts == {'generate': 2}
 
 
-def test_small_faces_take_the_small_generator_when_time_is_short(tmp_path):
+def test_small_faces_take_the_small_generator_when_time_is_short(make, tmp_path):
     large = save_generator(tmp_path / 'large.onnx', size_px=48)
     small = save_generator(tmp_path / 'small.onnx', size_px=32)
-    anonymizer = Anonymizer(
-        settings(
-            face__method='generate',
-            generator__model_path=str(large),
-            generator__small_model_path=str(small),
-            budget_ms=100.0,
-        )
+    recipe = make(
+        face__method='generate',
+        generator__model_path=str(large),
+        generator__small_model_path=str(small),
+        budget_ms=100.0,
     )
-    for generator, face_ms in zip(anonymizer._generators.values(), (60.0, 1.0), strict=True):
+    for generator, face_ms in zip(recipe._generators, (60.0, 1.0), strict=True):
         generator.cost = Cost(0.0, face_ms)
     boxes = [(10, 10, 40, 40), (50, 10, 90, 60)]
-    result = run(anonymizer, message('bgr8', np.random.default_rng(0)), boxes)
+    result = run(recipe, message('bgr8', np.random.default_rng(0)), boxes)
     assert result.replaced.counts == {'generate': 1, 'generate (small)': 1}
 
 
-def counted(anonymizer):
+def counted(recipe):
     """Count the calls of the generator's network from now on."""
     calls = []
-    model = anonymizer._generators['generate'].model
+    model = recipe._generators[0].model
     infer = model.infer
     model.infer = lambda feeds: (calls.append(len(feeds['mask'])), infer(feeds))[1]
     return calls
 
 
-def test_frames_of_several_streams_take_one_call_of_the_generator(tmp_path):
+def test_frames_of_several_streams_take_one_call_of_the_generator(make, tmp_path):
     path = save_generator(tmp_path / 'generator.onnx')
-    anonymizer = Anonymizer(settings(face__method='generate', generator__model_path=str(path)))
+    recipe = make(face__method='generate', generator__model_path=str(path))
     messages = [message('bgr8', np.random.default_rng(i)) for i in range(3)]
     boxes = [[(10, 10, 40, 40)], [], [(50, 10, 90, 60), (0, 0, 20, 20)]]
 
     def requests():
         return [
-            Request(decode_image(msg), f'/{i}', None, faces(*found))
-            for i, (msg, found) in enumerate(zip(messages, boxes, strict=True))
+            Request(decode_image(msg), detections=faces(*found))
+            for msg, found in zip(messages, boxes, strict=True)
         ]
 
-    alone = [anonymizer.anonymize_together([request])[0] for request in requests()]
-    calls = counted(anonymizer)
-    together = anonymizer.anonymize_together(requests())
+    alone = [recipe.anonymize_together([request])[0][0] for request in requests()]
+    calls = counted(recipe)
+    together = [result for result, _ in recipe.anonymize_together(requests())]
     assert calls == [3]
     for one, other in zip(alone, together, strict=True):
         difference = np.frombuffer(one.data, np.uint8).astype(int) - np.frombuffer(
@@ -386,21 +412,19 @@ def test_frames_of_several_streams_take_one_call_of_the_generator(tmp_path):
         )
         assert np.abs(difference).max() <= 1
         assert one.replaced.counts == other.replaced.counts
-    assert [('generate' in frame.timings_ms) for frame in together] == [True, False, True]
-    assert not anonymizer.gains_by_joining
+    assert all('paint' in frame.timings_ms for frame in together)
+    assert not recipe.gains_by_joining
 
 
 @pytest.mark.parametrize('on_error', ['stop', 'fallback'])
-def test_a_frame_that_fails_takes_no_other_with_it(tmp_path, on_error):
+def test_a_frame_that_fails_takes_no_other_with_it(make, tmp_path, on_error):
     path = save_generator(tmp_path / 'generator.onnx')
-    anonymizer = Anonymizer(
-        settings(
-            face__method='generate',
-            generator__model_path=str(path),
-            generator__on_error=on_error,
-        )
+    recipe = make(
+        face__method='generate',
+        generator__model_path=str(path),
+        generator__on_error=on_error,
     )
-    model = anonymizer._generators['generate'].model
+    model = recipe._generators[0].model
     infer = model.infer
 
     def fragile(feeds):
@@ -414,14 +438,15 @@ def test_a_frame_that_fails_takes_no_other_with_it(tmp_path, on_error):
     box = faces((10, 10, 40, 40))
     broken = decode_image(dark)
     broken.encode = lambda _: 1 / 0
-    results = anonymizer.anonymize_together(
+    answers = recipe.anonymize_together(
         [
-            Request(decode_image(dark), '/a', None, box),
-            Request(decode_image(bright), '/b', None, box),
-            Request(broken, '/c', None, box),
-            Request(decode_image(dark), '/d', None, box),
+            Request(decode_image(dark), detections=box),
+            Request(decode_image(bright), detections=box),
+            Request(broken, detections=box),
+            Request(decode_image(dark), detections=box),
         ]
     )
+    results = [result for result, _ in answers]
     assert [type(result) for result in results[2:]] == [AnonymizerError, Anonymized]
     assert results[0].replaced.counts == results[3].replaced.counts == {'generate': 1}
     if on_error == 'stop':
@@ -430,4 +455,4 @@ def test_a_frame_that_fails_takes_no_other_with_it(tmp_path, on_error):
     else:
         assert results[1].replaced.counts == {'blur': 1}
         assert '1 faces use the fallback: too bright' in results[1].replaced.warnings[0]
-    assert anonymizer.anonymize_together([]) == []
+    assert recipe.anonymize_together([]) == []

@@ -5,17 +5,20 @@ import threading
 import time
 
 import cv2
-from ffs_anonymizer.anonymizer import Anonymizer
+from ffs_anonymizer.anonymizer import Recipe
 from ffs_anonymizer.errors import AnonymizerError, BagError, ImageError
 from ffs_anonymizer.frames.frame import Frame
 from ffs_anonymizer.frames.message import decode
-from ffs_anonymizer.pipeline import anonymize_all, BATCH_ITEMS, callers, Task
+from ffs_anonymizer.networks import Networks
+from ffs_anonymizer.pipeline import anonymize_all, BATCH_ITEMS, concurrency, Task
 from ffs_anonymizer.regions.detections import Detections, FACE
 from ffs_anonymizer.settings.runtime import Settings
+from ffs_anonymizer.stream import JUMPED
 import numpy as np
 import pytest
 from support.messages import raw_message
 from support.onnx_models import save_generator
+from support.recipes import opened, with_settings
 
 BOX = (20, 10, 44, 40)
 FOUND = Detections.of([BOX], [0.9], FACE)
@@ -25,19 +28,15 @@ MS = 1_000_000
 
 @pytest.fixture(scope='module')
 def models():
-    anonymizer = Anonymizer(Settings())
-    yield anonymizer
-    anonymizer.close()
+    with Networks(Settings()) as networks:
+        yield networks
 
 
 @pytest.fixture
-def anonymizer(models):
-    """Return a recipe without a past that puts solid boxes exactly where it is told to."""
+def recipe(models):
+    """Return a recipe that puts solid boxes exactly where it is told to."""
     exact = {'face.method': 'solid', 'face.region_scale': 1.0, 'tracker.max_gap_ms': 0.0}
-    models.update(Settings().updated(exact))
-    for stream in ('a', 'b'):
-        models.forget(stream)
-    return models
+    return Recipe(models, Settings().updated(exact))
 
 
 def grey(width=64, height=48):
@@ -57,8 +56,8 @@ def image_task(item, stamp_ms, detections=NOTHING, *, stream='a', clock_ms=None,
     )
 
 
-def run(tasks, anonymizer, **options):
-    with closing(anonymize_all(tasks, anonymizer, **options)) as outcomes:
+def run(tasks, recipe, **options):
+    with closing(anonymize_all(tasks, recipe, **options)) as outcomes:
         return list(outcomes)
 
 
@@ -80,19 +79,19 @@ def threads():
     return [name for name in names if name.startswith(('feed', 'track', 'network', 'codec'))]
 
 
-def test_nothing(anonymizer):
-    assert run([], anonymizer) == []
+def test_nothing(recipe):
+    assert run([], recipe) == []
 
 
 @pytest.mark.parametrize('workers', [1, 4])
-def test_order_is_kept_and_others_pass_untouched(anonymizer, workers):
+def test_order_is_kept_and_others_pass_untouched(recipe, workers):
     tasks = []
     for i in range(60):
         tasks += [image_task(('image', i), 33 * i, FOUND if i % 3 == 0 else NOTHING)]
         tasks += [Task(('other', i, k), clock_ns=33 * i * MS) for k in range(i % 7)]
     tasks += [Task(('last', k)) for k in range(3 * BATCH_ITEMS)]
 
-    outcomes = run(iter(tasks), anonymizer, workers=workers)
+    outcomes = run(iter(tasks), recipe, workers=workers)
 
     assert [outcome.item for outcome in outcomes] == [task.item for task in tasks]
     for task, outcome in zip(tasks, outcomes, strict=True):
@@ -107,14 +106,14 @@ def test_order_is_kept_and_others_pass_untouched(anonymizer, workers):
     assert threads() == []
 
 
-def test_frames_without_regions_keep_their_bytes(anonymizer):
+def test_frames_without_regions_keep_their_bytes(recipe):
     msg = grey()
-    (outcome,) = run([image_task(0, 0, msg=msg)], anonymizer)
+    (outcome,) = run([image_task(0, 0, msg=msg)], recipe)
     assert bytes(outcome.data) == msg.data
     assert len(outcome.regions) == 0
 
 
-def test_streams_and_stills_mix(anonymizer):
+def test_streams_and_stills_mix(recipe):
     tasks = [
         image_task('a0', 0, FOUND),
         image_task('b0', 0, stream='b'),
@@ -123,7 +122,7 @@ def test_streams_and_stills_mix(anonymizer):
         image_task('b1', 33, FOUND, stream='b'),
         image_task('still too', None, NOTHING),
     ]
-    outcomes = run(tasks, anonymizer)
+    outcomes = run(tasks, recipe)
     assert [outcome.item for outcome in outcomes] == [task.item for task in tasks]
     assert covered(outcomes) == ['a0', 'b0', 'still', 'b1']
     assert [outcome.replaced.counts for outcome in outcomes if len(outcome.regions)] == [
@@ -131,30 +130,30 @@ def test_streams_and_stills_mix(anonymizer):
     ] * 4
 
 
-def test_own_boxes_none_means_the_detector_looks(anonymizer, face_bgr):
+def test_own_boxes_none_means_the_detector_looks(recipe, face_bgr):
     height, width = face_bgr.shape[:2]
     msg = raw_message('bgr8', width, height, data=face_bgr.tobytes())
-    (outcome,) = run([image_task(0, 0, None, msg=msg)], anonymizer)
+    (outcome,) = run([image_task(0, 0, None, msg=msg)], recipe)
     assert len(outcome.regions) == 1
 
 
-def test_frames_are_looked_at_side_by_side(anonymizer, monkeypatch):
+def test_frames_are_looked_at_side_by_side(recipe, monkeypatch):
     both = threading.Barrier(2, timeout=20)
 
-    def detect(_):
+    def detect(*_):
         both.wait()
         return FOUND
 
-    monkeypatch.setattr(anonymizer, 'callers', 2)
-    monkeypatch.setattr(anonymizer, 'detect', detect)
-    outcomes = run([image_task(i, 33 * i, None) for i in range(8)], anonymizer)
+    monkeypatch.setattr(recipe.networks, 'concurrency', 2)
+    monkeypatch.setattr(Recipe, 'detect', detect)
+    outcomes = run([image_task(i, 33 * i, None) for i in range(8)], recipe)
     assert [outcome.error for outcome in outcomes] == [None] * 8
     assert covered(outcomes) == list(range(8))
 
 
 @pytest.mark.parametrize('threads', [1, 2, 64])
 def test_as_many_frames_at_once_as_the_threads_allow(threads):
-    assert callers(Settings().updated({'threads': threads})) == min(threads, 4)
+    assert concurrency(Settings().updated({'threads': threads})) == min(threads, 4)
 
 
 def test_the_pictures_do_not_depend_on_how_many_are_looked_at_at_once(tmp_path, face_bgr):
@@ -168,9 +167,9 @@ def test_the_pictures_do_not_depend_on_how_many_are_looked_at_at_once(tmp_path, 
     messages = [raw_message('bgr8', width, height, data=frame.tobytes()) for frame in frames]
     pictures = []
     for n in (1, 3):
-        with closing(Anonymizer(settings, callers=n)) as anonymizer:
+        with opened(settings, concurrency=n) as recipe:
             tasks = [image_task(i, 33 * i, None, msg=msg) for i, msg in enumerate(messages)]
-            outcomes = run(tasks, anonymizer)
+            outcomes = run(tasks, recipe)
         assert all(outcome.replaced.counts == {'generate': 1} for outcome in outcomes)
         pictures.append([bytes(outcome.data) for outcome in outcomes])
     assert pictures[0] == pictures[1]
@@ -183,28 +182,28 @@ def test_the_pictures_do_not_depend_on_how_many_are_looked_at_at_once(tmp_path, 
     ('look_ahead_ms', 'expected'),
     [(0.0, [9]), (33.0, [8, 9]), (100.0, [6, 7, 8, 9]), (2000.0, list(range(10)))],
 )
-def test_look_ahead_covers_a_face_before_it_is_found(anonymizer, look_ahead_ms, expected):
-    anonymizer.update(anonymizer.settings.updated({'tracker.look_ahead_ms': look_ahead_ms}))
+def test_look_ahead_covers_a_face_before_it_is_found(recipe, look_ahead_ms, expected):
+    recipe = with_settings(recipe, tracker__look_ahead_ms=look_ahead_ms)
     tasks = [image_task(i, 33 * i, FOUND if i == 9 else NOTHING) for i in range(10)]
-    outcomes = run(tasks, anonymizer)
+    outcomes = run(tasks, recipe)
     assert covered(outcomes) == expected
     assert [outcome.item for outcome in outcomes if is_black(outcome)] == expected
 
 
-def test_look_ahead_reaches_across_other_streams_and_frames_that_fail(anonymizer):
+def test_look_ahead_reaches_across_other_streams_and_frames_that_fail(recipe):
     tasks = []
     for i in range(6):
         tasks.append(image_task(('a', i), 33 * i, FOUND if i == 5 else NOTHING))
         tasks.append(image_task(('b', i), 33 * i, stream='b', msg=grey(32, 32)))
         tasks.append(image_task(('bad', i), 33 * i, msg=raw_message('bgr8', 8, 8, data=b'')))
-    outcomes = run(tasks, anonymizer)
+    outcomes = run(tasks, recipe)
     assert covered(outcomes) == [('a', i) for i in range(6)]
     assert [outcome.item for outcome in outcomes if outcome.error] == [
         ('bad', i) for i in range(6)
     ]
 
 
-def test_a_stream_that_stops_does_not_hold_up_the_others(anonymizer):
+def test_a_stream_that_stops_does_not_hold_up_the_others(recipe):
     waited = threading.Event()
 
     def tasks():
@@ -215,35 +214,36 @@ def test_a_stream_that_stops_does_not_hold_up_the_others(anonymizer):
                 # Long after the last frame of the first stream, and long before the end.
                 assert waited.wait(20)
 
-    with closing(anonymize_all(tasks(), anonymizer)) as outcomes:
+    with closing(anonymize_all(tasks(), recipe)) as outcomes:
         for outcome in outcomes:
             if outcome.item == 30:
                 waited.set()
     assert waited.is_set()
 
 
-def test_a_clock_that_jumps_back_ends_the_look_ahead(anonymizer):
+def test_the_look_ahead_reaches_back_across_a_jump_of_the_clock(recipe):
     tasks = [image_task(i, 100_000 + 33 * i) for i in range(3)]
     tasks += [image_task(3 + i, 1000 + 33 * i, FOUND if i else NOTHING) for i in range(2)]
-    assert covered(run(tasks, anonymizer)) == [3, 4]
+    outcomes = run(tasks, recipe)
+    assert covered(outcomes) == [0, 1, 2, 3, 4]
+    assert [outcome.replaced.warnings for outcome in outcomes] == [(), (), (), (JUMPED,), ()]
 
 
-def test_stamps_that_are_a_little_late_count_as_the_last_one(anonymizer):
-    settings = {'tracker.max_gap_ms': 100.0, 'tracker.look_ahead_ms': 0.0}
-    anonymizer.update(anonymizer.settings.updated(settings))
+def test_stamps_that_are_a_little_late_count_as_the_last_one(recipe):
+    recipe = with_settings(recipe, tracker__max_gap_ms=100.0, tracker__look_ahead_ms=0.0)
     tasks = [image_task(0, 100, FOUND), image_task(1, 67), image_task(2, 133)]
-    outcomes = run(tasks, anonymizer)
+    outcomes = run(tasks, recipe)
     assert covered(outcomes) == [0, 1, 2]
     assert len({int(outcome.regions.track_ids[0]) for outcome in outcomes}) == 1
 
 
-def test_frames_of_another_size_are_not_filled(anonymizer):
+def test_frames_of_another_size_are_not_filled(recipe):
     tasks = [
         image_task(0, 0, msg=grey(16, 16)),
         image_task(1, 33),
         image_task(2, 66, FOUND),
     ]
-    assert covered(run(tasks, anonymizer)) == [1, 2]
+    assert covered(run(tasks, recipe)) == [1, 2]
 
 
 class _Fragile(Frame):
@@ -273,13 +273,13 @@ class _Fragile(Frame):
         ('encode', 'got MemoryError: too large; the frame has no image'),
     ],
 )
-def test_any_failure_is_carried_by_its_frame_alone(anonymizer, where, text):
+def test_any_failure_is_carried_by_its_frame_alone(recipe, where, text):
     tasks = [
         image_task(0, 0, FOUND),
         Task(1, lambda: _Fragile(where), stream='a', stamp_ns=33 * MS, detections=FOUND),
         Task(2, lambda: _Fragile(''), stream='a', stamp_ns=66 * MS, detections=FOUND),
     ]
-    first, failed, last = run(tasks, anonymizer)
+    first, failed, last = run(tasks, recipe)
     assert is_black(first)
     assert isinstance(failed.error, AnonymizerError)
     with pytest.raises(AnonymizerError, match=text):
@@ -288,12 +288,12 @@ def test_any_failure_is_carried_by_its_frame_alone(anonymizer, where, text):
     assert bytes(last.data) == b'done'
 
 
-def test_an_error_of_the_package_stays_what_it_is(anonymizer):
-    (outcome,) = run([image_task(0, 0, msg=raw_message('nonsense8', 4, 4, data=b''))], anonymizer)
+def test_an_error_of_the_package_stays_what_it_is(recipe):
+    (outcome,) = run([image_task(0, 0, msg=raw_message('nonsense8', 4, 4, data=b''))], recipe)
     assert type(outcome.error) is ImageError
 
 
-def test_what_the_tasks_raise_is_raised_after_what_came_before(anonymizer):
+def test_what_the_tasks_raise_is_raised_after_what_came_before(recipe):
     def tasks():
         yield Task(0)
         yield image_task(1, 0)
@@ -301,12 +301,12 @@ def test_what_the_tasks_raise_is_raised_after_what_came_before(anonymizer):
 
     seen = []
     with pytest.raises(BagError, match='^damaged$'):
-        seen.extend(outcome.item for outcome in anonymize_all(tasks(), anonymizer))
+        seen.extend(outcome.item for outcome in anonymize_all(tasks(), recipe))
     assert seen == [0, 1]
     assert threads() == []
 
 
-def test_closing_early_ends_the_threads_and_the_tasks(anonymizer):
+def test_closing_early_ends_the_threads_and_the_tasks(recipe):
     ended = []
 
     def tasks():
@@ -316,7 +316,7 @@ def test_closing_early_ends_the_threads_and_the_tasks(anonymizer):
         finally:
             ended.append(threading.current_thread().name)
 
-    outcomes = anonymize_all(tasks(), anonymizer)
+    outcomes = anonymize_all(tasks(), recipe)
     for _ in range(5):
         next(outcomes)
     start = time.monotonic()
@@ -326,7 +326,7 @@ def test_closing_early_ends_the_threads_and_the_tasks(anonymizer):
     assert threads() == []
 
 
-def test_memory_is_bounded_while_the_consumer_waits(anonymizer):
+def test_memory_is_bounded_while_the_consumer_waits(recipe):
     drawn = []
 
     def tasks():
@@ -334,7 +334,7 @@ def test_memory_is_bounded_while_the_consumer_waits(anonymizer):
             drawn.append(i)
             yield image_task(i, 33 * i)
 
-    with closing(anonymize_all(tasks(), anonymizer)) as outcomes:
+    with closing(anonymize_all(tasks(), recipe)) as outcomes:
         next(outcomes)
         time.sleep(1)
         # Two queues, the decoders, and the frames of the look-ahead.

@@ -78,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
     from ffs_anonymizer.bag import conversion
     from ffs_anonymizer.bag.plan import BagPlan
     from ffs_anonymizer.bag.preflight import check_first_images
+    from ffs_anonymizer.models import roster
 
     keep_memory()
     plan = BagPlan(job)
@@ -87,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
     print(_settings_words(job.settings), flush=True)
     if args.dry_run:
         check_first_images(plan)
+        if plan.chosen:
+            roster.check(job.settings)
         return 0
     report = conversion.run(
         job, plan=plan, tell=tell, shows_progress=not args.disable_progress_output

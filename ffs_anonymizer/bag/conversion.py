@@ -42,7 +42,7 @@ from ffs_anonymizer.rosbag2.writer import BagWriter
 from ffs_anonymizer.settings.parameter_file import to_yaml
 
 if TYPE_CHECKING:
-    from ffs_anonymizer.anonymizer import Anonymizer
+    from ffs_anonymizer.anonymizer import Recipe
     from ffs_anonymizer.frames.frame import Frame
 
 SETTINGS_FILE = 'anonymizer.param.yaml'
@@ -90,15 +90,13 @@ def run(
     check_first_images(plan)
     report = Report()
     with contextlib.ExitStack() as stack:
-        anonymizer = (
-            stack.enter_context(opened(job.settings, report, tell)) if plan.chosen else None
-        )
+        recipe = stack.enter_context(opened(job.settings, report, tell)) if plan.chosen else None
         found = stack.enter_context(read_list(job, map(plan.label, plan.chosen)))
         lines = stack.enter_context(written_list(job))
         folder = stack.enter_context(new_folder(job.target))
         conversion = _Conversion(plan, folder, report, found, lines)
-        conversion.write(anonymizer, shows_progress=shows_progress)
-        if anonymizer is not None:
+        conversion.write(recipe, shows_progress=shows_progress)
+        if recipe is not None:
             (folder / SETTINGS_FILE).write_text(to_yaml(job.settings), encoding='utf-8')
         conversion.verify_and_sync()
     report.written = 1
@@ -140,13 +138,13 @@ class _Conversion:
             if action is Action.DROP:
                 report.stream(plan.label(key), action.value)
 
-    def write(self, anonymizer: Anonymizer | None, *, shows_progress: bool) -> None:
+    def write(self, recipe: Recipe | None, *, shows_progress: bool) -> None:
         """Write all that the new bag is to hold."""
         job = self._job
         writer = BagWriter(self._folder, job.target.name, self._plan.layout, self._reader.metadata)
         try:
             with (
-                contextlib.closing(self._outcomes(anonymizer)) as outcomes,
+                contextlib.closing(self._outcomes(recipe)) as outcomes,
                 progress_bar(
                     total=self._reader.size_bytes,
                     shown=shows_progress,
@@ -197,10 +195,10 @@ class _Conversion:
             self._read.enter(note)
             writer.add_note(note)
 
-    def _outcomes(self, anonymizer: Anonymizer | None) -> Any:
-        if anonymizer is None:
+    def _outcomes(self, recipe: Recipe | None) -> Any:
+        if recipe is None:
             return self._copied()
-        outcomes = anonymize_all(self._tasks(), anonymizer)
+        outcomes = anonymize_all(self._tasks(), recipe)
         return self._plan.sensors.in_order(outcomes) if self._plan.waits_for_cameras else outcomes
 
     def _show(self, bar: Any) -> None:

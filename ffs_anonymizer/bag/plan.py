@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import contextlib
 from dataclasses import dataclass, field
 
-from ffs_anonymizer.anonymizer import Zone
 from ffs_anonymizer.bag.ledger import Ledger
 from ffs_anonymizer.bag.measured import Sensors
 from ffs_anonymizer.bag.selection import (
@@ -21,6 +20,7 @@ from ffs_anonymizer.clouds.cloud import Cloud
 from ffs_anonymizer.errors import AnonymizerError, BagError, SettingsError
 from ffs_anonymizer.frames.message import rotation_of
 from ffs_anonymizer.jobs.job import FileJob
+from ffs_anonymizer.regions.zones import Zone
 from ffs_anonymizer.rosbag2 import cdr
 from ffs_anonymizer.rosbag2.reader import BagReader, decompressed
 from ffs_anonymizer.rosbag2.storage import Message, Topic

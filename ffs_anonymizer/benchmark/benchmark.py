@@ -15,7 +15,7 @@ from typing import Any
 
 from ffs_anonymizer.benchmark import edges, generators, machine, report, stages
 from ffs_anonymizer.errors import AnonymizerError, MediaError, SettingsError
-from ffs_anonymizer.regions.detector import Detector
+from ffs_anonymizer.models.roster import check, roster
 from ffs_anonymizer.settings.runtime import Settings
 
 FORMAT = 1
@@ -136,12 +136,11 @@ class Benchmark:
             'generator': None if chosen is None else f'{chosen.name}, {chosen.precision}',
         }
         try:
-            detector = Detector(settings)
+            path = roster(settings)[0].path
+            check(settings)
         except AnonymizerError as error:
             self._left_out('stages', str(error))
         else:
-            path = detector.networks[0].model.path
-            detector.close()
             result['recipe']['detector'] = path.name
             face = generators.count_macs(chosen.path, 128) if chosen is not None else 0.0
             pixel = generators.count_macs(path, _COUNTED_SIDE) / _COUNTED_SIDE**2

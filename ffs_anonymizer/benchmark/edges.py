@@ -11,12 +11,14 @@ import subprocess
 import sys
 import tempfile
 
-from ffs_anonymizer.anonymizer import Anonymizer
+from ffs_anonymizer.anonymizer import Recipe
 from ffs_anonymizer.benchmark.stages import make_frame, make_message
 from ffs_anonymizer.benchmark.timing import interleaved, median_ms
 from ffs_anonymizer.errors import AnonymizerError
 from ffs_anonymizer.frames.message import decode
+from ffs_anonymizer.networks import Networks
 from ffs_anonymizer.settings.runtime import Settings
+from ffs_anonymizer.stream import Stream
 import numpy as np
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -75,15 +77,17 @@ def measure_node(size_wh: tuple[int, int], seconds: float) -> dict[str, object]:
 
 def _recipe_s(size_wh: tuple[int, int]) -> list[float]:
     """Return the seconds that the recipe takes for some frames, with the node's own defaults."""
-    anonymizer = Anonymizer(Settings())
+    networks = Networks(Settings())
+    recipe, streams = Recipe(networks, Settings()), [Stream(('camera',))]
     message = make_message(make_frame(size_wh, None), 'bgr8')
     stamps_ns = iter(range(0, 1 << 62, 100_000_000))
 
     def run() -> None:
-        anonymizer.anonymize(decode(message), stream='camera', stamp_ns=next(stamps_ns))
+        frame = decode(message)
+        _, streams[0] = recipe.anonymize(frame, streams[0], stamp_ns=next(stamps_ns))
 
     seconds = interleaved({'recipe': run}, rounds=_RECIPE_FRAMES, budget_s=60.0)['recipe']
-    anonymizer.close()
+    networks.close()
     return seconds
 
 

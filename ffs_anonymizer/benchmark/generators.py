@@ -14,7 +14,6 @@ from ffs_anonymizer.models.manifest import default_generator, load_manifest
 from ffs_anonymizer.painting.crops import Crops
 from ffs_anonymizer.painting.generator import Generator
 from ffs_anonymizer.painting.inputs import feeds_of
-from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 import onnx
 
@@ -57,7 +56,7 @@ def named(path: Path) -> Entry:
 
     :raises ModelError: there is no such file, or it is no generator.
     """
-    generator = Generator(_settings(path, 'cpu', 0))
+    generator = Generator(open_model(path, device='cpu'))
     generator.generate(_crops(1, generator.size_px, 0))
     generator.close()
     return Entry(path.stem, precision_of(path), path)
@@ -211,7 +210,7 @@ def _open(
     entry: Entry, device: str, threads: int, refused: Callable[[str, str], object]
 ) -> Generator | None:
     try:
-        return Generator(_settings(entry.path, device, threads))
+        return Generator(open_model(entry.path, device=device, threads=threads))
     except ModelError as error:
         refused(f'{entry.name}, {entry.precision}, on {device}', str(error))
         return None
@@ -272,12 +271,3 @@ def _crops(batch: int, size_px: int, seed: int) -> Crops:
     quarter = size_px // 4
     mask[:, :, quarter:-quarter, quarter:-quarter] = 0
     return Crops(np.ascontiguousarray(image * mask), mask, np.zeros((batch, 3), np.int32))
-
-
-def _settings(path: Path, device: str, threads: int) -> Settings:
-    values: dict[str, object] = {
-        'generator.model_path': str(path),
-        'device': device,
-        'threads': threads,
-    }
-    return Settings().updated(values)

@@ -8,17 +8,18 @@ import time
 from types import SimpleNamespace
 
 import cv2
-from ffs_anonymizer.anonymizer import Anonymizer
+from ffs_anonymizer.anonymizer import Recipe
 from ffs_anonymizer.datasets.photos import list_photos, read_photo
 from ffs_anonymizer.frames.message import decode
 from ffs_anonymizer.models.manifest import crop_scale_of, load_manifest
+from ffs_anonymizer.networks import Networks
 from ffs_anonymizer.regions.detections import Detections, FACE
-from ffs_anonymizer.regions.detector import Detector
 from ffs_anonymizer.settings.runtime import Settings
+from ffs_anonymizer.stream import Stream
 import numpy as np
 from numpy.typing import NDArray
 
-STAGES = ('decode', 'detect', 'track', 'crop', 'generate', 'paste', 'encode')
+STAGES = ('decode', 'detect', 'track', 'paint', 'paste', 'encode')
 SIZES = {'720p': (1280, 720), '1080p': (1920, 1080)}
 ENCODINGS = ('bgr8', 'jpeg')
 _FACE_WH = (0.045, 0.11)
@@ -49,7 +50,8 @@ def measure(
     :param macs: of the detector for a pixel, of the generator for a face; 0 where unknown.
     :param say: told what is being measured.
     """
-    anonymizer, detector = Anonymizer(settings), Detector(settings)
+    networks = Networks(settings)
+    recipe = Recipe(networks, settings)
     generator = settings.generator
     manifest = load_manifest(Path(generator.model_path)) if generator.model_path else None
     crop_scale = generator.crop_scale or crop_scale_of(manifest)
@@ -64,7 +66,7 @@ def measure(
             for number in range(rounds + 1):
                 for count in faces:
                     boxes = grid_of_faces(count, (width, height))
-                    timings = _run(anonymizer, detector, message, boxes, number)
+                    timings = _run(recipe, message, boxes)
                     if number:
                         times[count].append(timings)
             for count, several in times.items():
@@ -74,8 +76,7 @@ def measure(
                 }
                 least = _least_ms((width, height), count, limits, macs, settings, crop_scale)
                 rows.append(_row(size, encoding, count, medians, least))
-    anonymizer.close()
-    detector.close()
+    networks.close()
     return rows
 
 
@@ -142,20 +143,16 @@ def make_message(image_bgr: NDArray[np.uint8], encoding: str) -> SimpleNamespace
 
 
 def _run(
-    anonymizer: Anonymizer,
-    detector: Detector,
+    recipe: Recipe,
     message: SimpleNamespace,
     boxes: Detections,
-    number: int,
 ) -> dict[str, float]:
     start = time.perf_counter()
     frame = decode(message)
     decoded = time.perf_counter()
-    detector.detect(frame.image_bgr)
+    recipe.detect(frame)
     detected = time.perf_counter()
-    done = anonymizer.anonymize(
-        frame, stream=str(len(boxes)), stamp_ns=number * 100_000_000, detections=boxes
-    )
+    done, _ = recipe.anonymize(frame, Stream(), stamp_ns=0, detections=boxes)
     end = time.perf_counter()
     return {
         **done.timings_ms,
@@ -188,8 +185,7 @@ def _least_ms(
     return {
         'decode': 2 * frame_bytes / copy,
         'detect': 2 * macs[0] * size_wh[0] * size_wh[1] / products,
-        'crop': region_bytes * crop_scale**2 / copy,
-        'generate': 2 * macs[1] * faces / products,
+        'paint': region_bytes * crop_scale**2 / copy + 2 * macs[1] * faces / products,
         'paste': 3 * region_bytes / copy,
     }
 
@@ -221,4 +217,4 @@ def _row(
     }
 
 
-_NETWORKS = ('detect', 'generate')
+_NETWORKS = ('detect', 'paint')

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ffs_anonymizer.cli.options import add_settings_options, settings_from
 from ffs_anonymizer.errors import ModelError, SettingsError
 from ffs_anonymizer.models.manifest import is_generator as is_generator_inputs
-from ffs_anonymizer.settings.runtime import Settings
+from ffs_anonymizer.models.roster import roster
 
 if TYPE_CHECKING:
     from ffs_anonymizer.backend.tensorrt.engine_cache import EngineCache
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     settings = settings_from(args)
     batches = parse_batches(args.batch)
     sizes_wh = parse_sizes(args.size)
-    paths = [args.model] if args.model else models_of(settings)
+    paths = [args.model] if args.model else [role.path for role in roster(settings)]
     plans = [(path, plan(path, batches, sizes_wh, settings.detector.scale)) for path in paths]
     for path, variants in plans:
         print(f'{path}: shapes to build for')
@@ -143,25 +143,6 @@ def parse_sizes(text: str) -> tuple[tuple[int, int], ...]:
             raise SettingsError(f'--size: got {text!r}, expected WIDTHxHEIGHT: 1920x1080,1280x720')
         sizes.append((int(match[1]), int(match[2])))
     return tuple(dict.fromkeys(sizes))
-
-
-def models_of(settings: Settings) -> list[Path]:
-    """
-    Return the model files that the settings need.
-
-    :raises ModelError: the face detector is missing.
-    """
-    from ffs_anonymizer.models.manifest import default_generator
-    from ffs_anonymizer.regions.detector import default_model
-
-    paths = [Path(settings.detector.model_path or default_model())]
-    if settings.detector.plate_model_path:
-        paths.append(Path(settings.detector.plate_model_path))
-    if settings.generator.model_path:
-        paths.append(Path(settings.generator.model_path))
-    elif generator := default_generator():
-        paths.append(generator)
-    return paths
 
 
 def plan(

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-from ffs_anonymizer.anonymizer import Anonymizer
+from ffs_anonymizer.anonymizer import Recipe
 from ffs_anonymizer.datasets.packing import list_faces, tile_images
 from ffs_anonymizer.datasets.photos import Photo, read_photo
-from ffs_anonymizer.errors import ImageError, MediaError
+from ffs_anonymizer.errors import MediaError
 from ffs_anonymizer.evaluation import looks
 from ffs_anonymizer.evaluation.judges import (
     FaceDetector,
@@ -19,37 +19,20 @@ from ffs_anonymizer.evaluation.judges import (
     Recognizer,
     SAME_PERSON,
 )
-from ffs_anonymizer.frames.frame import Buffer, Frame
+from ffs_anonymizer.frames.array import ArrayFrame
+from ffs_anonymizer.networks import Networks
 from ffs_anonymizer.painting.composite import cover, with_feather
 from ffs_anonymizer.painting.crops import cut_square, resize_square
 from ffs_anonymizer.regions.boxes import iou
 from ffs_anonymizer.regions.detections import Detections, FACE
 from ffs_anonymizer.settings.runtime import Settings
+from ffs_anonymizer.stream import Stream
 import numpy as np
 from numpy.typing import NDArray
 
 ORIGINAL = 'original'
 SHEET_PX = 128
 SHEET_FACES = 16
-
-
-class PhotoFrame(Frame):
-    """
-    Let the recipe edit a copy of a photo.
-
-    :param image_bgr: (H, W, 3) uint8.
-    """
-
-    def __init__(self, image_bgr: NDArray[np.uint8]) -> None:
-        """Copy the photo."""
-        self.image_bgr = image_bgr.copy()
-
-    def encode(self, touched_xyxy_px: NDArray[np.int32]) -> Buffer:
-        """Return the photo as PNG."""
-        ok, data = cv2.imencode('.png', self.image_bgr)
-        if not ok:
-            raise ImageError('got a photo that cannot be written as PNG')
-        return bytes(data)
 
 
 @dataclass(frozen=True)
@@ -132,23 +115,16 @@ def anonymize(photos: Sequence[Photo], settings: Settings) -> list[NDArray[np.ui
     :param photos: with their faces.
     :param settings: the method above all.
     """
-    anonymizer = Anonymizer(settings)
-    try:
+    with Networks(settings) as networks:
+        recipe = Recipe(networks, settings)
         results = []
         for photo in photos:
-            frame = PhotoFrame(photo.image_bgr)
+            frame = ArrayFrame(photo.image_bgr)
             ones = np.ones(len(photo.boxes_xyxy_px), np.float32)
-            regions = anonymizer.find(
-                frame,
-                stream='',
-                stamp_ns=None,
-                detections=Detections.of(photo.boxes_xyxy_px, ones, FACE),
-            )
-            anonymizer.replace(frame, regions)
+            found = Detections.of(photo.boxes_xyxy_px, ones, FACE)
+            recipe.anonymize(frame, Stream(), detections=found)
             results.append(frame.image_bgr)
         return results
-    finally:
-        anonymizer.close()
 
 
 def judge(

@@ -9,6 +9,7 @@ import cv2
 from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.painting.crops import cut_square
 from ffs_anonymizer.regions import boxes
+from ffs_anonymizer.regions.detector import detect
 from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 from numpy.typing import NDArray
@@ -32,19 +33,22 @@ class FaceDetector:
 
     def __init__(self, model: str = '') -> None:
         """Load the model."""
-        from ffs_anonymizer.regions.detector import Detector
+        from ffs_anonymizer.networks import Networks
 
-        settings = Settings().updated({'detector.model_path': model} if model else {})
-        self.detector = Detector(settings)
-        self.name = self.detector.networks[0].model.path.name
+        # Of any method but generate, which would open a generator, too.
+        changes = {'face.method': 'blur', 'detector.model_path': model}
+        self.settings = Settings().updated(changes)
+        self.networks = Networks(self.settings)
+        self.detectors, _, _ = self.networks.of(self.settings)
+        self.name = self.detectors[0].model.path.name
 
     def boxes(self, image_bgr: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the boxes of the faces of an image, (N, 4)."""
-        return self.detector.detect(image_bgr).xyxy_px
+        return detect(image_bgr, self.detectors, self.settings).xyxy_px
 
     def close(self) -> None:
         """Give the model back."""
-        self.detector.close()
+        self.networks.close()
 
 
 class LandmarkFinder:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-import contextlib
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +11,12 @@ from typing import NoReturn, TYPE_CHECKING
 from ffs_anonymizer.errors import AnonymizerError, DetectionsError, OutputError
 from ffs_anonymizer.jobs.output import new_file, refuse
 from ffs_anonymizer.jobs.report import Report
-from ffs_anonymizer.pipeline import callers
+from ffs_anonymizer.pipeline import concurrency
 from ffs_anonymizer.regions.detections_file import DetectionsReader, DetectionsWriter, Found
 from ffs_anonymizer.settings.runtime import Settings
 
 if TYPE_CHECKING:
-    from ffs_anonymizer.anonymizer import Anonymizer
+    from ffs_anonymizer.anonymizer import Recipe
     from ffs_anonymizer.frames.frame import Frame
 
 _LISTED_NAMES = 10
@@ -51,7 +50,7 @@ def nobody(_: str) -> None:
 
 
 @contextmanager
-def opened(settings: Settings, report: Report, tell: Tell) -> Iterator[Anonymizer]:
+def opened(settings: Settings, report: Report, tell: Tell) -> Iterator[Recipe]:
     """
     Yield the recipe, and close it at the end.
 
@@ -59,13 +58,15 @@ def opened(settings: Settings, report: Report, tell: Tell) -> Iterator[Anonymize
     :param tell: is told of them, a line each.
     :raises ModelError: a model is missing or unfit.
     """
-    from ffs_anonymizer.anonymizer import Anonymizer
+    from ffs_anonymizer.anonymizer import Recipe
+    from ffs_anonymizer.networks import Networks
 
-    with contextlib.closing(Anonymizer(settings, callers=callers(settings))) as anonymizer:
-        report.models.update(anonymizer.describe())
+    with Networks(settings, concurrency=concurrency(settings)) as networks:
+        recipe = Recipe(networks, settings)
+        report.models.update(networks.words())
         for name, value in report.models.items():
             tell(f'  {name}: {value}')
-        yield anonymizer
+        yield recipe
 
 
 @contextmanager

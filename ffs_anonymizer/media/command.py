@@ -14,16 +14,13 @@ from ffs_anonymizer.cli.options import (
     settings_from,
     tell,
 )
-from ffs_anonymizer.models.manifest import DEFAULT_GENERATOR, default_generator
-from ffs_anonymizer.models.model_file import check_file
-from ffs_anonymizer.regions.detector import default_model
+from ffs_anonymizer.models import roster
 from ffs_anonymizer.settings.parameter_file import to_yaml
 
 if TYPE_CHECKING:
     from ffs_anonymizer.cli.options import Subparsers
     from ffs_anonymizer.jobs.report import Report
     from ffs_anonymizer.media.files import MediaJob, MediaPlan
-    from ffs_anonymizer.settings.runtime import Settings
 
 _LISTED_NAMES = 10
 
@@ -134,32 +131,17 @@ def _job(args: argparse.Namespace) -> MediaJob:
 def _dry_run(job: MediaJob, plan: MediaPlan) -> int:
     from ffs_anonymizer.jobs.job import refuse_outputs
     from ffs_anonymizer.jobs.report import Report
-    from ffs_anonymizer.media.zones import zoned
+    from ffs_anonymizer.media.zones import check_zones
 
     refuse_outputs(job, plan.outputs(job))
-    zoned(job.settings, plan.all_files, _warn)
-    _check_models(job.settings)
+    check_zones(job.settings, plan.all_files, _warn)
+    roster.check(job.settings)
     print(to_yaml(job.settings), end='')
     for file in plan.files:
         print(f'# {file.source} -> {file.target}')
     report = Report(undone=plan.problems)
     report.tell()
     return report.exit_code
-
-
-def _check_models(settings: Settings) -> None:
-    """
-    Look whether the files of the models are there that would be loaded.
-
-    :raises ModelError: one is not.
-    """
-    paths = [settings.detector.model_path or default_model(), settings.detector.plate_model_path]
-    if settings.face.method == 'generate':
-        paths.append(settings.generator.model_path or default_generator() or DEFAULT_GENERATOR)
-        paths.append(settings.generator.small_model_path)
-    for path in paths:
-        if path:
-            check_file(Path(path))
 
 
 def _warn(text: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 import contextlib
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ from ffs_anonymizer.jobs.output import new_file
 from ffs_anonymizer.jobs.record import write_record
 from ffs_anonymizer.jobs.report import progress_bar, Report
 from ffs_anonymizer.media.files import MediaFile, MediaJob, MediaPlan
-from ffs_anonymizer.media.zones import zoned
+from ffs_anonymizer.media.zones import check_zones
 from ffs_anonymizer.pipeline import anonymize_all, Outcome, Task
 from ffs_anonymizer.regions.detections import read_boxes
 from ffs_anonymizer.regions.detections_file import DetectionsReader, DetectionsWriter
@@ -37,12 +37,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from ffs_anonymizer.anonymizer import Anonymizer
+    from ffs_anonymizer.anonymizer import Recipe
     from ffs_anonymizer.frames.message import Frame
     from ffs_anonymizer.settings.runtime import Settings
 
-# Pictures of a folder are a stream whose frames lie further apart than any track lives.
-_PICTURE_DISTANCE_NS = 3_600_000_000_000
 _DECODED_PER_FILE_BYTE = 10
 _PREVIEW_SIDE_PX = 1280
 
@@ -67,15 +65,15 @@ def run(
     started, started_at = time.monotonic(), datetime.now(timezone.utc)
     plan = plan or MediaPlan.of(job)
     refuse_outputs(job, plan.outputs(job))
-    settings, streams = zoned(job.settings, plan.all_files, warn)
+    check_zones(job.settings, plan.all_files, warn)
     report = Report(undone=plan.problems)
     with contextlib.ExitStack() as stack:
-        anonymizer = stack.enter_context(opened(settings, report, tell))
+        recipe = stack.enter_context(opened(job.settings, report, tell))
         found = stack.enter_context(read_list(job, [file.name for file in plan.files]))
         lines = stack.enter_context(written_list(job))
         total = sum(_frame_count(file) for file in plan.files)
         bar = stack.enter_context(progress_bar(total=total, shown=shows_progress, unit='frame'))
-        work = Work(job, anonymizer, report, streams, found, lines, bar.update)
+        work = Work(job, recipe, report, found, lines, bar.update)
         anonymize_images(work, [file for file in plan.files if not file.is_video])
         for file in plan.files:
             if file.is_video:
@@ -93,16 +91,14 @@ class Work:
     """
     Hold what all files of a job share while it is done.
 
-    :param streams: the stream of each file's name.
     :param found: list of what was found before.
     :param lines: takes what is found.
     :param progress: is called for each frame.
     """
 
     job: MediaJob
-    anonymizer: Anonymizer
+    recipe: Recipe
     report: Report
-    streams: Mapping[str, str]
     found: DetectionsReader | None
     lines: DetectionsWriter | None
     progress: Callable[[], object]
@@ -148,7 +144,7 @@ def needing_pyav() -> Iterator[None]:
 def anonymize_images(work: Work, files: list[MediaFile]) -> None:
     """Make the outputs of all images."""
     tasks = _image_tasks(work, files)
-    with contextlib.closing(anonymize_all(tasks, work.anonymizer)) as outcomes:
+    with contextlib.closing(anonymize_all(tasks, work.recipe)) as outcomes:
         for outcome in outcomes:
             file = outcome.item.file
             work.list(file, None, outcome)
@@ -178,7 +174,7 @@ class _Loaded:
 
 def _image_tasks(work: Work, files: Iterable[MediaFile]) -> Iterator[Task[_Loaded]]:
     boxes = work.job.boxes
-    for i, file in enumerate(files):
+    for file in files:
         loaded = _Loaded(file, work.job.settings)
         decode: Callable[[], Frame] = loaded.decode
         detections, found = None, None
@@ -197,9 +193,8 @@ def _image_tasks(work: Work, files: Iterable[MediaFile]) -> Iterator[Task[_Loade
         yield Task(
             loaded,
             decode,
-            stream=work.streams[file.name],
-            stamp_ns=i * _PICTURE_DISTANCE_NS,
-            clock_ns=i * _PICTURE_DISTANCE_NS,
+            stream=file.name,
+            aliases=file.zone_names,
             size_bytes=size_bytes,
             detections=detections,
             found=found,

@@ -24,7 +24,7 @@ def anonymize_video(work: Work, file: MediaFile) -> None:
 
     :raises AnonymizerError: there is none.
     """
-    job, stream = work.job, work.streams[file.name]
+    job = work.job
     if job.boxes is not None:
         raise MediaError('a video, for which there are no boxes: --boxes is for images')
     black = 0
@@ -40,7 +40,7 @@ def anonymize_video(work: Work, file: MediaFile) -> None:
             )
         )
         tasks = _tasks(source, work, file)
-        outcomes = anonymize_all(tasks, work.anonymizer)
+        outcomes = anonymize_all(tasks, work.recipe)
         for outcome in stack.enter_context(contextlib.closing(outcomes)):
             shot = outcome.item
             if not isinstance(shot, Shot):
@@ -63,7 +63,6 @@ def anonymize_video(work: Work, file: MediaFile) -> None:
             work.list(file, shot.stamp_ns, outcome)
             work.progress()
         target.finish()
-        work.anonymizer.forget(stream)
         shortfall = source.shortfall()
         if preview:
             stack.enter_context(new_file(file.preview)).write_bytes(preview)
@@ -94,7 +93,7 @@ def _tasks(source: VideoSource, work: Work, file: MediaFile) -> Iterator[Task[An
         yield Task(
             item,
             decode,
-            stream=work.streams[file.name],
+            stream=file.name,
             stamp_ns=item.stamp_ns,
             clock_ns=clock_ns,
             size_bytes=frame_bytes,

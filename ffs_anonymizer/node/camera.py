@@ -14,7 +14,6 @@ import numpy as np
 
 QUEUE_FRAMES = 16
 _LATENCIES_KEPT = 512
-_NS_PER_S = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,6 @@ class Camera:
         self._waiting: deque[Waiting] = deque()
         self._counters = _Counters()
         self._lock = threading.Lock()
-        self._track_stamp_ns = 0
 
     @property
     def drops_old(self) -> bool:
@@ -163,16 +161,3 @@ class Camera:
                 last_error=counters.last_error,
                 timings_ms=counters.timings_ms,
             )
-
-    def track_stamp_ns(self, stamp_ns: int) -> tuple[int, bool]:
-        """
-        Return the time that the tracker should see, and whether time has jumped back.
-
-        A frame slightly out of order is taken as simultaneous with the one before it, so that
-        held regions survive it; a jump of a second or more (a recording that starts again) is
-        believed. Only for the thread that works on the frames.
-        """
-        jumped = stamp_ns <= self._track_stamp_ns - _NS_PER_S
-        if jumped or stamp_ns > self._track_stamp_ns:
-            self._track_stamp_ns = stamp_ns
-        return self._track_stamp_ns, jumped

@@ -10,7 +10,7 @@ from pathlib import Path
 import time
 from typing import Any
 
-from ffs_anonymizer.anonymizer import Anonymized, Zone
+from ffs_anonymizer.anonymizer import Anonymized
 from ffs_anonymizer.clouds.scene import Scene
 from ffs_anonymizer.errors import AnonymizerError, SettingsError
 from ffs_anonymizer.node import parameters, qos, topics, weakenings
@@ -32,6 +32,7 @@ from ffs_anonymizer.node.route import Route, SENSOR_DEPTH
 from ffs_anonymizer.node.snapshot import Snapshots
 from ffs_anonymizer.node.topics import Topic
 from ffs_anonymizer.node.worker import Worker
+from ffs_anonymizer.regions.zones import Zone
 from ffs_anonymizer.settings.runtime import Settings
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node

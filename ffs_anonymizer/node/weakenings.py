@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ffs_anonymizer.anonymizer import Zone
+from ffs_anonymizer.regions.zones import Zone
 from ffs_anonymizer.settings.runtime import ClassSettings, Settings
 
 # Of a detection's score; the detectors give most upright faces more.

@@ -11,13 +11,15 @@ import threading
 import time
 from typing import Any
 
-from ffs_anonymizer.anonymizer import Anonymized, Anonymizer, Request
+from ffs_anonymizer.anonymizer import Anonymized, Recipe, Request
 from ffs_anonymizer.clouds.cloud import decode_cloud
 from ffs_anonymizer.errors import AnonymizerError, ImageError
 from ffs_anonymizer.frames.message import decode, Frame, MOST_LIVE_PIXELS, rotation_of
+from ffs_anonymizer.networks import Networks
 from ffs_anonymizer.node.camera import Camera, Waiting
 from ffs_anonymizer.node.measured import Measured, stamp_ns
 from ffs_anonymizer.settings.runtime import Settings
+from ffs_anonymizer.stream import Stream
 
 # Frames in a row, of any camera, that fail for another reason than their own content before the
 # back end is called dead.
@@ -68,6 +70,7 @@ class Worker:
         self._updates: deque[tuple[Settings, Future[None]]] = deque()
         self._stop = False
         self._turn = 0
+        self._streams = {camera.topic: Stream((camera.topic,)) for camera in self._cameras}
         self._failures_in_a_row = 0
         self._dead_reason = ''
         self._busy_since_s: float | None = None
@@ -144,26 +147,30 @@ class Worker:
 
     def _run(self, settings: Settings, loaded: Future[dict[str, str]]) -> None:
         try:
-            anonymizer = Anonymizer(settings)
-            description = anonymizer.describe()
+            networks = Networks(settings)
         except BaseException as error:  # handed to the constructor, which raises it
             loaded.set_exception(error)
             return
-        loaded.set_result(description)
-        try:
-            while self._step(anonymizer):
-                pass
-        finally:
-            anonymizer.close()
-            for camera in self._cameras:
-                camera.drop_waiting()
+        with networks:
+            try:
+                recipe = Recipe(networks, settings)
+                loaded.set_result(networks.words())
+            except BaseException as error:  # handed to the constructor, which raises it
+                loaded.set_exception(error)
+                return
+            try:
+                while (after := self._step(recipe)) is not None:
+                    recipe = after
+            finally:
+                for camera in self._cameras:
+                    camera.drop_waiting()
 
-    def _step(self, anonymizer: Anonymizer) -> bool:
-        """Do the next piece of work; return False when there will be none."""
+    def _step(self, recipe: Recipe) -> Recipe | None:
+        """Do the next piece of work; return the recipe for the one after, None for the end."""
         taken: list[tuple[Camera, Waiting]] = []
         with self._wake:
             while not self._stop and not self._updates and not taken:
-                taken = self._next(len(self._cameras) if anonymizer.gains_by_joining else 1)
+                taken = self._next(len(self._cameras) if recipe.gains_by_joining else 1)
                 if not taken:
                     # What waits for a picture is looked at again, should none come.
                     self._wake.wait(_LOOK_S if self._waits_for_pictures else None)
@@ -173,19 +180,20 @@ class Worker:
         self._busy_since_s = time.monotonic()
         for settings, done in updates:
             if done.set_running_or_notify_cancel():
-                self._update(anonymizer, settings, done)
-        self._process(anonymizer, taken)
+                recipe = self._updated(recipe, settings, done)
+        self._process(recipe, taken)
         self._busy_since_s = None
-        return not stop
+        return None if stop else recipe
 
-    def _update(self, anonymizer: Anonymizer, settings: Settings, done: Future[None]) -> None:
+    def _updated(self, recipe: Recipe, settings: Settings, done: Future[None]) -> Recipe:
         try:
-            anonymizer.update(settings)
-            self.description = anonymizer.describe()
+            updated = Recipe(recipe.networks, settings)
+            self.description = recipe.networks.words()
         except Exception as error:  # handed to update(), which raises it
             done.set_exception(error)
-        else:
-            done.set_result(None)
+            return recipe
+        done.set_result(None)
+        return updated
 
     def _next(self, most: int) -> list[tuple[Camera, Waiting]]:
         """Return a frame each of the cameras that have waited longest for their turn."""
@@ -201,17 +209,18 @@ class Worker:
                 taken.append((camera, waiting))
         return taken
 
-    def _process(self, anonymizer: Anonymizer, taken: Sequence[tuple[Camera, Waiting]]) -> None:
+    def _process(self, recipe: Recipe, taken: Sequence[tuple[Camera, Waiting]]) -> None:
         begun, requests = [], []
         for camera, waiting in taken:
             with self._answering_for(camera):
                 if camera.links:
                     self._finish(camera, waiting, self.measured.hide(camera, waiting))
                     continue
-                requests.append(self._request(anonymizer, camera, waiting))
+                requests.append(self._request(recipe, camera, waiting))
                 begun.append((camera, waiting))
-        results = anonymizer.anonymize_together(requests)
-        for (camera, waiting), request, result in zip(begun, requests, results, strict=True):
+        answers = recipe.anonymize_together(requests)
+        for (camera, waiting), request, answer in zip(begun, requests, answers, strict=True):
+            result, self._streams[camera.topic] = answer
             with self._answering_for(camera):
                 if isinstance(result, AnonymizerError):
                     raise result
@@ -228,18 +237,16 @@ class Worker:
         count = len(result.regions) or result.replaced.counts.get('hidden', 0)
         camera.count_published(waiting, regions=count, timings_ms=result.timings_ms)
 
-    def _request(self, anonymizer: Anonymizer, camera: Camera, waiting: Waiting) -> Request:
+    def _request(self, recipe: Recipe, camera: Camera, waiting: Waiting) -> Request:
         is_cloud = camera.kind == 'cloud'
         message = waiting.message
         frame = (
             decode_cloud(message, self._cloud_geometry)
             if is_cloud
-            else decode_live(message, camera.topic, anonymizer.settings)
+            else decode_live(message, camera.topic, recipe.settings)
         )
-        track_ns, jumped = camera.track_stamp_ns(stamp_ns(waiting))
-        if jumped:
-            anonymizer.forget(camera.topic)
-        return Request(frame, camera.topic, track_ns)
+        arrival_ns = int(waiting.received_s * 1e9)
+        return Request(frame, self._streams[camera.topic], stamp_ns(waiting), arrival_ns)
 
     @contextlib.contextmanager
     def _answering_for(self, camera: Camera) -> Iterator[None]:

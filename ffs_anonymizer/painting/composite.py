@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Patch:
+    """
+    Hold what is pasted into a frame.
+
+    :param pixels_bgr: (h, w, 3) uint8, the content of the outer rectangle.
+    :param outer_xyxy_px: (4,) int32, inside the frame, around the rectangle.
+    :param rect_xyxy_px: (4,) int32, where it covers completely.
+    """
+
+    pixels_bgr: NDArray[np.uint8]
+    outer_xyxy_px: NDArray[np.int32]
+    rect_xyxy_px: NDArray[np.int32]
 
 
 def cover(
@@ -63,13 +80,7 @@ def with_feather(
     return np.asarray(inside, np.int32)
 
 
-def paste(
-    image_bgr: NDArray[np.uint8],
-    patch_bgr: NDArray[np.uint8],
-    *,
-    outer_xyxy_px: NDArray[np.int32],
-    rect_xyxy_px: NDArray[np.int32],
-) -> None:
+def paste(image_bgr: NDArray[np.uint8], patch: Patch) -> None:
     """
     Put a patch into a frame, in place: all of it inside the rectangle, fading out around it.
 
@@ -77,11 +88,9 @@ def paste(
     there. The fade ends beyond the outer rectangle, on the first pixel that is not written.
 
     :param image_bgr: (H, W, 3) uint8, written to.
-    :param patch_bgr: (h, w, 3) uint8, the content of the outer rectangle.
-    :param outer_xyxy_px: (4,) int32, inside the frame, around the rectangle.
-    :param rect_xyxy_px: (4,) int32.
     """
-    x0, y0, x1, y1 = (int(v) for v in outer_xyxy_px)
+    rect_xyxy_px, pixels_bgr = patch.rect_xyxy_px, patch.pixels_bgr
+    x0, y0, x1, y1 = (int(v) for v in patch.outer_xyxy_px)
     target = image_bgr[y0:y1, x0:x1]
     alpha = np.outer(
         _ramp(y0, y1, int(rect_xyxy_px[1]), int(rect_xyxy_px[3])),
@@ -89,8 +98,8 @@ def paste(
     )
     if alpha.min() < 1:
         # Weights of 1 and 0 give the patch's own numbers, whatever the other picture holds.
-        patch_bgr = np.asarray(cv2.blendLinear(patch_bgr, target, alpha, 1 - alpha), np.uint8)
-    target[:] = patch_bgr
+        pixels_bgr = np.asarray(cv2.blendLinear(pixels_bgr, target, alpha, 1 - alpha), np.uint8)
+    target[:] = pixels_bgr
 
 
 def _ramp(start: int, stop: int, inner_start: int, inner_stop: int) -> NDArray[np.float32]:

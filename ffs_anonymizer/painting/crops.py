@@ -53,12 +53,15 @@ def joined(parts: Sequence[Crops]) -> Crops:
     )
 
 
-def enclosing_squares(rects_xyxy_px: NDArray[np.int32], crop_scale: float) -> NDArray[np.int32]:
+def enclosing_squares(
+    rects_xyxy_px: NDArray[np.int32], crop_scale: float | NDArray[np.float64]
+) -> NDArray[np.int32]:
     """
     Return the square around each rectangle that a crop is taken from.
 
     :param rects_xyxy_px: (N, 4) int32, right and bottom exclusive.
-    :param crop_scale: side of the square over the longer side of the rectangle, >= 1.
+    :param crop_scale: side of the square over the longer side of the rectangle, >= 1; one number,
+        or one a rectangle.
     :returns: (N, 3) int32, left, top, side.
     """
     rects = rects_xyxy_px.astype(np.float64).reshape(-1, 4)
@@ -126,6 +129,25 @@ def cut(
     """
     squares = enclosing_squares(rects_xyxy_px, crop_scale)
     holes = np.concatenate([rects_xyxy_px.reshape(-1, 4), holes_xyxy_px.reshape(-1, 4)])
+    return cut_squares(image_bgr, squares, holes_xyxy_px=holes, size_px=size_px)
+
+
+def cut_squares(
+    image_bgr: NDArray[np.uint8],
+    squares_xys_px: NDArray[np.int32],
+    *,
+    holes_xyxy_px: NDArray[np.int32],
+    size_px: int,
+) -> Crops:
+    """
+    Cut crops with the pixels of every hole dropped from every one, as `cut` does.
+
+    :param image_bgr: (H, W, 3) uint8.
+    :param squares_xys_px: (N, 3) int32, left, top and side.
+    :param holes_xyxy_px: (M, 4) int32, all that may not be seen in this frame.
+    :param size_px: S, the side of the generator's input.
+    """
+    squares, holes = squares_xys_px, holes_xyxy_px
     condition = np.empty((len(squares), 3, size_px, size_px), np.float32)
     mask = np.empty((len(squares), 1, size_px, size_px), np.float32)
     for i, square in enumerate(squares):

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 import time
 
-from ffs_anonymizer.backend import Backend, multiplies_bytes, open_model
+from ffs_anonymizer.backend import Backend
 from ffs_anonymizer.errors import ModelError, SettingsError
-from ffs_anonymizer.models.manifest import (
-    crop_scale_of,
-    DEFAULT_FOR_CPU,
-    default_generator,
-    is_generator,
-)
+from ffs_anonymizer.models.manifest import crop_scale_of, is_generator
 from ffs_anonymizer.painting.budget import Cost
 from ffs_anonymizer.painting.crops import Crops
-from ffs_anonymizer.painting.gpu_painter import painter_of
 from ffs_anonymizer.painting.inputs import feeds_of
-from ffs_anonymizer.painting.job import Job, Painter
-from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,46 +25,26 @@ class Generator:
     `mask` [N, 1, S, S] in, perhaps `latent` [N, Z] (which face) and `points` [N, 5, 2] (where it
     goes), `inpainted` [N, 3, S, S] out.
 
+    :param crop_scale: side of a crop over the longer side of its region; 0: as the model was
+        trained.
+    :param max_batch: most crops in one call.
     :param size_px: S.
-    :param crop_scale: side of a crop over the longer side of its region, as the model was trained.
-    :param concurrency: threads that will call it at once.
-    :param licence: of the weights, by their manifest; empty where there is none.
-    :param painter: what crops, generates and pastes in one go, where the device can.
+    :param latent_length: Z, 0 where it takes no latents.
     :param cost: what a call takes on this device, kept up to date once it was measured.
-    :raises ModelError: there is no model, or it does not keep the contract.
+    :raises ModelError: the network does not keep the contract.
+    :raises SettingsError: the crop is smaller than the region.
     """
 
-    def __init__(self, settings: Settings, *, concurrency: int = 1) -> None:
-        self.model = _open(settings, concurrency)
-        manifest = self.model.manifest
-        self.size_px = _check_contract(self.model)
-        self.licence = manifest.licence if manifest is not None else ''
-        self.crop_scale = settings.generator.crop_scale or crop_scale_of(manifest)
+    def __init__(self, model: Backend, *, crop_scale: float = 0.0, max_batch: int = 16) -> None:
+        self.model = model
+        self.size_px = _check_contract(model)
+        self.crop_scale = crop_scale or crop_scale_of(model.manifest)
         if self.crop_scale < 1:
             raise SettingsError(f'generator.crop_scale: got {self.crop_scale}, expected 0 or >= 1')
-        self.max_batch = settings.generator.max_batch
+        self.max_batch = max_batch
         self.cost: Cost | None = None
-        # The length of its latents, 0 where it takes none
-        shapes = {spec.name: spec.shape for spec in self.model.inputs}
+        shapes = {spec.name: spec.shape for spec in model.inputs}
         self.latent_length = int(shapes['latent'][1]) if 'latent' in shapes else 0
-        self.painter: Painter | None = painter_of(self.model) if len(shapes) == 2 else None
-
-    def paint(self, image_bgr: NDArray[np.uint8], job: Job) -> list[NDArray[np.uint8]]:
-        """
-        Crop, generate and paste on the device; there must be a painter.
-
-        :param image_bgr: (H, W, 3) uint8, only read.
-        :param job: crops of the model's size, and patches.
-        :returns: (h, w, 3) uint8, the new content of each patch's outer rectangle, to keep.
-        :raises ModelError: the device fails, or the network returns what is no picture.
-        """
-        assert self.painter is not None
-        start_s = time.perf_counter()
-        with self.model.turn():
-            # The painter's next call, perhaps of another thread, writes where these lie.
-            windows = [window.copy() for window in self.painter.paint(image_bgr, job)]
-        self._correct_cost(len(job.squares_xys_px), start_s)
-        return windows
 
     def generate(
         self,
@@ -108,10 +79,15 @@ class Generator:
                 raise ModelError(f'{self.model.path}: got faces with values that are not finite')
             levels = np.rint((np.clip(inpainted, -1, 1) + 1) * 127.5).astype(np.uint8)
             faces[batch] = levels.transpose(0, 2, 3, 1)[..., ::-1]
-        self._correct_cost(len(crops), start_s)
+        self.took(len(crops), start_s)
         return faces
 
-    def _correct_cost(self, faces: int, start_s: float) -> None:
+    def took(self, faces: int, start_s: float) -> None:
+        """
+        Correct the cost by what a call just took.
+
+        :param start_s: when it began, by time.perf_counter().
+        """
         if self.cost is not None and faces:
             self.cost = self.cost.corrected(faces, (time.perf_counter() - start_s) * 1e3)
 
@@ -136,30 +112,7 @@ class Generator:
 
     def close(self) -> None:
         """Give the network back."""
-        if self.painter is not None:
-            self.painter.close()
         self.model.close()
-
-
-def _open(settings: Settings, concurrency: int) -> Backend:
-    own = settings.generator.model_path
-    path = Path(own) if own else default_generator()
-    if path is None:
-        raise ModelError(
-            'no face generator: got no generator.model_path, and this version has no weights '
-            'of its own; name an ONNX file, or choose blur, mosaic or solid'
-        )
-    threads = settings.threads
-    model = open_model(path, device=settings.device, threads=threads, concurrency=concurrency)
-    in_integers = default_generator(DEFAULT_FOR_CPU)
-    on_cpu = model.name == 'onnxruntime' and model.device.kind == 'cpu'
-    if own or in_integers is None or not on_cpu or not multiplies_bytes():
-        return model
-    device = model.device
-    model.close()
-    model = open_model(in_integers, device='cpu', threads=threads, concurrency=concurrency)
-    model.device = device.noted('in 8 bits')
-    return model
 
 
 def _check_contract(model: Backend) -> int:

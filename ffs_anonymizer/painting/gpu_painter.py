@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+import time
 from typing import Any
 
-from ffs_anonymizer.backend import Backend
 from ffs_anonymizer.backend.cuda import Gpu, Recorded, Shared
 from ffs_anonymizer.backend.tensorrt.engine_cache import EngineCache, MissingError, name_of
 from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.painting.compiler import kernel_facts
+from ffs_anonymizer.painting.composite import Patch
+from ffs_anonymizer.painting.generator import Generator
 from ffs_anonymizer.painting.job import Job, pack, windows
 import numpy as np
 from numpy.typing import NDArray
@@ -21,17 +23,19 @@ _JOB_BYTES = 1 << 16
 Enqueue = Callable[[Mapping[str, int]], None]
 
 
-def painter_of(model: Backend) -> GpuPainter | None:
+def painter_of(generator: Generator) -> GpuPainter | None:
     """
-    Return the way through the GPU of a network of the generator's contract.
+    Return the way through the GPU of a generator.
 
     None where it does not run on one, and where `build` found no compiler for the kernels, which
     the network's description says then.
 
     :raises ModelError: the kernels are not to be trusted, or the faces have another shape.
     """
+    model, size_px = generator.model, generator.size_px
     place = model.on_gpu()
-    if place is None or {spec.name for spec in model.outputs} != {'inpainted'}:
+    # The kernels make condition and mask alone.
+    if place is None or len(model.inputs) != 2 or len(model.outputs) != 1:
         return None
     facts = kernel_facts(place.gpu.compute_capability)
     try:
@@ -40,14 +44,13 @@ def painter_of(model: Backend) -> GpuPainter | None:
         note = 'crops on the CPU: nvcc was not there when `build` ran'
         model.device = model.device.noted(note)
         return None
-    size_px = model.inputs[0].shape[-1]
     for batch, shapes in place.output_shapes.items():
         got, expected = shapes['inpainted'], (batch, 3, size_px, size_px)
         if got != expected:
             raise ModelError(f'{model.path}: got faces of shape {got}, expected {expected}')
     model.device = model.device.noted('crops and pasting too')
     with place.gpu.current():
-        return GpuPainter(place.gpu, cubin, place.runs, size_px)
+        return GpuPainter(generator, place.gpu, cubin, place.runs)
 
 
 class GpuPainter:
@@ -58,17 +61,18 @@ class GpuPainter:
     graph. Memory grows with the frames and is then kept; what grows drops the graphs, since their
     addresses are fixed.
 
+    :param generator: whose engine runs between the kernels.
     :param cubin: kernels.cu, compiled for this GPU.
     :param variants: by batch size, what puts one run of the generator on the stream.
-    :param size_px: the side of the generator's input.
     """
 
     def __init__(
-        self, gpu: Gpu, cubin: bytes, variants: Mapping[int, Enqueue], size_px: int
+        self, generator: Generator, gpu: Gpu, cubin: bytes, variants: Mapping[int, Enqueue]
     ) -> None:
+        self._generator = generator
         self._gpu = gpu
         self._variants = dict(sorted(variants.items()))
-        self._size_px = size_px
+        self._size_px = generator.size_px
         self._module = gpu.cuda.module_from_buffer(cubin)
         self._cut = self._module.get_function('ffs_cut')
         self._paste = self._module.get_function('ffs_paste')
@@ -78,14 +82,31 @@ class GpuPainter:
         self._reserved: dict[str, tuple[Any, int]] = {}
         self._recorded: dict[int, Recorded] = {}
 
-    def paint(self, image_bgr: NDArray[np.uint8], job: Job) -> list[NDArray[np.uint8]]:
+    def paint(
+        self, images_bgr: Sequence[NDArray[np.uint8]], jobs: Sequence[Job]
+    ) -> list[list[Patch]]:
         """
-        Return the new content of every outer rectangle.
+        Return the patches of each frame, feathers blended in as if all were pasted in order.
 
-        :param image_bgr: (H, W, 3) uint8, only read.
-        :returns: (h, w, 3) uint8 for each patch; good until the next call.
+        :param images_bgr: (H, W, 3) uint8 each, only read.
+        :param jobs: with crops of this painter's generator alone.
         :raises ModelError: the GPU fails, or a face is no picture.
         """
+        return [
+            self._patches(image_bgr, job) for image_bgr, job in zip(images_bgr, jobs, strict=True)
+        ]
+
+    def _patches(self, image_bgr: NDArray[np.uint8], job: Job) -> list[Patch]:
+        start_s = time.perf_counter()
+        with self._generator.model.turn():
+            # The next call, perhaps of another thread, writes where these lie.
+            shown = [window.copy() for window in self._windows(image_bgr, job)]
+        self._generator.took(len(job.squares_xys_px), start_s)
+        outers = job.outer_xyxy_px
+        return [Patch(pixels, outer, outer) for pixels, outer in zip(shown, outers, strict=True)]
+
+    def _windows(self, image_bgr: NDArray[np.uint8], job: Job) -> list[NDArray[np.uint8]]:
+        """Return the new content of every outer rectangle; good until the next call."""
         height, width = image_bgr.shape[:2]
         numbers, pixels = pack(job, (width, height))
         with self._gpu.current():

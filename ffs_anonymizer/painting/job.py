@@ -1,10 +1,16 @@
-"""What is to be painted into a frame, in one go, and the device that can do it."""
+"""What is to be painted into a frame, and the one contract of those who can."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from ffs_anonymizer.painting import composite, obscure
+from ffs_anonymizer.painting.composite import Patch
+from ffs_anonymizer.painting.crops import enclosing_squares
+from ffs_anonymizer.painting.methods import BLUR, GENERATE_SMALL, MOSAIC, SOLID
+from ffs_anonymizer.settings.runtime import ObscureSettings, Settings
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +23,7 @@ class Job:
     Say which faces to generate and which patches to paste, in the order of pasting.
 
     :param squares_xys_px: (N, 3) int32, left, top and side of each crop, as crops.cut takes them.
+    :param generators: (N,) int8, the index of each crop's generator.
     :param holes_xyxy_px: (M, 4) int32, all that no crop may see.
     :param outer_xyxy_px: (P, 4) int32, where each patch is written, inside the frame.
     :param rect_xyxy_px: (P, 4) int32, where it covers completely, inside the former.
@@ -25,6 +32,7 @@ class Job:
     """
 
     squares_xys_px: NDArray[np.int32]
+    generators: NDArray[np.int8]
     holes_xyxy_px: NDArray[np.int32]
     outer_xyxy_px: NDArray[np.int32]
     rect_xyxy_px: NDArray[np.int32]
@@ -34,15 +42,17 @@ class Job:
     def __post_init__(self) -> None:
         """Check once, at birth, what the kernels rely on: they cannot say what went wrong."""
         n, p = len(self.squares_xys_px), len(self.outer_xyxy_px)
-        got = (
+        got: tuple[tuple[int, ...], ...] = (
             self.squares_xys_px.shape,
+            self.generators.shape,
             self.holes_xyxy_px.shape[1:],
             self.outer_xyxy_px.shape,
             self.rect_xyxy_px.shape,
             self.crop_index.shape,
         )
-        if got != ((n, 3), (4,), (p, 4), (p, 4), (p,)):
-            raise ValueError(f'Job: got shapes {got}, expected (N, 3), (4,), (P, 4), (P, 4), (P,)')
+        expected: tuple[tuple[int, ...], ...] = ((n, 3), (n,), (4,), (p, 4), (p, 4), (p,))
+        if got != expected:
+            raise ValueError(f'Job: got shapes {got}, expected {expected}')
         outer, rect = self.outer_xyxy_px, self.rect_xyxy_px
         low, high = (
             self.squares_xys_px[:, :2],
@@ -61,9 +71,9 @@ class Job:
             raise ValueError('Job: got a patch that reaches out of its crop or not over its rect')
         sizes = [pixels.shape for pixels in self.pixels]
         own = outer[~shown]
-        expected = [(y1 - y0, x1 - x0, 3) for x0, y0, x1, y1 in own.tolist()]
-        if sizes != expected:
-            raise ValueError(f'Job: got pixels of shapes {sizes}, expected {expected}')
+        wanted = [(y1 - y0, x1 - x0, 3) for x0, y0, x1, y1 in own.tolist()]
+        if sizes != wanted:
+            raise ValueError(f'Job: got pixels of shapes {sizes}, expected {wanted}')
 
     @property
     def size_px(self) -> int:
@@ -72,19 +82,85 @@ class Job:
 
 
 class Painter(Protocol):
-    """Crop, generate and paste without handing anything back in between."""
+    """Make the patches of frames: the host's way is the reference, a device's is its twin."""
 
-    def paint(self, image_bgr: NDArray[np.uint8], job: Job) -> list[NDArray[np.uint8]]:
+    def paint(
+        self, images_bgr: Sequence[NDArray[np.uint8]], jobs: Sequence[Job]
+    ) -> list[list[Patch]]:
         """
-        Return the new content of every outer rectangle, as if all were pasted in order.
+        Return for each frame the patches that are to be pasted into it, in their order.
 
-        :param image_bgr: (H, W, 3) uint8, only read.
-        :returns: (h, w, 3) uint8 for each patch; good until the next call.
+        :param images_bgr: (H, W, 3) uint8 each, only read.
+        :param jobs: one a frame.
         :raises ModelError: there are no faces, so there is no image.
         """
 
     def close(self) -> None:
         """Give the memory back."""
+
+
+def job_of(
+    image_bgr: NDArray[np.uint8],
+    rects_xyxy_px: NDArray[np.int32],
+    methods: NDArray[np.int8],
+    settings: Settings,
+    *,
+    crop_scales: Sequence[float],
+) -> Job:
+    """
+    Return what is to be painted into a frame.
+
+    :param image_bgr: (H, W, 3) uint8, only read.
+    :param rects_xyxy_px: (N, 4) int32, where each region covers completely.
+    :param methods: (N,) int8, codes of methods.NAMES.
+    :param crop_scales: of the generators, side of a crop over the longer side of its region.
+    """
+    height, width = image_bgr.shape[:2]
+    drawn = np.nonzero(methods <= GENERATE_SMALL)[0]
+    scales = np.array([*crop_scales, 0.0])[methods[drawn]]
+    squares = enclosing_squares(rects_xyxy_px[drawn], scales)
+    crop_index = np.full(len(methods), -1, np.int32)
+    crop_index[drawn] = np.arange(len(drawn))
+    order = composite.far_to_near(rects_xyxy_px)
+    outers, pixels = [], []
+    for i in order.tolist():
+        rect, method, crop = rects_xyxy_px[i], int(methods[i]), int(crop_index[i])
+        feather = settings.feather if method <= BLUR else 0.0
+        outer = composite.with_feather(rect, feather, size_wh=(width, height))
+        if crop >= 0:
+            low, side = np.tile(squares[crop, :2], 2), int(squares[crop, 2])
+            outer = np.clip(outer, low, low + side).astype(np.int32)
+        else:
+            pixels.append(_obscured(image_bgr, method, rect, outer, settings.obscure))
+        outers.append(outer)
+    return Job(
+        squares,
+        methods[drawn],
+        rects_xyxy_px,
+        np.array(outers, np.int32).reshape(-1, 4),
+        rects_xyxy_px[order],
+        crop_index[order],
+        tuple(pixels),
+    )
+
+
+def _obscured(
+    image_bgr: NDArray[np.uint8],
+    method: int,
+    rect_xyxy_px: NDArray[np.int32],
+    outer_xyxy_px: NDArray[np.int32],
+    settings: ObscureSettings,
+) -> NDArray[np.uint8]:
+    x0, y0, x1, y1 = (int(v) for v in rect_xyxy_px)
+    region = image_bgr[y0:y1, x0:x1]
+    if method == SOLID:
+        return obscure.solid(region, settings.solid_bgr)
+    if method == MOSAIC:
+        return obscure.mosaic(region, settings.cells)
+    left, top = int(x0 - outer_xyxy_px[0]), int(y0 - outer_xyxy_px[1])
+    right, bottom = int(outer_xyxy_px[2] - x1), int(outer_xyxy_px[3] - y1)
+    blurred = obscure.blur(region, settings.cells)
+    return np.pad(blurred, ((top, bottom), (left, right), (0, 0)), mode='edge')
 
 
 def pack(job: Job, size_wh: tuple[int, int]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:

@@ -9,9 +9,10 @@ from pathlib import Path
 from ffs_anonymizer.backend import open_model
 from ffs_anonymizer.datasets.photos import Photo, read_photo, SUFFIXES
 from ffs_anonymizer.errors import MediaError
+from ffs_anonymizer.models.roster import default_detector
 from ffs_anonymizer.painting.crops import Crops, cut, joined
 from ffs_anonymizer.regions.detections import Detections, FACE, read_boxes
-from ffs_anonymizer.regions.detector import default_model, Network
+from ffs_anonymizer.regions.detector import Network
 from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 from numpy.typing import NDArray
@@ -107,7 +108,7 @@ def load_crops(
         return _packed_crops(packed, limit, size_px, crop_scale, region_scale, seed)
     photos = load_photos(source, limit, seed=seed)
     if not any(len(photo.boxes_xyxy_px) for photo in photos):
-        detector = open_model(default_model(), device='cpu')
+        detector = open_model(default_detector(), device='cpu')
         photos = found_by(Network(detector, FACE), photos)
         detector.close()
     numbered = [(i, box) for i, photo in enumerate(photos) for box in photo.boxes_xyxy_px]

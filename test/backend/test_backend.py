@@ -9,8 +9,9 @@ from ffs_anonymizer.backend import Backend, multiplies_bytes, open_model, Tensor
 from ffs_anonymizer.backend.device import Device
 from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.models.manifest import default_generator, load_manifest, save_manifest
+from ffs_anonymizer.models.roster import default_detector
 from ffs_anonymizer.regions.detections import FACE
-from ffs_anonymizer.regions.detector import default_model, Network
+from ffs_anonymizer.regions.detector import Network
 import numpy as np
 import onnx
 from onnx import external_data_helper, helper, TensorProto
@@ -44,7 +45,7 @@ def test_any_batch_goes(tmp_path, n):
 
 
 def test_initializers_among_the_inputs_are_cleaned_away():
-    names = [spec.name for spec in open_model(default_model()).inputs]
+    names = [spec.name for spec in open_model(default_detector()).inputs]
     assert names == ['input.1']
 
 
@@ -151,7 +152,7 @@ def test_weights_in_another_file_are_refused(tmp_path, inner):
 
 def test_a_detector_whose_manifest_is_of_another_file_is_refused(tmp_path):
     path = tmp_path / 'face.onnx'
-    shutil.copyfile(default_model(), path)
+    shutil.copyfile(default_detector(), path)
     shipped = load_manifest(default_generator())
     save_manifest(dataclasses.replace(shipped, task='detector'), path)
     with pytest.raises(ModelError, match=r'face.onnx: got sha256 \w{64}, expected'):

@@ -23,8 +23,9 @@ from ffs_anonymizer.cli import build
 from ffs_anonymizer.cli.options import add_settings_options
 from ffs_anonymizer.errors import ModelError, SettingsError
 from ffs_anonymizer.models.model_file import read_model
+from ffs_anonymizer.models.roster import default_detector
 from ffs_anonymizer.painting import gpu_painter
-from ffs_anonymizer.regions.detector import default_model, Network
+from ffs_anonymizer.regions.detector import Network
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper, TensorProto
@@ -294,8 +295,8 @@ def test_rtx_parses_and_builds(rtx, tmp_path, make, precision):
 
 
 def test_rtx_builds_the_default_detector(rtx):
-    model = build._model_bytes(default_model())
-    built = build_engine(rtx, model, build.plan(default_model(), (1,), ((320, 200),), 1.0))
+    model = build._model_bytes(default_detector())
+    built = build_engine(rtx, model, build.plan(default_detector(), (1,), ((320, 200),), 1.0))
     assert built.inputs == {'input.1': (-1, 3, -1, -1)}
     assert built.outputs['537'] == (-1, 1, -1, -1)
 
@@ -426,8 +427,8 @@ class Seen(Backend):
 @pytest.mark.parametrize('size_wh', [(1920, 1080), (640, 480), (33, 31), (1, 1)])
 @pytest.mark.parametrize('scale', [1.0, 0.5, 1.37])
 def test_the_plan_of_a_detector_is_what_it_is_fed(size_wh, scale):
-    (variant,) = build.plan(default_model(), (4,), (size_wh,), scale)
-    seen = Seen(open_model(default_model(), device='cpu', threads=1))
+    (variant,) = build.plan(default_detector(), (4,), (size_wh,), scale)
+    seen = Seen(open_model(default_detector(), device='cpu', threads=1))
     image = np.zeros((*size_wh[::-1], 3), np.uint8)
     Network(seen, 0).detect(image, threshold=0.5, nms_iou=0.3, scale=scale)
     assert seen.shapes == list(variant.values())
@@ -441,13 +442,13 @@ def test_the_plan_of_a_generator_is_a_variant_a_batch(tmp_path):
 def test_only_generators_are_computed_in_fp16_unless_asked(tmp_path):
     path = save_generator(tmp_path / 'generator.onnx')
     assert build.is_generator(build.plan(path, (1,), ((64, 64),), 1.0))
-    assert not build.is_generator(build.plan(default_model(), (1,), ((64, 64),), 1.0))
+    assert not build.is_generator(build.plan(default_detector(), (1,), ((64, 64),), 1.0))
     assert arguments().fp16 == 'generators'
 
 
 def test_sizes_that_amount_to_the_same_are_built_once():
     sizes_wh = ((1920, 1080), (1919, 1088), (640, 480))
-    assert len(build.plan(default_model(), (1,), sizes_wh, 1.0)) == 2
+    assert len(build.plan(default_detector(), (1,), sizes_wh, 1.0)) == 2
 
 
 def test_what_is_no_model_of_ours_is_refused(tmp_path):
@@ -587,10 +588,10 @@ def test_every_back_end_knows_the_contract(opened, tmp_path):
 
 def test_every_back_end_runs_the_default_detector(opened):
     image = np.random.default_rng(0).uniform(0, 255, (1, 3, 64, 96)).astype(np.float32)
-    model = opened(default_model())
+    model = opened(default_detector())
     outputs = model.infer({'input.1': image})
     assert outputs['537'].shape == (1, 1, 16, 24)
-    plain = open_model(default_model(), device='cpu', threads=1).infer({'input.1': image})
+    plain = open_model(default_detector(), device='cpu', threads=1).infer({'input.1': image})
     for name in ('537', '538', '539'):
         assert np.abs(outputs[name] - plain[name]).max() <= 0.01
     model.close()

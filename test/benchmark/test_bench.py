@@ -233,7 +233,7 @@ def test_crops_are_counted_at_the_scale_at_which_they_are_cut(crop_scale, area):
     )
     (row,) = rows
     region = 0.045 * 1280 * 0.11 * 720 * settings.face.region_scale**2
-    least_ms = row['of_limit']['crop'] * row['ms']['crop']
+    least_ms = row['of_limit']['paint'] * row['ms']['paint']
     assert least_ms == pytest.approx(3 * region * area, rel=1e-3)
 
 

@@ -3,16 +3,18 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-from ffs_anonymizer.anonymizer import Anonymizer
+from ffs_anonymizer.anonymizer import Recipe
 from ffs_anonymizer.clouds.cloud import Cloud, decode_cloud
 from ffs_anonymizer.clouds.scene import Link, Scene
 from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.frames.message import decode
+from ffs_anonymizer.networks import Networks
 from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 import pytest
 from support.clouds import cloud_message, FACE_XYXY_PX, head_scene, points_from, portrait
 from support.messages import with_data
+from support.recipes import Memory
 
 MODELS = Path(__file__).resolve().parents[3] / 'shared' / 'data' / 'models'
 # The head of `head_scene` in its picture of 640x480 pixels.
@@ -22,11 +24,11 @@ FACE = (slice(95, 230), slice(230, 330))
 @pytest.fixture(scope='module')
 def anonymizer():
     try:
-        made = Anonymizer(Settings())
+        networks = Networks(Settings())
     except ModelError as error:
         pytest.skip(str(error))
-    yield made
-    made.close()
+    with networks:
+        yield Memory(Recipe(networks, Settings()))
 
 
 @pytest.fixture(scope='module')

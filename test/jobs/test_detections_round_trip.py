@@ -37,7 +37,7 @@ def nothing_is_found_anew(monkeypatch: pytest.MonkeyPatch):
         raise AssertionError
 
     def switch() -> None:
-        monkeypatch.setattr(detector.Detector, 'detect', fail)
+        monkeypatch.setattr(detector, 'detect', fail)
         monkeypatch.setattr(tracker, 'advance', fail)
 
     return switch

@@ -8,13 +8,13 @@ import cv2
 from ffs_anonymizer.jobs.output import new_file
 from ffs_anonymizer.media.conversion import run
 from ffs_anonymizer.media.files import MediaJob, MediaPlan
-from ffs_anonymizer.regions.detector import Detector
 from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 from numpy.typing import NDArray
 import pytest
 from support.media import BLUR, faces, files, media, write_jpeg
 from support.program import run_program
+from support.recipes import Detector
 
 
 def test_a_folder_is_mirrored(

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import av
-from ffs_anonymizer.regions.detector import Detector
 import numpy as np
 from numpy.typing import NDArray
 import pytest
 from support.media import BLUR, damage, faces, files, media, pictures, TIMES_MS, write_video
+from support.recipes import Detector
 
 
 @pytest.mark.parametrize(

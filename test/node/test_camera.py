@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from ffs_anonymizer.node.camera import Account, Camera, QUEUE_FRAMES
-import pytest
 
 SECOND = 1_000_000_000
 
@@ -70,20 +69,3 @@ def test_lost_frames_are_no_part_of_the_sum() -> None:
     camera.count_lost(4)
     camera.count_lost(1)
     assert camera.account() == Account(lost=5)
-
-
-@pytest.mark.parametrize(
-    ('stamps', 'expected'),
-    [
-        ([0, SECOND, 2 * SECOND], [(0, False), (SECOND, False), (2 * SECOND, False)]),
-        # Out of order by less than a second: as if at the same time.
-        ([5 * SECOND, 5 * SECOND - 1, 5 * SECOND + 1], [5 * SECOND, 5 * SECOND, 5 * SECOND + 1]),
-        # A recording that starts again.
-        ([9 * SECOND, 8 * SECOND], [(9 * SECOND, False), (8 * SECOND, True)]),
-        ([9 * SECOND, 1, 2], [(9 * SECOND, False), (1, True), (2, False)]),
-    ],
-)
-def test_track_stamps(stamps: list[int], expected: list[tuple[int, bool] | int]) -> None:
-    camera = Camera('/cam', drop_old=True)
-    wanted = [item if isinstance(item, tuple) else (item, False) for item in expected]
-    assert [camera.track_stamp_ns(stamp) for stamp in stamps] == wanted

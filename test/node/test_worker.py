@@ -7,7 +7,7 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
-from ffs_anonymizer.anonymizer import Anonymized, Anonymizer, Request
+from ffs_anonymizer.anonymizer import Anonymized, Recipe, Request
 from ffs_anonymizer.errors import ModelError, SettingsError
 from ffs_anonymizer.node.camera import Camera
 from ffs_anonymizer.node.worker import DEAD_AFTER_FRAMES, Worker
@@ -94,14 +94,14 @@ def test_waiting_frames_go_together_where_that_gains(
     gains: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = []
-    together = Anonymizer.anonymize_together
+    together = Recipe.anonymize_together
 
-    def counted(self: Anonymizer, requests: Sequence[Request]) -> Any:
+    def counted(self: Recipe, requests: Sequence[Request]) -> Any:
         sizes.append(len(requests))
         return together(self, requests)
 
-    monkeypatch.setattr(Anonymizer, 'gains_by_joining', gains)
-    monkeypatch.setattr(Anonymizer, 'anonymize_together', counted)
+    monkeypatch.setattr(Recipe, 'gains_by_joining', gains)
+    monkeypatch.setattr(Recipe, 'anonymize_together', counted)
     desk = Desk()
     desk.put(0, picture('first'))
     while not sizes:

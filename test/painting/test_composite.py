@@ -1,4 +1,4 @@
-from ffs_anonymizer.painting.composite import cover, far_to_near, paste, with_feather
+from ffs_anonymizer.painting.composite import cover, far_to_near, paste, Patch, with_feather
 import numpy as np
 import pytest
 
@@ -43,7 +43,7 @@ def test_with_feather_ends_at_the_frame():
 def test_paste_is_exact_inside_and_fades_outside():
     frame = np.full((20, 20, 3), 100, np.uint8)
     outer, rect = np.array([4, 4, 16, 16], np.int32), np.array([7, 7, 13, 13], np.int32)
-    paste(frame, np.full((12, 12, 3), 200, np.uint8), outer_xyxy_px=outer, rect_xyxy_px=rect)
+    paste(frame, Patch(np.full((12, 12, 3), 200, np.uint8), outer, rect))
     assert (frame[7:13, 7:13] == 200).all()
     assert (
         frame[10, :, 0].tolist()
@@ -64,7 +64,7 @@ def test_paste_is_exact_inside_and_fades_outside():
 def test_paste_covers_the_last_row_and_column():
     frame = np.zeros((8, 8, 3), np.uint8)
     whole = np.array([0, 0, 8, 8], np.int32)
-    paste(frame, np.full((8, 8, 3), 9, np.uint8), outer_xyxy_px=whole, rect_xyxy_px=whole)
+    paste(frame, Patch(np.full((8, 8, 3), 9, np.uint8), whole, whole))
     assert (frame == 9).all()
 
 
@@ -76,6 +76,6 @@ def test_inside_does_not_depend_on_what_was_there():
     for _ in range(2):
         frame = np.full((10, 10, 3), 50, np.uint8)
         frame[2:8, 2:10] = rng.integers(0, 256, (6, 8, 3), np.uint8)
-        paste(frame, patch, outer_xyxy_px=outer, rect_xyxy_px=rect)
+        paste(frame, Patch(patch, outer, rect))
         results.append(frame)
     assert np.array_equal(*results)

@@ -36,6 +36,7 @@ def job_of(boxes, holes=(), *, crop_scale=1.7, feather=0.1, size_wh=(200, 150)):
         outers.append(np.clip(outer, low, low + side))
     return Job(
         squares,
+        np.zeros(len(squares), np.int8),
         np.concatenate([boxes, rects(*holes)]),
         np.array(outers, np.int32).reshape(-1, 4),
         boxes[order],
@@ -66,7 +67,7 @@ def reference(image, faces, job):
             x0, y0, x1, y1 = outer.tolist()
             whole = cv2.resize(face, (side, side), interpolation=method)
             patch = whole[y0 - y : y1 - y, x0 - x : x1 - x]
-        composite.paste(result, patch, outer_xyxy_px=outer, rect_xyxy_px=rect)
+        composite.paste(result, composite.Patch(patch, outer, rect))
     return result
 
 
@@ -176,12 +177,22 @@ def test_patches_with_pixels_keep_their_place_in_the_order(kernels, seed):
         if crop < 0:
             pixels.append(rng.integers(0, 256, (y1 - y0, x1 - x0, 3), np.uint8))
     index = np.array(index, np.int32)
-    job = Job(squares, rects(), rects(*outers), rects(*inner), index, tuple(pixels))
+    job = Job(
+        squares, np.zeros(2, np.int8), rects(), rects(*outers), rects(*inner), index, tuple(pixels)
+    )
     faces = rng.uniform(-1, 1, (2, 3, 32, 32)).astype(np.float32)
     parts, _ = paste(kernels, image, faces, job)
     got = applied(image, job, parts).astype(int)
     assert np.abs(got - reference(image, faces, job)).max() <= 2
-    solid = Job(squares, rects(), rects(*outers), rects(*outers), index, tuple(pixels))
+    solid = Job(
+        squares,
+        np.zeros(2, np.int8),
+        rects(),
+        rects(*outers),
+        rects(*outers),
+        index,
+        tuple(pixels),
+    )
     parts, _ = paste(kernels, image, np.zeros_like(faces), solid)
     want = reference(image, np.zeros_like(faces), solid)
     assert np.array_equal(applied(image, solid, parts), want)

@@ -1,16 +1,21 @@
 """The recipe through a painter: the kernels on this machine's CPU, and the generator between."""
 
-from ffs_anonymizer.anonymizer import Anonymizer, Request
+import contextlib
+
+from ffs_anonymizer.anonymizer import Recipe, Request
 from ffs_anonymizer.backend import open_model
 from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.frames.message import decode
+from ffs_anonymizer.networks import Networks
 from ffs_anonymizer.painting.budget import Cost
 from ffs_anonymizer.regions.detections import Detections, FACE, PLATE
 from ffs_anonymizer.settings.runtime import Settings
+from ffs_anonymizer.stream import Stream
 import numpy as np
 import pytest
-from support.host_kernels import compiled_for_the_host, GXX, HostPainter
+from support.host_kernels import compiled_for_the_host, GXX, KernelPainter
 from support.onnx_models import save_failing_generator, save_generator
+from support.recipes import with_settings
 
 SIZE_PX = 32
 pytestmark = pytest.mark.skipif(GXX is None, reason='needs g++')
@@ -47,13 +52,19 @@ def settings(tmp_path, **changes):
 def both(tmp_path, kernels):
     """Return the recipe by its stages, and the same through a painter."""
 
-    def make(**changes):
-        plain, painted = (Anonymizer(settings(tmp_path, **changes)) for _ in range(2))
-        for generator in painted._generators.values():
-            generator.painter = HostPainter(kernels, generator.model)
-        return plain, painted
+    with contextlib.ExitStack() as stack:
 
-    return make
+        def make(**changes):
+            wanted = settings(tmp_path, **changes)
+            plain, painted = (
+                Recipe(stack.enter_context(Networks(wanted)), wanted) for _ in range(2)
+            )
+            painters = painted._painters.devices
+            for i, generator in enumerate(painted._generators):
+                painters[i] = KernelPainter(kernels, generator.model)
+            return plain, painted
+
+        yield make
 
 
 def detections(boxes):
@@ -65,9 +76,7 @@ def detections(boxes):
 
 
 def run(anonymizer, image, found):
-    result = anonymizer.anonymize(
-        decode(Message(image)), stream='/cam', stamp_ns=None, detections=found
-    )
+    result, _ = anonymizer.anonymize(decode(Message(image)), Stream(), detections=found)
     return np.frombuffer(bytes(result.data), np.uint8).reshape(image.shape), result
 
 
@@ -88,7 +97,7 @@ def test_a_painter_does_what_the_stages_do(both, boxes, feather):
     plain, painted = both(feather=feather)
     want, first = run(plain, picture(), detections(boxes))
     got, second = run(painted, picture(), detections(boxes))
-    assert len(painted._generators['generate'].painter.jobs) == 1
+    assert len(painted._painters.devices[0].jobs) == 1
     assert np.array_equal(first.replaced.touched_xyxy_px, second.replaced.touched_xyxy_px)
     assert first.replaced.counts == second.replaced.counts
     assert np.abs(got.astype(int) - want).max() <= 3
@@ -109,18 +118,18 @@ def test_nothing_inside_the_regions_reaches_the_output(both, boxes):
 
 def test_without_faces_to_generate_the_painter_rests(both):
     _, painted = both(**{'face.method': 'blur'})
-    assert painted._generators == {}
+    assert painted._generators == ()
     _, painted = both()
     run(painted, picture(), Detections.empty())
     run(painted, picture(), Detections.of([(5, 5, 60, 20)], [0.9], PLATE))
-    assert painted._generators['generate'].painter.jobs == []
+    assert painted._painters.devices[0].jobs == []
 
 
 def test_a_painter_that_fails_is_one_error_or_the_fallback(both, tmp_path, kernels):
     broken = open_model(save_failing_generator(tmp_path / 'failing.onnx', size_px=SIZE_PX))
     for on_error in ('stop', 'fallback'):
         plain, painted = both(**{'generator.on_error': on_error})
-        painted._generators['generate'].painter = HostPainter(kernels, broken)
+        painted._painters.devices[0] = KernelPainter(kernels, broken)
         if on_error == 'stop':
             with pytest.raises(ModelError, match='failing.onnx'):
                 run(painted, picture(), detections(BOXES[1]))
@@ -128,26 +137,26 @@ def test_a_painter_that_fails_is_one_error_or_the_fallback(both, tmp_path, kerne
         got, result = run(painted, picture(), detections(BOXES[1]))
         assert result.replaced.counts == {'blur': 2, 'mosaic': 1}
         assert 'faces use the fallback' in result.replaced.warnings[0]
-        plain.update(plain.settings.updated({'face.method': 'blur'}))
+        plain = with_settings(plain, face__method='blur')
         assert np.array_equal(got, run(plain, picture(), detections(BOXES[1]))[0])
 
 
 def test_faces_of_two_generators_go_by_the_stages(both, tmp_path):
     small = save_generator(tmp_path / 'small.onnx', size_px=SIZE_PX, seed=1)
     _, painted = both(**{'generator.small_model_path': str(small)})
-    large, less = painted._generators.values()
-    less.painter = large.painter
-    painted.update(painted.settings.updated({'budget_ms': 1000.0}))
+    painted = with_settings(painted, budget_ms=1000.0)
+    large, less = painted._generators
+    painter = painted._painters.devices[0]
     # The first face would take all the time there is, the second none.
     large.cost, less.cost = Cost(0.0, 600.0), Cost(0.0, 1.0)
     _, result = run(
         painted, picture(), Detections.of([(5, 5, 60, 70), (80, 5, 190, 140)], [0.9] * 2, FACE)
     )
     assert result.replaced.counts == {'generate': 1, 'generate (small)': 1}
-    assert large.painter.jobs == []
+    assert painter.jobs == []
     _, result = run(painted, picture(), Detections.of([(5, 5, 60, 70)], [0.9], FACE))
     assert result.replaced.counts == {'generate': 1}
-    assert len(large.painter.jobs) == 1
+    assert len(painter.jobs) == 1
 
 
 def test_frames_that_go_together_keep_their_own_patches(both):
@@ -158,12 +167,12 @@ def test_frames_that_go_together_keep_their_own_patches(both):
 
     def requests():
         return [
-            Request(decode(Message(image)), f'/{i}', None, boxes)
-            for i, (image, boxes) in enumerate(zip(pictures, found, strict=True))
+            Request(decode(Message(image)), detections=boxes)
+            for image, boxes in zip(pictures, found, strict=True)
         ]
 
     want, got = plain.anonymize_together(requests()), painted.anonymize_together(requests())
-    for one, other in zip(want, got, strict=True):
+    for (one, _), (other, _) in zip(want, got, strict=True):
         first, second = (np.frombuffer(bytes(frame.data), np.uint8) for frame in (one, other))
         assert np.abs(first.astype(int) - second).max() <= 3
-    assert len(painted._generators['generate'].painter.jobs) == 3
+    assert len(painted._painters.devices[0].jobs) == 3

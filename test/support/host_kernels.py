@@ -10,6 +10,7 @@ import subprocess
 from ffs_anonymizer.backend import Backend
 from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.painting.compiler import FOLDER
+from ffs_anonymizer.painting.composite import Patch
 from ffs_anonymizer.painting.job import Job, pack, windows
 import numpy as np
 
@@ -51,19 +52,22 @@ def paste(kernels, image, faces, job: Job):
     return windows(job, out[4:]), not out[:4].any()
 
 
-class HostPainter:
+class KernelPainter:
     """What GpuPainter does, with any back end between the kernels."""
 
     def __init__(self, kernels: ctypes.CDLL, model: Backend) -> None:
         self.kernels, self.model = kernels, model
         self.size_px = model.inputs[0].shape[-1]
         self.jobs: list[Job] = []
-        self._shown: list[np.ndarray] = []
 
-    def paint(self, image_bgr, job: Job):
+    def paint(self, images_bgr, jobs):
+        return [self._patches(*one) for one in zip(images_bgr, jobs, strict=True)]
+
+    def close(self):
+        pass
+
+    def _patches(self, image_bgr, job: Job):
         self.jobs.append(job)
-        for window in self._shown:
-            window[:] = 77  # good until the next call, as the device's memory is
         image_bgr = np.ascontiguousarray(image_bgr)
         condition, mask = cut(self.kernels, image_bgr, job, size_px=self.size_px)
         faces = self.model.infer({'condition': condition, 'mask': mask})['inpainted']
@@ -72,5 +76,5 @@ class HostPainter:
         parts, good = paste(self.kernels, image_bgr, np.ascontiguousarray(faces), job)
         if not good:
             raise ModelError('got faces with values that are not finite')
-        self._shown = list(parts)
-        return parts
+        outers = zip(parts, job.outer_xyxy_px, strict=True)
+        return [Patch(part.copy(), outer, outer) for part, outer in outers]

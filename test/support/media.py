@@ -7,11 +7,11 @@ from pathlib import Path
 import av
 import cv2
 from ffs_anonymizer.cli.program import main
-from ffs_anonymizer.regions.detector import Detector
 from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 from numpy.typing import NDArray
 import pytest
+from support.recipes import Detector
 
 # Not what a recorder would write: a gap, and an uneven start.
 TIMES_MS = (100, 133, 167, 200, 400, 433, 467, 500)

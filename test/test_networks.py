@@ -1,0 +1,87 @@
+from ffs_anonymizer import networks
+from ffs_anonymizer.backend.device import Device
+from ffs_anonymizer.errors import ModelError, SettingsError
+from ffs_anonymizer.models import roster
+from ffs_anonymizer.models.manifest import DEFAULT_FOR_CPU, DEFAULT_GENERATOR
+from ffs_anonymizer.networks import Networks
+from ffs_anonymizer.settings.runtime import Settings
+import pytest
+from support.onnx_models import save_generator
+
+
+def generating(path, **changes):
+    named = {name.replace('__', '.'): value for name, value in changes.items()}
+    return Settings().updated({'generator.model_path': str(path), **named})
+
+
+def test_what_is_open_is_opened_once_and_what_is_missing_then(tmp_path):
+    drawn = generating(save_generator(tmp_path / 'g.onnx'))
+    blurred = drawn.updated({'face.method': 'blur'})
+    with Networks(blurred) as opened:
+        detectors, generators, _ = opened.of(blurred)
+        assert (len(detectors), generators) == (1, ())
+        again, generators, painters = opened.of(drawn)
+        assert again[0] is detectors[0]
+        assert opened.of(drawn)[1:] == (generators, painters)
+        (tmp_path / 'g.onnx').unlink()
+        assert opened.of(drawn.updated({'face.threshold': 0.5}))[1] == generators
+        roles = [running.role for running in opened.describe()]
+        assert roles == ['face detector', 'generator']
+
+
+def test_a_missing_model_is_an_error_at_once_and_leaves_what_is_open(tmp_path):
+    blurred = Settings().updated({'face.method': 'blur'})
+    missing = generating(tmp_path / 'none.onnx')
+    with pytest.raises(ModelError, match='none.onnx: got nothing there'):
+        Networks(missing)
+    with Networks(blurred) as opened:
+        with pytest.raises(ModelError, match='none.onnx: got nothing there'):
+            opened.of(missing)
+        assert len(opened.of(blurred)[0]) == 1
+        with pytest.raises(SettingsError, match='generator.crop_scale: got 0.5'):
+            opened.of(generating(save_generator(tmp_path / 'g.onnx'), generator__crop_scale=0.5))
+
+
+def test_describe_says_in_fields_what_runs_where(tmp_path):
+    settings = generating(save_generator(tmp_path / 'g.onnx'), device='cpu')
+    with Networks(settings) as opened:
+        detector, generator = opened.describe()
+        assert detector.file == 'centerface.onnx'
+        assert (generator.library, generator.device.kind) == ('onnxruntime', 'cpu')
+        words = opened.words()
+    assert words['face detector'].startswith('centerface.onnx sha256:')
+    assert words['generator'].endswith(' in onnxruntime on cpu (asked for)')
+    assert "generator's licence" not in words
+
+
+@pytest.mark.parametrize(
+    ('able', 'own', 'expected'),
+    [
+        (True, False, 'integers.onnx'),
+        (False, False, 'floats.onnx'),
+        (True, True, 'own.onnx'),
+    ],
+)
+def test_a_processor_that_can_takes_the_default_in_8_bits(
+    tmp_path, monkeypatch, able, own, expected
+):
+    files = {
+        name: save_generator(tmp_path / f'{name}.onnx') for name in ('floats', 'integers', 'own')
+    }
+    shipped = {
+        DEFAULT_FOR_CPU: files['integers'],
+        DEFAULT_GENERATOR: files['floats'],
+    }
+    monkeypatch.setattr(
+        roster,
+        'default_generator',
+        lambda name=DEFAULT_GENERATOR: shipped[name],
+    )
+    monkeypatch.setattr(networks, 'multiplies_bytes', lambda: able)
+    path = str(files['own']) if own else ''
+    settings = Settings().updated({'generator.model_path': path, 'device': 'cpu'})
+    with Networks(settings) as opened:
+        (chosen,) = opened.of(settings)[1]
+        assert chosen.model.path.name == expected
+        notes = ('asked for', 'in 8 bits') if expected == 'integers.onnx' else ('asked for',)
+        assert chosen.model.device == Device('cpu', notes=notes)
