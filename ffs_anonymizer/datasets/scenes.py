@@ -110,8 +110,9 @@ class Scenes:
 
         # How large, and where
         anchor = boxes[chance.integers(len(boxes))] if len(boxes) else None
-        if anchor is not None and chance.random() < 0.9:
-            least, most = (6.5, 60.0) if chance.random() < 0.72 else (40.0, 210.0)
+        if anchor is not None and chance.random() < 0.82:
+            # What is larger, the runtime finds in a smaller picture
+            least, most = (6.5, 64.0) if chance.random() < 0.8 else (40.0, 130.0)
             wanted = np.exp(chance.uniform(np.log(least), np.log(most)))
             box_w, box_h = np.maximum(anchor[2:] - anchor[:2], 2)
             scale = min(wanted / box_h, 1.15 * wide / box_w)
@@ -194,7 +195,7 @@ class Scenes:
         for _ in range(int(chance.integers(0, 4))):
             number = int(self.plates[chance.integers(len(self.plates))])
             drawn = self.pictures.image(number)
-            least, most = (6.5, 50.0) if chance.random() < 0.75 else (40.0, 180.0)
+            least, most = (6.5, 50.0) if chance.random() < 0.8 else (40.0, 130.0)
             high = float(np.exp(chance.uniform(np.log(least), np.log(most))))
             narrow = chance.uniform(0.55, 1.0) if chance.random() < 0.35 else 1.0
             size = np.array([high * narrow * drawn.shape[1] / drawn.shape[0], high], np.float64)
