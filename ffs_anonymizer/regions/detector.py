@@ -26,6 +26,8 @@ class Network:
     """
 
     STRIDE = 32
+    # What is lower at the second look is seen better at the first.
+    LEAST_AGAIN_PX = 16.0
 
     def __init__(self, model: Backend, class_index: int) -> None:
         self.model = model
@@ -50,6 +52,16 @@ class Network:
         :param scale: size at which the network sees the frame; one of fixed size sees all of it.
         :raises ModelError: the network fails or returns what is no number.
         """
+        found = self._look(image_bgr, threshold, scale)
+        again = self.layout.second_look
+        if again and min(self._input.shape[2:]) < 0:
+            larger = self._look(image_bgr, threshold, scale * again)
+            heights = larger.xyxy_px[:, 3] - larger.xyxy_px[:, 1]
+            found += larger.take(heights * (scale * again) >= self.LEAST_AGAIN_PX)
+        return found.take(boxes.nms(found.xyxy_px, found.scores, nms_iou))
+
+    def _look(self, image_bgr: NDArray[np.uint8], threshold: float, scale: float) -> Detections:
+        """Find the objects of a frame at one size; boxes of one object may overlap."""
         height, width = image_bgr.shape[:2]
         fixed_h, fixed_w = self._input.shape[2:]
         if fixed_h > 0 and fixed_w > 0:
@@ -83,8 +95,7 @@ class Network:
         wanted = boxes.filled(xyxy_px)
         if self._kinds is not None:
             wanted &= np.isin(found.kinds, self._kinds)
-        in_frame = all_found.take(wanted)
-        return in_frame.take(boxes.nms(in_frame.xyxy_px, in_frame.scores, nms_iou))
+        return all_found.take(wanted)
 
 
 def detect(

@@ -52,12 +52,15 @@ class Layout(Protocol):
     :param is_rgb: the order of the input's channels; else BGR.
     :param white: what 255 is in the input; values start at 0.
     :param grey: what the input holds where the picture does not reach.
+    :param second_look: size, over that of the first, at which networks of any input size look
+        again for what is too large for them; 0: they do not.
     """
 
     name: str
     is_rgb: bool
     white: float
     grey: float
+    second_look: float
 
     def fits(self, outputs: Shapes) -> bool:
         """Tell by its outputs whether a network is of this kind."""
@@ -89,7 +92,7 @@ class CenterFace:
 
     name = 'centerface'
     is_rgb = True
-    white, grey = 255.0, 0.0
+    white, grey, second_look = 255.0, 0.0, 0.0
 
     def fits(self, outputs: Shapes) -> bool:
         """Tell by its outputs whether a network is of this kind."""
@@ -130,7 +133,7 @@ class YuNet:
 
     name = 'yunet'
     is_rgb = False
-    white, grey = 255.0, 0.0
+    white, grey, second_look = 255.0, 0.0, 0.0
     STRIDES = (8, 16, 32)
 
     def fits(self, outputs: Shapes) -> bool:
@@ -182,7 +185,8 @@ class Own:
 
     name = 'ffs'
     is_rgb = False
-    white, grey = 255.0, 0.0
+    # It is taught heights of up to 130 px.
+    white, grey, second_look = 255.0, 0.0, 0.25
     STRIDES = (8, 16, 32)
 
     def fits(self, outputs: Shapes) -> bool:
@@ -226,7 +230,7 @@ class Yolo:
 
     name = 'yolo'
     is_rgb = True
-    white, grey = 1.0, 114 / 255
+    white, grey, second_look = 1.0, 114 / 255, 0.0
     STRIDES = (8, 16, 32, 64)
 
     def fits(self, outputs: Shapes) -> bool:

@@ -7,8 +7,9 @@ from ffs_anonymizer.regions.detections import FACE, PLATE
 from ffs_anonymizer.regions.detector import Network
 from ffs_anonymizer.regions.layouts import CenterFace, layout_of, LAYOUTS, YuNet
 import numpy as np
+from onnx import helper
 import pytest
-from support.onnx_models import save_answering, save_seeing
+from support.onnx_models import save_answering, save_network, save_seeing
 
 CELLS = 8 * 8 + 4 * 4 + 2 * 2  # of 64 x 64 at the strides 8, 16 and 32
 BOX = (10.0, 20.0, 50.0, 32.0)
@@ -79,6 +80,35 @@ def yolo_table(rows, wide, row, at=7):
     table = np.zeros((rows, wide))
     table[at, : len(row)] = row
     return table[None]
+
+
+def test_large_objects_are_found_by_a_second_look_at_a_smaller_picture(tmp_path):
+    """The network takes any size; its one answer is in the pixels of what it sees."""
+    nodes, weights, outputs = [], {}, {}
+    nodes.append(
+        helper.make_node('MaxPool', ['image'], ['p8'], kernel_shape=[8, 8], strides=[8, 8])
+    )
+    for stride in (8, 16, 32):
+        k = stride // 8
+        if k > 1:
+            size = {'kernel_shape': [k, k], 'strides': [k, k]}
+            nodes.append(helper.make_node('MaxPool', ['p8'], [f'p{stride}'], **size))
+        for name, channels in (('score', 1), ('box', 4)):
+            weights[f'{name}_w{stride}'] = np.zeros((channels, 3, 1, 1), np.float32)
+            weights[f'{name}_b{stride}'] = np.zeros(channels, np.float32)
+            names = [f'p{stride}', f'{name}_w{stride}', f'{name}_b{stride}']
+            nodes.append(helper.make_node('Conv', names, [f'{name}_{stride}']))
+            outputs[f'{name}_{stride}'] = ['N', channels, f'h{stride}', f'w{stride}']
+    # Where stride 32 sees white, there is a plate of 64 x 32 pixels.
+    weights['score_w32'][0, 0] = 1 / 255
+    weights['box_b32'][2] = np.log(2)
+    shapes = {'image': ['N', 3, 'h', 'w']}
+    path = save_network(tmp_path / 'own.onnx', nodes, shapes, outputs, weights)
+    image = np.zeros((256, 512, 3), np.uint8)
+    image[100:104, 200:204] = 255
+    found = found_by(path, image=image)
+    sizes = sorted((found.xyxy_px[:, 2:] - found.xyxy_px[:, :2]).astype(int).tolist())
+    assert sizes == [[64, 32], [256, 128]]
 
 
 def found_by(path, *, threshold=0.5, index=PLATE, image=None):
