@@ -17,6 +17,7 @@ from ffs_anonymizer.datasets.faces import (
     POINT_COLUMNS,
 )
 from ffs_anonymizer.datasets.photos import list_photos, read_photo
+from ffs_anonymizer.datasets.sheet import save_tiles
 from ffs_anonymizer.errors import MediaError
 from ffs_anonymizer.painting.crops import cut_square, resize_square
 from ffs_anonymizer.regions.detections import read_boxes
@@ -268,22 +269,4 @@ def write_sheet(
         for x, y in zip(placed[::2], placed[1::2], strict=True):
             cv2.circle(tile, (round(x), round(y)), 1, (0, 255, 255), -1)
         tiles.append(tile)
-    sheet = tile_images(np.stack(tiles), columns=8)
-    if not cv2.imwrite(str(path), sheet):
-        raise MediaError(f'{path}: cannot be written')
-
-
-def tile_images(images: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
-    """
-    Return images of one size side by side, row by row, the last row filled with black.
-
-    :param images: (N, H, W, C) uint8.
-    :param columns: how many in a row.
-    """
-    columns = min(columns, len(images))
-    lines = -(-len(images) // columns)
-    height, width = images.shape[1:3]
-    sheet = np.zeros((lines * columns, *images.shape[1:]), np.uint8)
-    sheet[: len(images)] = images
-    grid = sheet.reshape(lines, columns, height, width, -1).swapaxes(1, 2)
-    return np.ascontiguousarray(grid.reshape(lines * height, columns * width, -1))
+    save_tiles(path, np.stack(tiles), columns=8)

@@ -12,8 +12,8 @@ from xml.etree import ElementTree
 import cv2
 from ffs_anonymizer.datasets import plates
 from ffs_anonymizer.datasets.faces import BOX_COLUMNS, is_held_out
-from ffs_anonymizer.datasets.packing import tile_images
 from ffs_anonymizer.datasets.photos import list_photos, read_photo
+from ffs_anonymizer.datasets.sheet import save_tiles
 from ffs_anonymizer.errors import MediaError
 from ffs_anonymizer.regions.detections import read_boxes
 import numpy as np
@@ -351,5 +351,4 @@ def write_sheet(path: Path, pictures: PackedPictures, count: int = 32) -> None:
                 x0, y0, x1, y1 = (round(float(v)) for v in box)
                 cv2.rectangle(tile, (x0, y0), (x1, y1), (0, 255, 0), 1)
             tiles.append(tile)
-    if not cv2.imwrite(str(path), tile_images(np.stack(tiles), columns=8)):
-        raise MediaError(f'{path}: cannot be written')
+    save_tiles(path, np.stack(tiles), columns=8)

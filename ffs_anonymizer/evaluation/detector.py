@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-from ffs_anonymizer.datasets.packing import tile_images
 from ffs_anonymizer.datasets.photos import read_photo
 from ffs_anonymizer.datasets.pictures import Annotated, inside
+from ffs_anonymizer.datasets.sheet import save_tiles
 from ffs_anonymizer.errors import MediaError
 from ffs_anonymizer.regions import boxes
 from ffs_anonymizer.regions.detector import Network
@@ -188,14 +188,7 @@ def write_misses(
     for i in missed[:count].tolist():
         image_bgr = read_photo(photos[int(judged.owners[i])].path)
         tiles.append(tile_around(image_bgr, judged.boxes_xyxy_px[i]))
-    sheet = tile_images(np.stack(tiles), columns=8) if tiles else np.zeros((8, 8, 3), np.uint8)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        written = cv2.imwrite(str(path), sheet)
-    except (OSError, cv2.error) as error:
-        raise MediaError(f'{path}: cannot be written: {error}') from error
-    if not written:
-        raise MediaError(f'{path}: cannot be written')
+    save_tiles(path, np.stack(tiles or [np.zeros((8, 8, 3), np.uint8)]), columns=8)
     return len(missed)
 
 

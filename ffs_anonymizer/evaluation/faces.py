@@ -9,8 +9,9 @@ from typing import Any
 
 import cv2
 from ffs_anonymizer.anonymizer import Recipe
-from ffs_anonymizer.datasets.packing import list_faces, tile_images
+from ffs_anonymizer.datasets.packing import list_faces
 from ffs_anonymizer.datasets.photos import Photo, read_photo
+from ffs_anonymizer.datasets.sheet import save_tiles
 from ffs_anonymizer.errors import MediaError
 from ffs_anonymizer.evaluation import looks
 from ffs_anonymizer.evaluation.judges import (
@@ -340,14 +341,7 @@ def write_sheet(path: Path, rows: Sequence[NDArray[np.uint8]]) -> None:
 
     :param rows: each (N, SHEET_PX, SHEET_PX, 3).
     """
-    sheet = tile_images(np.concatenate(rows), columns=len(rows[0]))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        written = cv2.imwrite(str(path), sheet)
-    except (OSError, cv2.error) as error:
-        raise MediaError(f'{path}: cannot be written: {error}') from error
-    if not written:
-        raise MediaError(f'{path}: cannot be written')
+    save_tiles(path, np.concatenate(rows), columns=len(rows[0]))
 
 
 COLUMNS = (

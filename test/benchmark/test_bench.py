@@ -175,6 +175,15 @@ def test_the_ratio_is_that_of_the_medians(models):
     )
 
 
+@pytest.mark.skipif(not TORCH, reason='PyTorch is not installed')
+def test_the_products_of_the_baseline_are_those_that_are_counted():
+    from ffs_anonymizer.evaluation.baseline import DeepPrivacyGenerator
+    from ffs_anonymizer.evaluation.cost import measure
+
+    _, macs = measure(DeepPrivacyGenerator(), 128, inputs=2)
+    assert macs == pytest.approx(generators.BASELINE_MACS, rel=1e-4)
+
+
 # -- stages
 
 

@@ -1,6 +1,5 @@
 from pathlib import Path
 
-import cv2
 from ffs_anonymizer.datasets.faces import (
     BOX_COLUMNS,
     INSIDE_COLUMNS,
@@ -13,7 +12,6 @@ from ffs_anonymizer.datasets.packing import (
     list_faces,
     pack,
     square_around,
-    tile_images,
 )
 from ffs_anonymizer.errors import MediaError
 import numpy as np
@@ -121,11 +119,3 @@ def test_boxes_from_a_table(tmp_path: Path, photos: Path) -> None:
     table.write_text('path,x0\na,1\n')
     with pytest.raises(MediaError, match=r'boxes\.csv: cannot be read as boxes'):
         list_faces(photos, table)
-
-
-def test_tile_images_fills_the_last_row_with_black() -> None:
-    tiles = np.stack([np.full((2, 3, 3), i + 1, np.uint8) for i in range(3)])
-    sheet = tile_images(tiles, columns=2)
-    assert sheet.shape == (4, 6, 3)
-    assert sheet[::2, ::3, 0].tolist() == [[1, 2], [3, 0]]
-    assert cv2.countNonZero(sheet[2:, 3:, 0]) == 0

@@ -10,10 +10,10 @@ import time
 from typing import Any
 
 import cv2
-from ffs_anonymizer.datasets.packing import tile_images
 from ffs_anonymizer.datasets.pictures import load_pictures
 from ffs_anonymizer.datasets.prefetch import batches_ahead
 from ffs_anonymizer.datasets.scenes import Scene, Scenes
+from ffs_anonymizer.datasets.sheet import save_tiles
 from ffs_anonymizer.errors import MediaError, ModelError, SettingsError
 from ffs_anonymizer.training.checkpoint import (
     Checkpoint,
@@ -209,5 +209,4 @@ def write_grid(
             x0, y0, x1, y1 = (round(float(v)) for v in box)
             cv2.rectangle(tile, (x0, y0), (x1, y1), (0, 0, 255), 1)
         tiles.append(tile)
-    if not cv2.imwrite(str(path), tile_images(np.stack(tiles), columns=4)):
-        raise ModelError(f'{path}: cannot be written')
+    save_tiles(path, np.stack(tiles), columns=4)

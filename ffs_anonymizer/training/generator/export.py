@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 from ffs_anonymizer.backend.onnx_file import read, write
 from ffs_anonymizer.datasets.faces import load_packed
-from ffs_anonymizer.datasets.packing import tile_images
 from ffs_anonymizer.datasets.sampler import Batch, Chance
+from ffs_anonymizer.datasets.sheet import save_tiles
 from ffs_anonymizer.errors import MediaError, ModelError
 from ffs_anonymizer.evaluation.cost import measure
 from ffs_anonymizer.models.manifest import file_sha256, Manifest, save_manifest, Shape
@@ -248,8 +247,7 @@ def write_picture(path: Path, network: FaceNetwork, batch: Batch) -> None:
     filled = composite(painted, condition, mask)
     shown = filled.permute(0, 2, 3, 1).numpy()[..., ::-1]
     tiles = np.rint((shown.clip(-1, 1) + 1) * 127.5).astype(np.uint8)
-    if not cv2.imwrite(str(path), tile_images(tiles, columns=8)):
-        raise ModelError(f'{path}: cannot be written')
+    save_tiles(path, tiles, columns=8)
 
 
 def card(

@@ -9,11 +9,10 @@ from pathlib import Path
 import time
 from typing import Any
 
-import cv2
 from ffs_anonymizer.allocator import keep_memory
 from ffs_anonymizer.datasets.faces import load_packed, PackedFaces
-from ffs_anonymizer.datasets.packing import tile_images
 from ffs_anonymizer.datasets.sampler import Batch, Chance, Sampler
+from ffs_anonymizer.datasets.sheet import save_tiles
 from ffs_anonymizer.errors import MediaError, ModelError, SettingsError
 from ffs_anonymizer.training.checkpoint import (
     Checkpoint,
@@ -435,5 +434,4 @@ def write_grid(path: Path, average: FaceNetwork, batch: Batch) -> None:
         rows[1:] = [composite(row, image, mask) for row in rows[1:]]
         shown = torch.cat([*rows, image]).permute(0, 2, 3, 1).float().cpu().numpy()
     tiles = np.rint((shown.clip(-1, 1) + 1) * 127.5).astype(np.uint8)[..., ::-1]
-    if not cv2.imwrite(str(path), tile_images(tiles, columns=len(batch))):
-        raise ModelError(f'{path}: cannot be written')
+    save_tiles(path, tiles, columns=len(batch))
