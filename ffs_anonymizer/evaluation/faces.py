@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 from ffs_anonymizer.anonymizer import Recipe
 from ffs_anonymizer.datasets.packing import list_faces
 from ffs_anonymizer.datasets.photos import Photo, read_photo
