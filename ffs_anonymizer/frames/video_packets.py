@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from ffs_anonymizer.errors import ImageError
-from ffs_anonymizer.frames.frame import Buffer
+from ffs_anonymizer.frames.frame import Buffer, Frame
 from ffs_anonymizer.frames.video import Samples, samples_of
 import numpy as np
+from numpy.typing import NDArray
 
 try:
     import av
@@ -94,12 +95,13 @@ class Picture:
     Hold the picture of one packet.
 
     :param samples: as a raw ROS image.
-    :param is_key: whether its packet was a keyframe, as the one made of it is to be.
+    :param keyframes: how many the stream has had up to here. Where it is more than at the picture
+        before, the packet made of this one is a keyframe too.
     :param colours: range, primaries, transfer and matrix of its samples, as FFmpeg numbers them.
     """
 
     samples: Samples
-    is_key: bool
+    keyframes: int
     colours: tuple[int, ...] = ()
 
 
@@ -119,6 +121,7 @@ class PacketDecoder:
         self._limit_pixels = limit_pixels
         self._context: av.VideoCodecContext | None = None
         self._pts = 0
+        self._keyframes = 0
 
     def decode(self, data: Buffer) -> Picture:
         """
@@ -133,7 +136,8 @@ class PacketDecoder:
             raise ImageError('no keyframe has come yet: this packet cannot be decoded')
         try:
             frame = self._decoded(self._context, bytes(data))
-            return Picture(samples_of(frame), is_key, _colours(frame))
+            self._keyframes += is_key
+            return Picture(samples_of(frame), self._keyframes, _colours(frame))
         except (FFmpegError, ValueError) as error:
             self._context = None
             raise ImageError(
@@ -176,7 +180,9 @@ class PacketDecoder:
 
 class PacketEncoder:
     """
-    Encode pictures into packets, one each, keyframes where they are ordered.
+    Encode pictures into packets, one each, keyframes where they were.
+
+    A picture may be left out; if it was a keyframe, the next one becomes it.
 
     :param codec: `h264` or `hevc`.
     """
@@ -186,11 +192,7 @@ class PacketEncoder:
         self._context: av.VideoCodecContext | None = None
         self._size_wh = (0, 0)
         self._pts = 0
-        self._owed_key = False
-
-    def skip(self, picture: Picture) -> None:
-        """Leave a picture out; if it was a keyframe, the next one becomes it."""
-        self._owed_key = self._owed_key or picture.is_key
+        self._keyframes = 0
 
     def encode(self, picture: Picture, data: Buffer) -> bytes:
         """
@@ -208,7 +210,7 @@ class PacketEncoder:
         frame = _frame(samples)
         self._pts += 1
         frame.pts, frame.time_base = self._pts, _TIME_BASE
-        is_key = picture.is_key or self._owed_key
+        is_key = picture.keyframes != self._keyframes
         frame.pict_type = PictureType.I if is_key else PictureType.NONE
         try:
             packets = self._context.encode(frame)
@@ -217,7 +219,7 @@ class PacketEncoder:
         if len(packets) != 1:
             self._context = None
             raise ImageError(f'{self._codec}: the encoder gave {len(packets)} packets, expected 1')
-        self._owed_key = False
+        self._keyframes = picture.keyframes
         return bytes(packets[0])
 
     def _open(self, size_wh: tuple[int, int], colours: tuple[int, ...]) -> av.VideoCodecContext:
@@ -237,6 +239,60 @@ class PacketEncoder:
 
 def _colours(frame: av.VideoFrame) -> tuple[int, ...]:
     return tuple(int(getattr(frame, name)) for name in _COLOURS)
+
+
+class PacketFrame(Frame):
+    """Hold the picture of a packet, of which another packet is made."""
+
+    def __init__(self, picture: Picture, encoder: PacketEncoder) -> None:
+        self._picture, self._encoder = picture, encoder
+        self._inner = picture.samples.decode()
+        self.image_bgr = self._inner.image_bgr
+        self.align_wh_px, self.bleed_px = self._inner.align_wh_px, self._inner.bleed_px
+
+    def without(self, rects_xyxy_px: NDArray[np.int32]) -> None:
+        """Do nothing: eight bits have one brightness."""
+
+    def encode(self, touched_xyxy_px: NDArray[np.int32]) -> bytes:
+        """
+        Return the packet, a new one also where nothing was touched.
+
+        What a packet shows depends on those before it, in which something may have been. Pictures
+        of one stream are to be encoded in their order.
+
+        :raises ImageError: it cannot be encoded.
+        """
+        return self._encoder.encode(self._picture, self._inner.encode(touched_xyxy_px))
+
+
+class Transcoder:
+    """
+    Take the packets of one topic in their order, each as a frame of which a packet is made.
+
+    Decoding and encoding may be done in two threads; what fails leaves the rest as it is.
+
+    :param limit_pixels: the largest picture that is decoded.
+    """
+
+    def __init__(self, *, limit_pixels: int = 1 << 26) -> None:
+        self._limit_pixels = limit_pixels
+        self._codec = ''
+        self._decoder: PacketDecoder | None = None
+        self._encoder: PacketEncoder | None = None
+
+    def decode(self, data: Buffer, codec: str) -> PacketFrame:
+        """
+        Return the picture of a packet.
+
+        :param codec: as the message states it; if it changes, both sides begin anew.
+        :raises ImageError: there is none, or none yet.
+        """
+        wanted = codec_of(codec)
+        if wanted != self._codec or self._decoder is None or self._encoder is None:
+            self._codec = wanted
+            self._decoder = PacketDecoder(wanted, limit_pixels=self._limit_pixels)
+            self._encoder = PacketEncoder(wanted)
+        return PacketFrame(self._decoder.decode(data), self._encoder)
 
 
 def _frame(samples: Samples) -> av.VideoFrame:
