@@ -17,7 +17,8 @@ from ffs_anonymizer.bag.measured import blank, may_show_persons, Measured
 from ffs_anonymizer.bag.plan import BagJob, BagPlan, table
 from ffs_anonymizer.bag.preflight import check_first_images
 from ffs_anonymizer.bag.selection import Action, depth_error, is_picture, picture_error
-from ffs_anonymizer.errors import AnonymizerError, BagError
+from ffs_anonymizer.bag.video import VideoImage, Videos
+from ffs_anonymizer.errors import AnonymizerError, BagError, ImageError
 from ffs_anonymizer.frames.message import black_like, decode, is_depth, MOST_PIXELS, rotation_of
 from ffs_anonymizer.jobs.job import (
     as_found,
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 SETTINGS_FILE = 'anonymizer.param.yaml'
 SCRATCH = 'scratch'
 
-_Content = Union[cdr.CdrImage, cdr.CdrCompressedImage, cdr.CdrPointCloud]
+_Content = Union[cdr.CdrImage, cdr.CdrCompressedImage, cdr.CdrPointCloud, VideoImage]
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,11 @@ class _Conversion:
         self._lines = lines
         self._decided: dict[Topic, Action] = {}
         self._read = plan.ledger()
+        self._videos = Videos()
+        # Of each topic, why packets have no picture.
+        self._left_out: dict[str, list[str]] = {}
+        # The picture of the packet that was read last.
+        self._decoded: VideoImage | None = None
         self._sizes_wh: dict[str, tuple[int, int]] = {}
         for key, action in plan.actions.items():
             if action is Action.DROP:
@@ -161,6 +167,11 @@ class _Conversion:
             if not sum(self._read.counts.values()):
                 dropped = ' but those of dropped topics' * bool(job.selection.drop_topics)
                 raise BagError(f'{job.source} has no messages in the given time{dropped}')
+            for label, reasons in self._left_out.items():
+                self._report.undone.append(
+                    f'{label}: {len(reasons)} packets have no picture and are left out: '
+                    f'{reasons[0]}'
+                )
             self._write_record(writer)
             writer.finish()
         except BaseException:
@@ -235,10 +246,30 @@ class _Conversion:
             topic = item.topic if isinstance(item, Message) else item
             if isinstance(topic, Topic) and self._decided[topic] is Action.DROP:
                 continue
+            if isinstance(item, Message) and not self._has_picture(item):
+                continue
             if isinstance(item, Message) and self._shows_colours(item):
                 raise picture_error([(item.topic.name, item.topic.type_name)])
             self._read.enter(item)
             yield item
+
+    def _has_picture(self, message: Message) -> bool:
+        """Decode a packet of a video; return False, and count it, where it has no picture."""
+        topic = message.topic
+        if topic.type_name not in cdr.VIDEO_TYPES or self._decided[topic] is not Action.ANONYMIZE:
+            return True
+        payload = bytes(message.data)
+        try:
+            if self._reader.messages_compressed:
+                payload = decompressed(payload)
+            packet = cdr.parse(topic.type_name, payload)
+            assert isinstance(packet, cdr.CdrPacket)
+            self._decoded = self._videos.read(topic.name, packet)
+        except ImageError as error:
+            left_out = self._left_out.setdefault(self._label(topic), [])
+            left_out.append(f'{error} (first at {message.log_ns} ns)')
+            return False
+        return True
 
     def _shows_colours(self, message: Message) -> bool:
         """Return whether a cloud has colours that is copied because the first had none."""
@@ -273,6 +304,9 @@ class _Conversion:
     def _image_task(self, message: Message) -> Task[_Passing]:
         payload = bytes(message.data)
         message = message._replace(data=payload)
+        if message.topic.type_name in cdr.VIDEO_TYPES:
+            assert self._decoded is not None
+            return self._picture_task(message, self._decoded, self._decoded.decode)
         try:
             if self._reader.messages_compressed:
                 payload = decompressed(payload)
@@ -360,6 +394,11 @@ class _Conversion:
             data = self._black_instead(picture, error)
             writer.add_message(message, data, is_compressed=False)
             return
+        if isinstance(image, VideoImage):
+            self._sizes_wh[name] = outcome.size_wh
+            # Of a video every packet is new, since each shows what those before it showed.
+            writer.add_message(message, image.with_data(outcome.data), is_compressed=False)
+            return
         is_raw = isinstance(image, cdr.CdrImage)
         if is_raw and len(outcome.data) != len(image.data):
             raise BagError(f'{name}: got {len(outcome.data)} bytes, expected {len(image.data)}')
@@ -414,6 +453,8 @@ class _Conversion:
         try:
             if isinstance(image, cdr.CdrPointCloud):
                 return blank(image)
+            if isinstance(image, VideoImage):
+                return image.black()
             return image.with_data(black_like(image, self._sizes_wh.get(name)))
         except AnonymizerError as second:
             raise BagError(f'{where}; nor can a black frame stand for it: {second}') from second

@@ -9,6 +9,7 @@ from ffs_anonymizer.bag.plan import BagPlan
 from ffs_anonymizer.bag.selection import Action, depth_error, WAY_OUT
 from ffs_anonymizer.errors import AnonymizerError, BagError, ImageError
 from ffs_anonymizer.frames.message import ENCODINGS, is_depth, KINDS, sniff
+from ffs_anonymizer.frames.video_packets import codec_of
 from ffs_anonymizer.rosbag2 import cdr
 from ffs_anonymizer.rosbag2.reader import decompressed
 from ffs_anonymizer.rosbag2.storage import Message
@@ -80,6 +81,9 @@ def _is_depth_image(message: Message, *, is_compressed: bool) -> bool:
     """
     payload = decompressed(message.data) if is_compressed else bytes(message.data)
     image = cdr.parse(message.topic.type_name, payload)
+    if isinstance(image, cdr.CdrPacket):
+        codec_of(image.format)
+        return False
     if isinstance(image, cdr.CdrImage):
         is_measured = is_depth(image.encoding, message.topic.name)
         if not is_measured and image.encoding not in ENCODINGS:

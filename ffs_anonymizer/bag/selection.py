@@ -9,19 +9,14 @@ import fnmatch
 import re
 
 from ffs_anonymizer.errors import BagError
-from ffs_anonymizer.rosbag2.cdr import COMPRESSED_IMAGE, IMAGE, POINT_CLOUD
+from ffs_anonymizer.rosbag2.cdr import IMAGE_TYPES, POINT_CLOUD
 from ffs_anonymizer.rosbag2.reader import TopicSummary
 from ffs_anonymizer.rosbag2.storage import Attachment, Topic
 
-IMAGE_TYPES = (IMAGE, COMPRESSED_IMAGE)
 # Types that carry pictures in a way that cannot be anonymized here. Types whose definition, where
 # the bag has it, contains one of these or an image count as well.
 PICTURE_TYPES = frozenset(
     (
-        'ffmpeg_image_transport_msgs/msg/FFMPEGPacket',
-        'foxglove_msgs/msg/CompressedImage',
-        'foxglove_msgs/msg/CompressedVideo',
-        'foxglove_msgs/msg/RawImage',
         'foxglove.CompressedImage',
         'foxglove.CompressedVideo',
         'foxglove.RawImage',

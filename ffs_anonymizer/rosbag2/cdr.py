@@ -10,6 +10,18 @@ from ffs_anonymizer.errors import ImageError
 
 IMAGE = 'sensor_msgs/msg/Image'
 COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'
+FOXGLOVE_RAW_IMAGE = 'foxglove_msgs/msg/RawImage'
+FOXGLOVE_COMPRESSED_IMAGE = 'foxglove_msgs/msg/CompressedImage'
+FOXGLOVE_VIDEO = 'foxglove_msgs/msg/CompressedVideo'
+FFMPEG_PACKET = 'ffmpeg_image_transport_msgs/msg/FFMPEGPacket'
+VIDEO_TYPES = (FOXGLOVE_VIDEO, FFMPEG_PACKET)
+IMAGE_TYPES = (
+    IMAGE,
+    COMPRESSED_IMAGE,
+    FOXGLOVE_RAW_IMAGE,
+    FOXGLOVE_COMPRESSED_IMAGE,
+    *VIDEO_TYPES,
+)
 POINT_CLOUD = 'sensor_msgs/msg/PointCloud2'
 CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
 TRANSFORMS = 'tf2_msgs/msg/TFMessage'
@@ -49,9 +61,10 @@ class CdrImage:
 @dataclass(frozen=True)
 class CdrCompressedImage:
     """
-    Hold a serialized sensor_msgs CompressedImage; `data` is a view into it.
+    Hold a serialized CompressedImage; `data` is a view into it.
 
     :param stamp_ns: of the header; 0 means that the camera set none.
+    :param tail: the field behind the data, which foxglove's messages have.
     """
 
     payload: bytes
@@ -59,10 +72,20 @@ class CdrCompressedImage:
     stamp_ns: int
     format: str  # noqa: A003
     data: memoryview
+    tail: bytes = b''
 
     def with_data(self, data: Buffer) -> bytes:
         """Return the serialized message with another file in it; nothing else of it changes."""
-        return _spliced(self.payload, self.data_start, len(self.data), data)
+        if not self.tail:
+            return _spliced(self.payload, self.data_start, len(self.data), data)
+        size = struct.pack(_BYTE_ORDERS[self.payload[:2]] + 'I', len(data))
+        padding = bytes(-len(data) % 4)
+        return b''.join((self.payload[: self.data_start - 4], size, data, padding, self.tail))
+
+
+@dataclass(frozen=True)
+class CdrPacket(CdrCompressedImage):
+    """Hold a serialized packet of a video; its format names the codec."""
 
 
 @dataclass(frozen=True)
@@ -296,11 +319,33 @@ def parse_transforms(payload: bytes) -> CdrTransforms:
 
 def parse(type_name: str, payload: bytes) -> CdrImage | CdrCompressedImage:
     """
-    Read a serialized message of one of the two types.
+    Read a serialized message of one of IMAGE_TYPES; those of VIDEO_TYPES become a CdrPacket.
 
     :raises ImageError: the bytes are not such a message.
     """
-    return parse_image(payload) if type_name == IMAGE else parse_compressed_image(payload)
+    if type_name == IMAGE:
+        return parse_image(payload)
+    if type_name == COMPRESSED_IMAGE:
+        return parse_compressed_image(payload)
+    reader = _Reader(payload)
+    # foxglove's messages begin with the fields of a header, without being one.
+    stamp_ns = reader.header()
+    if type_name == FOXGLOVE_RAW_IMAGE:
+        width, height = reader.uint32(), reader.uint32()
+        encoding, step = reader.string(), reader.uint32()
+        start, data = reader.last_bytes()
+        return CdrImage(payload, start, stamp_ns, height, width, encoding, 0, step, data)
+    if type_name == FFMPEG_PACKET:
+        reader.uint32(), reader.uint32()  # width and height
+        codec = reader.string()
+        reader.uint64()  # presentation time
+        reader.uint8(), reader.uint8()  # flags, byte order
+        start, data = reader.last_bytes()
+        return CdrPacket(payload, start, stamp_ns, codec, data)
+    start, data = reader.some_bytes()
+    tail, text = reader.tail_string()
+    kind = CdrPacket if type_name == FOXGLOVE_VIDEO else CdrCompressedImage
+    return kind(payload, start, stamp_ns, text, data, tail)
 
 
 def _spliced(payload: bytes, start: int, old_size: int, data: Buffer) -> bytes:
@@ -349,6 +394,23 @@ class _Reader:
     def string(self) -> str:
         data = bytes(self._bytes(self.uint32()))
         return data.rstrip(b'\0').decode('utf-8', 'replace')
+
+    def uint64(self) -> int:
+        return self._number('Q', 8)
+
+    def some_bytes(self) -> tuple[int, memoryview]:
+        """Read a sequence of bytes and return where it begins, too."""
+        size = self.uint32()
+        start = self._at
+        return start, self._bytes(size)
+
+    def tail_string(self) -> tuple[bytes, str]:
+        """Read the string that the message ends with, and return all of its bytes, too."""
+        size = self.uint32()
+        start = self._at - 4
+        self._at = start
+        text = self.string()
+        return self._payload[start : start + 4 + size], text
 
     def last_bytes(self, behind: int = 0) -> tuple[int, memoryview]:
         """Read the sequence of bytes that the message ends with, but for a few behind it."""

@@ -153,7 +153,7 @@ def test_pictures_in_other_types_are_refused(tmp_path, face_bgr, capsys, mode):
     assert run(source, tmp_path / 'out') == 1
 
     error = capsys.readouterr().err
-    assert '/front/ffmpeg (ffmpeg_image_transport_msgs/msg/FFMPEGPacket)' in error
+    assert '/front/ffmpeg (h264_msgs/msg/Packet)' in error
     assert ('/seen (my_msgs/msg/Seen)' in error) == (not mode)
     assert '; leave them out with --drop-topics, or, if they show no persons, copy them' in error
     assert '/markers' not in error

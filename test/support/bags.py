@@ -383,7 +383,7 @@ def stamps(records):
 
 
 ALL_NAMES = '/cam/image, /cam/image/compressed, /empty, /map, /odd'
-VIDEO = Spec('/front/ffmpeg', 'ffmpeg_image_transport_msgs/msg/FFMPEGPacket')
+VIDEO = Spec('/front/ffmpeg', 'h264_msgs/msg/Packet')
 NESTED = Spec(
     '/seen',
     'my_msgs/msg/Seen',

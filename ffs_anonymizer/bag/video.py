@@ -1,0 +1,72 @@
+"""H.264 and H.265 topics of a bag: decoded as they are read, encoded as they are written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ffs_anonymizer.frames.frame import Buffer, Frame
+from ffs_anonymizer.frames.message import black_like
+from ffs_anonymizer.frames.video_packets import codec_of, PacketDecoder, PacketEncoder, Picture
+from ffs_anonymizer.rosbag2.cdr import CdrPacket
+
+
+@dataclass(frozen=True)
+class VideoImage:
+    """
+    Hold a packet of a video and its picture.
+
+    Both sides of a topic keep their order by themselves: packets are read in order, and written
+    in order.
+
+    :param data: the picture's samples, of which the recipe makes others.
+    """
+
+    packet: CdrPacket
+    picture: Picture
+    encoder: PacketEncoder
+
+    @property
+    def stamp_ns(self) -> int:
+        """Return the packet's stamp; 0 means that the camera set none."""
+        return self.packet.stamp_ns
+
+    @property
+    def data(self) -> Buffer:
+        """Return the picture's samples."""
+        return self.picture.samples.data
+
+    def decode(self) -> Frame:
+        """Return the picture as the recipe takes it."""
+        return self.picture.samples.decode()
+
+    def with_data(self, data: Buffer) -> bytes:
+        """
+        Return the serialized message with a packet of other samples.
+
+        :raises ImageError: they cannot be encoded.
+        """
+        return self.packet.with_data(self.encoder.encode(self.picture, data))
+
+    def black(self) -> bytes:
+        """Return the serialized message with a black picture."""
+        return self.with_data(black_like(self.picture.samples))
+
+
+class Videos:
+    """Hold the decoder and the encoder of each topic."""
+
+    def __init__(self) -> None:
+        self._sides: dict[tuple[str, str], tuple[PacketDecoder, PacketEncoder]] = {}
+
+    def read(self, topic: str, packet: CdrPacket) -> VideoImage:
+        """
+        Return the picture of a topic's next packet.
+
+        :raises ImageError: it has none, or none yet; it is to be left out.
+        """
+        codec = codec_of(packet.format)
+        key = (topic, codec)
+        if key not in self._sides:
+            self._sides[key] = (PacketDecoder(codec), PacketEncoder(codec))
+        decoder, encoder = self._sides[key]
+        return VideoImage(packet, decoder.decode(packet.data), encoder)
