@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
+from ffs_anonymizer.anonymizer import Recipe
 from ffs_anonymizer.cli.program import main
+from ffs_anonymizer.frames.array import ArrayFrame
 from ffs_anonymizer.frames.video_packets import is_keyframe, PacketDecoder
-from ffs_anonymizer.regions.detector import Detector
+from ffs_anonymizer.networks import Networks
 from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 from numpy.typing import NDArray
@@ -87,22 +90,14 @@ def fields(item: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope='module')
-def detector() -> Any:
-    settings = Settings()
-    try:
-        from ffs_anonymizer.networks import Networks
-    except ImportError:
-        detector = Detector(settings)
-        return lambda image: detector.detect(image)
-    networks = Networks(settings.updated({'face.method': 'solid'}))
-    detectors = networks.of(settings.updated({'face.method': 'solid'}))[0]
-    from ffs_anonymizer.regions.detector import detect
-
-    return lambda image: detect(detectors, image, settings)
+def detector() -> Iterator[Recipe]:
+    settings = Settings().updated({'face.method': 'solid'})
+    with Networks(settings) as networks:
+        yield Recipe(networks, settings)
 
 
-def found(detect: Any, image: NDArray[np.uint8]) -> int:
-    return int((detect(image).scores > 0.5).sum())
+def found(detector: Recipe, image: NDArray[np.uint8]) -> int:
+    return int((detector.detect(ArrayFrame(image.copy())).scores > 0.5).sum())
 
 
 @pytest.mark.parametrize(
@@ -117,7 +112,7 @@ def found(detect: Any, image: NDArray[np.uint8]) -> int:
 def test_video_goes_round_and_no_face_is_left(
     tmp_path: Path,
     face_bgr: NDArray[np.uint8],
-    detector: Any,
+    detector: Recipe,
     name: str,
     codec: str,
     form: str,
@@ -195,7 +190,7 @@ def test_other_codec_is_refused_before_the_work(
 
 @pytest.mark.parametrize('name', [COMPRESSED, RAW])
 def test_images_of_foxglove(
-    tmp_path: Path, face_bgr: NDArray[np.uint8], detector: Any, name: str
+    tmp_path: Path, face_bgr: NDArray[np.uint8], detector: Recipe, name: str
 ) -> None:
     size_wh = (face_bgr.shape[1], face_bgr.shape[0])
     pictures = faces(face_bgr, 2)
