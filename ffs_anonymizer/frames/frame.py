@@ -20,9 +20,10 @@ _TO_BGR = {'rgb': cv2.COLOR_RGB2BGR, 'bgra': cv2.COLOR_BGRA2BGR, 'rgba': cv2.COL
 _MOST_HALF_CLEAR, _NEARLY = 0.05, 64
 _BRIGHT_QUANTILE = 0.999
 _SAMPLED_ROWS_COLUMNS = 256
-# Shadows are lifted where this share of the samples is darker than that part of white; of a
-# picture whose samples are spread evenly, a thirty-second is.
-_DARK_SHARE, _DARK_PART, _BLACK_PART = 0.04, 32, 4096
+# Shadows are lifted where this share of the samples is darker than that part of white (of a
+# picture whose samples are spread evenly, a thirty-second is), or where a smaller share is and
+# little lies between it and what is bright.
+_DARK_SHARE, _LONE_DARK_SHARE, _DARK_PART, _DIM_PART, _BLACK_PART = 0.04, 0.004, 32, 8, 4096
 _LIFTED_TO, _LIFTS = 0.33, range(2, 13, 2)
 
 
@@ -100,8 +101,12 @@ class Tone:
         rank = min(seen.size - 1, int(seen.size * _BRIGHT_QUANTILE))
         shift = max(0, int(np.partition(seen, rank)[rank]).bit_length() - 8)
         white = 256 << shift
-        dark = seen[(seen < white // _DARK_PART) & (seen > white // _BLACK_PART)]
-        if shift < 4 or dark.size < _DARK_SHARE * seen.size:
+        is_dim = (seen < white // _DIM_PART) & (seen > white // _BLACK_PART)
+        dim = seen[is_dim]
+        dark = dim[dim < white // _DARK_PART]
+        is_alone = 3 * dark.size > 2 * dim.size
+        least = (_LONE_DARK_SHARE if is_alone else _DARK_SHARE) * seen.size
+        if shift < 4 or dark.size < least:
             return cls(shift)
         middle = np.median(dark) / white
         lifts = (lift for lift in _LIFTS if _lifted(middle, lift) >= _LIFTED_TO)

@@ -335,6 +335,19 @@ def test_depth_is_refused(name):
         decode_compressed(compressed_message('.png', scene(), name=name))
 
 
+def test_depth_as_a_png_without_a_word_of_it_is_refused():
+    samples = np.full((64, 96), 900, np.uint16) + np.arange(96, dtype=np.uint16) * 3
+    samples[20:40, 30:50] = 0
+    msg = compressed_message('.png', samples)
+    with pytest.raises(ImageError, match='samples are distances'):
+        decode_compressed(msg)
+    samples[20:40, 30:50] = 800
+    msg = compressed_message('.png', samples)
+    decode_compressed(msg)
+    with pytest.raises(ImageError, match='16-bit grey on /depth/image'):
+        decode_compressed(msg, topic='/depth/image')
+
+
 @pytest.mark.parametrize('cut', [0.5, 0.97, 1.0])
 @pytest.mark.parametrize(
     ('extension', 'samples', 'options'),

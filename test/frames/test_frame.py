@@ -1,4 +1,4 @@
-from ffs_anonymizer.frames.frame import bgr_from, Tone, write_bgr
+from ffs_anonymizer.frames.frame import bgr_from, clear_alpha, Tone, write_bgr
 import numpy as np
 import pytest
 
@@ -63,3 +63,86 @@ def test_there_and_back(channels, bits):
     if bits == 16 and channels.endswith('a'):
         written[3] = 65535
     assert (samples[inside] == written).all()
+
+
+def backlit(share, level=1 / 64, size_wh=(256, 192)):
+    """Return a bright sky of 16 bits with a dark patch that has steps of brightness."""
+    width, height = size_wh
+    samples = np.full((height, width), 60000, np.uint16)
+    side = max(8, int((share * width * height) ** 0.5))
+    steps = np.linspace(0.5, 1.5, 8).repeat(side // 8 + 1)[:side]
+    samples[20 : 20 + side, 30 : 30 + side] = 60000 * level * steps
+    return samples, samples[20 : 20 + side, 30 : 30 + side]
+
+
+@pytest.mark.parametrize('share', [0.01, 0.05, 0.3])
+@pytest.mark.parametrize('level', [1 / 64, 1 / 256, 1 / 1024])
+def test_shadows_that_8_bits_do_not_resolve_are_lifted(share, level):
+    samples, dark = backlit(share, level)
+    tone = Tone.of(samples)
+    assert tone.lift
+    shown = tone.shown(dark).astype(int)
+    assert shown.min() >= 30
+    assert np.ptp(shown) >= 20
+    assert tone.shown(samples).max() >= 230
+    assert np.ptp(Tone(8).shown(dark)) <= 4
+
+
+@pytest.mark.parametrize(
+    'samples',
+    [
+        np.linspace(0, 65535, 64 * 64).reshape(64, 64),
+        np.random.default_rng(0).integers(0, 65536, (256, 256)),
+        255 * 257 * np.linspace(0, 1, 64 * 64).reshape(64, 64) ** 0.7,
+        backlit(0.0005, size_wh=(512, 384))[0],
+        np.full((64, 64), 65535),
+        np.zeros((64, 64)),
+    ],
+)
+def test_ordinary_pictures_stay_linear(samples):
+    assert Tone.of(samples.astype(np.uint16)).lift == 0
+
+
+@pytest.mark.parametrize('lift', [0, 2, 6, 12])
+@pytest.mark.parametrize('shift', [4, 8])
+def test_a_tone_leads_there_and_back(shift, lift):
+    tone = Tone(shift, lift)
+    shown = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    samples = tone.samples(shown)
+    assert (np.diff(samples.ravel().astype(int)) >= 0).all()
+    assert samples.max() < 256 << shift
+    # Where a step of the samples is more than one of what is shown, the way is not exact.
+    assert np.abs(tone.shown(samples).astype(int) - shown).max() <= (0 if lift < 6 else 20)
+
+
+def test_what_is_left_out_has_no_say_in_the_lift():
+    tones = set()
+    for inside in (0, 300, 60000):
+        samples, _ = backlit(0.3)
+        samples[100:150, 150:200] = inside
+        tones.add(Tone.of(samples, np.array([[150, 100, 200, 150]], np.int32)))
+    assert len(tones) == 1
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
+@pytest.mark.parametrize(
+    ('alpha', 'hides'),
+    [
+        (lambda y, x: np.ones_like(x), False),
+        (lambda y, x: np.zeros_like(x), False),
+        (lambda y, x: (x > 40).astype(float), False),
+        (lambda y, x: np.clip((x - 40) / 2, 0, 1), False),
+        (lambda y, x: x / x.max(), True),
+        (lambda y, x: 0.5 + 0 * x, True),
+        (lambda y, x: np.sin(x / 5) ** 2 * np.cos(y / 7) ** 2, True),
+    ],
+)
+def test_an_alpha_plane_that_may_be_a_picture_is_made_opaque(alpha, hides, dtype):
+    y, x = np.mgrid[:64, :96].astype(float)
+    top = np.iinfo(dtype).max
+    samples = np.full((64, 96, 4), 7, dtype)
+    samples[..., 3] = alpha(y, x) * top
+    before = samples.copy()
+    assert clear_alpha(samples) is hides
+    assert (samples[..., :3] == 7).all()
+    assert (samples[..., 3] == (top if hides else before[..., 3])).all()

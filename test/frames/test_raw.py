@@ -346,6 +346,72 @@ def test_is_depth(name, expected):
     assert is_depth(name) is expected
 
 
+@pytest.mark.parametrize(
+    ('topic', 'expected'),
+    [
+        ('/camera/depth/image_raw', True),
+        ('/camera/aligned_depth_to_color/image_raw', True),
+        ('/stereo/disparity', True),
+        ('/depth', True),
+        ('/camera/infra1/image_raw', False),
+        ('/in_depth_view', True),
+        ('/depthai/left/image_raw', False),
+        ('', False),
+    ],
+)
+def test_grey_of_16_bits_on_a_topic_of_depth(topic, expected):
+    assert is_depth('mono16', topic) is expected
+    assert is_depth('mono16; png compressed ', topic) is expected
+    assert not is_depth('rgb8', topic)
+    msg = noise_message('mono16', 8, 6)
+    if expected:
+        with pytest.raises(ImageError, match=f'16-bit grey on {topic}, expected a picture'):
+            decode_image(msg, topic=topic)
+    else:
+        decode_image(msg, topic=topic)
+
+
+def distances(nearest=400, has_holes=True, scale=1):
+    """Return what a sensor of distances measures: smooth surfaces, edges, and holes in them."""
+    y, x = np.mgrid[:120, :160]
+    samples = nearest + 3000 - 9 * y + 4 * x
+    samples[30:90, 50:90] = nearest + (y + x)[30:90, 50:90] // 7
+    if has_holes:
+        samples[30:90, 45:50] = 0
+        samples[100:104, 20:60] = 0
+    return (samples * scale).astype(np.uint16)
+
+
+@pytest.mark.parametrize('bigendian', [0, 1])
+@pytest.mark.parametrize('samples', [distances(), distances(1200), distances(300, scale=4)])
+def test_distances_are_known_by_their_samples(samples, bigendian):
+    data = samples.astype('>u2' if bigendian else '<u2').tobytes()
+    msg = raw_message('mono16', 160, 120, data=data, bigendian=bigendian)
+    with pytest.raises(ImageError, match='whose samples are distances, .*`copy_topics`'):
+        decode_image(msg)
+
+
+def pictures():
+    """Yield grey pictures of 16 bits."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:120, :160]
+    eight = (np.sin(x / 9) * np.cos(y / 7) * 140 + 90).clip(0, 255).astype(np.uint16)
+    yield eight << 8
+    yield eight * 257
+    yield eight << 4
+    fisheye = 4000 + 900 * np.sin(x / 9) + rng.normal(0, 30, x.shape)
+    yield np.where(np.hypot(x - 80, y - 60) < 55, fisheye, 0).astype(np.uint16)
+    yield np.abs(rng.normal(0, 400, x.shape)).astype(np.uint16)
+    yield distances(has_holes=False)
+    yield np.zeros_like(eight)
+    yield np.where(x > 80, 65535, 0).astype(np.uint16)
+
+
+@pytest.mark.parametrize('samples', [*pictures()])
+def test_pictures_are_not_taken_for_distances(samples):
+    decode_image(raw_message('mono16', 160, 120, data=samples.tobytes()))
+
+
 @pytest.mark.parametrize('encoding', ENCODINGS)
 def test_real_message(encoding):
     sensor_msgs = pytest.importorskip('sensor_msgs.msg')
