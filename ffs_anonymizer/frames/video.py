@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 import contextlib
 import dataclasses
@@ -15,6 +16,7 @@ from typing import Any, Union
 from ffs_anonymizer.errors import MediaError
 from ffs_anonymizer.frames.frame import Buffer
 from ffs_anonymizer.frames.message import black_like, decode_image, Frame
+from ffs_anonymizer.frames.upright import upright
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,6 +39,8 @@ _SPARE_STEPS = 1.5
 # Segment information and, in it, a duration of 4 or 8 bytes.
 _MATROSKA_LENGTH = re.compile(rb'\x15\x49\xa9\x66.{1,4096}?\x44\x89[\x84\x88]', re.DOTALL)
 _COLOURS = ('color_range', 'color_primaries', 'color_trc', 'colorspace')
+# What RGB becomes when it is converted to YUV: BT.601 with luma in 16..235.
+_FROM_RGB = {'color_range': 1, 'colorspace': 5}
 
 
 @dataclass(frozen=True)
@@ -92,13 +96,14 @@ class Shot:
             raise MediaError(f'the picture at {self.stamp_ns / 1e9:.3f} s cannot be decoded')
         return samples_of(self.picture, self.quarter_turns)
 
-    def decode(self) -> Frame:
+    def decode(self, rotation: int = 0) -> Frame:
         """
         Return the picture as the recipe takes it.
 
+        :param rotation: degrees clockwise that make it upright, beyond what the file says.
         :raises MediaError: the decoder gave no picture, or a damaged one.
         """
-        return self.samples.decode()
+        return upright(self.samples.decode(), rotation=rotation)
 
 
 class VideoSource:
@@ -106,7 +111,8 @@ class VideoSource:
     Read a video's pictures in the order in which they are shown.
 
     :param keep_audio: whether packets of sound come along.
-    :raises MediaError: it cannot be opened, or holds no video, or more than one.
+    :raises MediaError: it cannot be opened, or holds no video. Of several it is the one that
+        players show.
     """
 
     def __init__(self, path: Path, *, keep_audio: bool = False) -> None:
@@ -122,9 +128,11 @@ class VideoSource:
     def _open(self, keep_audio: bool) -> None:
         covers = av.stream.Disposition.attached_pic
         streams = [s for s in self._container.streams.video if not s.disposition & covers]
-        if len(streams) != 1:
-            raise MediaError(f'{self.path}: got {len(streams)} video streams, expected 1')
-        self.stream = streams[0]
+        if not streams:
+            raise MediaError(f'{self.path}: got no video stream, expected one')
+        default = av.stream.Disposition.default
+        self.stream = next((s for s in streams if s.disposition & default), streams[0])
+        self._left_out = len(streams) - 1
         self.stream.thread_type = 'AUTO'
         self.audio = list(self._container.streams.audio) if keep_audio else []
         # A damaged picture must not pass as a whole one.
@@ -140,6 +148,7 @@ class VideoSource:
         self.width, self.height, self.encoding = blank.width, blank.height, blank.encoding
         self.rate = self.stream.average_rate or Fraction(30)
         self.time_base: Fraction = self.stream.time_base
+        self.is_avi = self._container.format.name == 'avi'
         self._packets_read = 0
         self._last_dts = -1
         self._end_s = 0.0
@@ -172,6 +181,7 @@ class VideoSource:
                 yield from times.rest()
                 return
             self._note_end(packet)
+            times.note(packet)
             if packet.stream.index != self.stream.index:
                 if packet.stream.index in sound and packet.dts is not None:
                     yield packet
@@ -201,13 +211,24 @@ class VideoSource:
             end_s = float((packet.pts + (packet.duration or 0)) * packet.time_base)
             self._end_s = max(self._end_s, end_s)
 
+    @property
+    def colours(self) -> dict[str, int]:
+        """Return what says how the colours of `Shot.samples` look, by the names of FFmpeg."""
+        context = self.stream.codec_context
+        colours = {name: int(getattr(context, name)) for name in _COLOURS}
+        return {**colours, **_FROM_RGB} if av.VideoFormat(context.pix_fmt).is_rgb else colours
+
     def shortfall(self) -> str:
-        """Return how much less was read than the file's header announces; nothing: all of it."""
+        """Return how much less was read than the file holds or announces; nothing: all of it."""
+        tracks = f'{self._left_out} further video tracks are left out' * bool(self._left_out)
+        return '; '.join(filter(None, (tracks, self._missing())))
+
+    def _missing(self) -> str:
         kind = self._container.format.name
         missing = 0.0
         if 'mp4' in kind:
             missing = self.stream.frames - self._packets_read
-        elif kind == 'avi':
+        elif self.is_avi:
             # Pictures that were dropped on purpose are counted in it, and have a time.
             missing = self.stream.frames - (self._last_dts + 1)
             missing = missing if missing > _SPARE_STEPS else 0
@@ -271,8 +292,8 @@ class VideoTarget:
             aspect = source.stream.sample_aspect_ratio
             if aspect:
                 context.sample_aspect_ratio = 1 / aspect if source.quarter_turns % 2 else aspect
-            for name in _COLOURS:
-                setattr(context, name, getattr(source.stream.codec_context, name))
+            for name, value in source.colours.items():
+                setattr(context, name, value)
             self._sound = {
                 stream.index: self._container.add_stream_from_template(stream)
                 for stream in source.audio
@@ -312,8 +333,8 @@ class VideoTarget:
         frame.pts, frame.time_base = shot.pts, self._source.time_base
         if shot.duration:
             frame.duration = shot.duration
-        for name in _COLOURS:
-            setattr(frame, name, getattr(self._source.stream.codec_context, name))
+        for name, value in self._source.colours.items():
+            setattr(frame, name, value)
         return frame
 
     def finish(self) -> None:
@@ -329,11 +350,11 @@ class VideoTarget:
                 stream = written.streams.video[0]
                 # Once its file is closed, a stream tells nothing any more (PyAV 19).
                 tolerance = stream.time_base
-                found = sorted(
-                    packet.pts * stream.time_base
-                    for packet in written.demux(stream)
-                    if packet.pts is not None and packet.size
-                )
+                # In AVI, pictures are numbered as they lie; their times are a reader's guess.
+                name = 'dts' if written.format.name == 'avi' else 'pts'
+                packets = [packet for packet in written.demux(stream) if packet.size]
+                known = (getattr(packet, name) for packet in packets)
+                found = sorted(time * stream.time_base for time in known if time is not None)
         expected = [pts * self._source.time_base for pts in self._pts]
         if len(found) != len(expected) or any(
             abs((a - found[0]) - (b - expected[0])) > tolerance
@@ -376,9 +397,19 @@ class _Times:
         self._source = source
         self._last: int | None = None
         self._step = max(1, round(1 / (source.rate * source.time_base)))
-        # AVI keeps no times of pictures, only their order.
-        reordered = source.stream.codec_context.has_b_frames
-        self._by_count = bool(reordered) and source.path.suffix.lower() == '.avi'
+        # AVI keeps no times of pictures, only their order, and where some were dropped.
+        self._by_count = source.is_avi
+        self._slots: deque[int] = deque()
+        self._first_slot: int | None = None
+
+    def note(self, packet: Any) -> None:
+        """Take in where a packet lies: pictures are shown in places that were taken in order."""
+        slot = packet.dts
+        is_own = packet.stream.index == self._source.stream.index
+        if self._by_count and is_own and packet.size and slot is not None:
+            if self._first_slot is None:
+                self._first_slot = slot - (self._source.stream.start_time or 0)
+            self._slots.append(slot - self._first_slot)
 
     def shots(self, picture: Any) -> Iterator[Shot]:
         """Yield the lost pictures for which there is a gap before a picture, and then that."""
@@ -397,11 +428,15 @@ class _Times:
             yield self._shot(None, self._next())
 
     def _next(self) -> int:
+        if self._slots:
+            return self._slots[0]
         if self._last is None:
             return self._source.stream.start_time or 0
         return self._last + self._step
 
     def _shot(self, picture: Any, pts: int) -> Shot:
+        if self._slots:
+            self._slots.popleft()
         if self._last is not None and pts <= self._last:
             pts = self._last + 1
         self._last = pts
@@ -435,7 +470,8 @@ def samples_of(picture: Any, quarter_turns: int = 0) -> Samples:
         luma, u, v = (_plane(plane) for plane in picture.planes)
     else:
         full_range = picture.format.name.startswith('yuvj')
-        converted = picture.reformat(format='yuvj420p' if full_range else 'yuv420p')
+        limits = {'dst_color_range': 'MPEG'} if picture.format.is_rgb else {}
+        converted = picture.reformat(format='yuvj420p' if full_range else 'yuv420p', **limits)
         luma, u, v = (_plane(plane) for plane in converted.planes)
     if quarter_turns:
         luma, u, v = (np.rot90(plane, quarter_turns) for plane in (luma, u, v))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 import contextlib
+from functools import partial
 from typing import Any, TYPE_CHECKING
 
 from ffs_anonymizer.errors import AnonymizerError, MediaError
+from ffs_anonymizer.frames.message import rotation_of
 from ffs_anonymizer.frames.video import Shot, VideoSource, VideoTarget
 from ffs_anonymizer.jobs.job import as_found, raising
 from ffs_anonymizer.jobs.output import new_file
@@ -76,13 +78,14 @@ def anonymize_video(work: Work, file: MediaFile) -> None:
 
 def _tasks(source: VideoSource, work: Work, file: MediaFile) -> Iterator[Task[Any]]:
     frame_bytes = 8 * source.width * source.height
+    rotation = rotation_of(work.job.settings.rotation, *file.zone_names)
     clock_ns = 0
     for item in source:
         if not isinstance(item, Shot):
             yield Task(item, clock_ns=clock_ns, size_bytes=item.size)
             continue
         clock_ns = item.stamp_ns
-        decode: Callable[[], Frame] = item.decode
+        decode: Callable[[], Frame] = partial(item.decode, rotation)
         found = None
         if work.found is not None:
             try:

@@ -1,5 +1,6 @@
 """Test videos in, videos without faces out."""
 
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -149,12 +150,25 @@ def test_errors_of_ffmpeg_have_no_numbers(
     assert capsys.readouterr().err.endswith(told)
 
 
-def test_what_is_no_single_video_is_refused(
-    tmp_path: Path, face_bgr: NDArray[np.uint8], capsys: pytest.CaptureFixture[str]
+def test_of_two_video_tracks_one_is_left_out_and_told(
+    tmp_path: Path,
+    face_bgr: NDArray[np.uint8],
+    detector: Detector,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     write_video(tmp_path / 'in.mkv', face_bgr, streams=2)
-    assert media('-i', tmp_path / 'in.mkv', '-o', tmp_path / 'out.mkv') == 1
-    assert 'in.mkv: got 2 video streams, expected 1' in capsys.readouterr().err
+    assert media('-i', tmp_path / 'in.mkv', '-o', tmp_path / 'out.mkv', *BLUR) == 1
+    assert 'in.mkv: 1 further video tracks are left out' in capsys.readouterr().err
+    with av.open(str(tmp_path / 'out.mkv')) as container:
+        assert len(container.streams) == 1
+    shown = [image for _, image, _ in pictures(tmp_path / 'out.mkv')]
+    assert [faces(detector, image) for image in shown] == [0] * len(TIMES_MS)
+
+
+def test_boxes_are_for_images(
+    tmp_path: Path, face_bgr: NDArray[np.uint8], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_video(tmp_path / 'in.mkv', face_bgr)
     assert media('-i', tmp_path / 'in.mkv', '-o', tmp_path / 'o.mkv', '--boxes', tmp_path) == 1
     assert 'in.mkv: a video, for which there are no boxes' in capsys.readouterr().err
     assert files(tmp_path) == ['in.mkv']
@@ -187,3 +201,68 @@ def test_what_a_cut_video_holds_is_written_and_told(
     said = capsys.readouterr()
     assert 'a.mkv: ends early: its header says 0.533 s, what it holds ends at 0.' in said.err
     assert '1 of 1 files written' in said.out
+
+
+@pytest.mark.parametrize('codec', ['libx264rgb', 'ffv1'])
+def test_colours_of_rgb_are_right(codec: str, tmp_path: Path, face_bgr: NDArray[np.uint8]) -> None:
+    pixels = {'libx264rgb': 'rgb24', 'ffv1': 'bgr0'}[codec]
+    options = {'crf': '1'} if codec == 'libx264rgb' else {}
+    patches = np.full((96, 96, 3), (200, 40, 60), np.uint8)
+    patches[:, 32:64] = (30, 210, 120)
+    patches[:, 64:] = (128, 128, 128)
+    source = write_video(
+        tmp_path / 'a.mkv', patches, codec=codec, pixels=pixels, options=options, times_ms=(0,)
+    )
+    assert media('-i', source, '-o', tmp_path / 'b.mkv', '--crf', '2') == 0
+    with av.open(str(tmp_path / 'b.mkv')) as container:
+        frame = next(container.decode(video=0))
+        # No 0, which says that the planes are green, blue and red.
+        assert (frame.format.name, frame.colorspace, frame.color_range) == ('yuv420p', 5, 1)
+        shown = frame.to_ndarray(format='bgr24').astype(int)
+    for x in (16, 48, 80):
+        assert np.abs(shown[48, x] - patches[48, x]).max() <= 5
+
+
+def write_gaps(path: Path, image_bgr: NDArray[np.uint8], slots: list[int], bf: str) -> None:
+    """Write an AVI whose pictures lie in some of its slots."""
+    with av.open(str(path), 'w') as container:
+        video = container.add_stream('libx264', rate=25, options={'bf': bf})
+        video.height, video.width = image_bgr.shape[:2]
+        video.codec_context.time_base = Fraction(1, 25)
+        for i, slot in enumerate(slots):
+            frame = av.VideoFrame.from_ndarray(np.roll(image_bgr, 2 * i, axis=1), 'bgr24')
+            frame.pts, frame.time_base = slot, video.codec_context.time_base
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+
+
+@pytest.mark.parametrize('bf', ['0', '2'])
+def test_an_avi_with_dropped_frames_keeps_its_length(
+    bf: str, tmp_path: Path, face_bgr: NDArray[np.uint8]
+) -> None:
+    slots = [0, 1, 2, 3, 20, 21, 22, 40]
+    write_gaps(tmp_path / 'a.avi', face_bgr, slots, bf)
+    assert media('-i', tmp_path / 'a.avi', '-o', tmp_path / 'b.avi', *BLUR) == 0
+    lengths, places = [], []
+    for name in ('a.avi', 'b.avi'):
+        with av.open(str(tmp_path / name)) as container:
+            lengths.append(container.duration)
+            packets = [p.dts for p in container.demux(video=0) if p.size]
+            places.append([dts - packets[0] for dts in packets])
+    assert lengths[1] == lengths[0]
+    assert places[1] == places[0]
+
+
+def test_a_camera_that_hangs_on_its_side(
+    tmp_path: Path, face_bgr: NDArray[np.uint8], detector: Detector
+) -> None:
+    turned = np.ascontiguousarray(np.rot90(face_bgr))
+    source = write_video(tmp_path / 'a.mkv', turned, times_ms=(0, 33))
+    rotation = ('--set', 'rotation=["*.mkv 90"]', '--write-detections', tmp_path / 'found')
+    assert media('-i', source, '-o', tmp_path / 'b.mkv', *BLUR, *rotation) == 0
+    for _, image, _ in pictures(tmp_path / 'b.mkv'):
+        upright = np.ascontiguousarray(np.rot90(image, -1))
+        assert faces(detector, upright) == 0
+        assert np.abs(upright[:, :20].astype(int) - face_bgr[:, :20]).mean() < 12
+    height, width = face_bgr.shape[:2]
+    assert f'"size_wh": [{width}, {height}]' in (tmp_path / 'found').read_text('utf-8')
