@@ -95,7 +95,7 @@ class Backend(ABC):
             )
         for spec in self.inputs:
             spec.check(feeds[spec.name], of=str(self.path))
-        with self.turn():
+        with self.lock():
             results = self.infer_impl(feeds)
         for spec in self.outputs:
             spec.check(results[spec.name], of=str(self.path))
@@ -109,7 +109,7 @@ class Backend(ABC):
         """Return how to run it within the GPU's own memory, where it does run there."""
         return None
 
-    def turn(self) -> AbstractContextManager[object]:
+    def lock(self) -> AbstractContextManager[object]:
         """Return what a thread holds while it uses the network's memory; the same for all."""
         return nullcontext() if self.concurrent else self._lock
 

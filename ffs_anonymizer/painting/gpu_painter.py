@@ -98,7 +98,7 @@ class GpuPainter:
 
     def _patches(self, image_bgr: NDArray[np.uint8], job: Job) -> list[Patch]:
         start_s = time.perf_counter()
-        with self._generator.model.turn():
+        with self._generator.model.lock():
             # The next call, perhaps of another thread, writes where these lie.
             shown = [window.copy() for window in self._windows(image_bgr, job)]
         self._generator.took(len(job.squares_xys_px), start_s)
