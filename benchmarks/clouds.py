@@ -15,11 +15,13 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
-from ffs_anonymizer.anonymizer import Anonymizer
+from ffs_anonymizer.anonymizer import Recipe
 from ffs_anonymizer.clouds.cloud import decode_cloud
 from ffs_anonymizer.clouds.scene import Link, Scene
 from ffs_anonymizer.frames.message import decode
+from ffs_anonymizer.networks import Networks
 from ffs_anonymizer.settings.runtime import Settings
+from ffs_anonymizer.stream import Stream
 import numpy as np
 from support.clouds import (
     camera_info,
@@ -41,7 +43,8 @@ def main() -> None:
     parser.add_argument('--frames', type=int, default=60)
     parser.add_argument('--threads', type=int, default=2)
     args = parser.parse_args()
-    works = _works(Anonymizer(Settings().updated({'threads': args.threads})))
+    settings = Settings().updated({'threads': args.threads})
+    works = _works(Recipe(Networks(settings), settings))
     spent: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(args.frames):
         for name, work in works.items():
@@ -54,7 +57,7 @@ def main() -> None:
         print(f'{name:32} {median_ms:7.1f} ms  {median_ms / image_ms:5.2f} of the image')
 
 
-def _works(anonymizer: Anonymizer) -> dict[str, Callable[[], Any]]:
+def _works(recipe: Recipe) -> dict[str, Callable[[], Any]]:
     image, depth = head_scene(portrait(), FACE_XYXY_PX)
     picture = SimpleNamespace(
         width=640, height=480, encoding='bgr8', step=1920, is_bigendian=0, data=image.tobytes()
@@ -74,15 +77,15 @@ def _works(anonymizer: Anonymizer) -> dict[str, Callable[[], Any]]:
     )
     scene = Scene(max_gap_ms=100)
     scene.add_info('/camera/camera_info', camera_info())
-    done = anonymizer.anonymize(decode(picture), stream='image', stamp_ns=None)
+    done, _ = recipe.anonymize(decode(picture), Stream())
     scene.add_regions('/camera/image', STAMP_NS, (640, 480), done.regions.xyxy_px)
 
     def through_the_recipe(geometry: str) -> Any:
         frame = decode_cloud(cloud, geometry)
-        return anonymizer.anonymize(frame, stream='cloud', stamp_ns=None)
+        return recipe.anonymize(frame, Stream())[0]
 
     return {
-        'image': lambda: anonymizer.anonymize(decode(picture), stream='image', stamp_ns=None),
+        'image': lambda: recipe.anonymize(decode(picture), Stream())[0],
         'organized cloud, keep': lambda: through_the_recipe('keep'),
         'organized cloud, flatten': lambda: through_the_recipe('flatten'),
         'organized cloud, drop': lambda: through_the_recipe('drop'),

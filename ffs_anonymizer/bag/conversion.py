@@ -299,7 +299,8 @@ class _Conversion:
     def _cloud_task(self, message: Message, cloud: cdr.CdrPointCloud) -> Task[_Passing]:
         if not may_show_persons(cloud):
             return Task(message, clock_ns=message.log_ns, size_bytes=len(message.data))
-        return self._picture_task(message, cloud, partial(self._plan.sensors.decode, cloud))
+        decode_it = partial(self._plan.sensors.decode, cloud, message.topic.name)
+        return self._picture_task(message, cloud, decode_it)
 
     def _image_task(self, message: Message) -> Task[_Passing]:
         payload = bytes(message.data)

@@ -12,6 +12,7 @@ from ffs_anonymizer.clouds.cloud import blank_cloud, Cloud, decode_cloud
 from ffs_anonymizer.clouds.depth import blank_depth
 from ffs_anonymizer.clouds.scene import Link, Scene
 from ffs_anonymizer.errors import AnonymizerError
+from ffs_anonymizer.frames.message import rotation_of, turn_of
 from ffs_anonymizer.pipeline import Outcome
 from ffs_anonymizer.rosbag2 import cdr
 from ffs_anonymizer.rosbag2.reader import decompressed
@@ -66,13 +67,14 @@ class Sensors:
         links = self._clouds if type_name == cdr.POINT_CLOUD else self._depths
         return [link for link in links if link.fits(topic)]
 
-    def decode(self, cloud: cdr.CdrPointCloud) -> Frame:
+    def decode(self, cloud: cdr.CdrPointCloud, topic: str) -> Frame:
         """
         Return a cloud that is a picture of its own.
 
         :raises ImageError: it is none.
         """
-        return decode_cloud(cloud, self._settings.cloud.geometry)
+        rotation = rotation_of(self._settings.rotation, topic)
+        return decode_cloud(cloud, self._settings.cloud.geometry, rotation=rotation)
 
     def in_order(
         self, outcomes: Generator[Outcome[Any], None, None]
@@ -114,8 +116,9 @@ class Sensors:
         topic = message.topic
         if topic.name in self._images and outcome.data is not None:
             stamp_ns = item.image.stamp_ns or message.log_ns
-            regions = outcome.regions.xyxy_px
-            self._scene.add_regions(topic.name, stamp_ns, outcome.size_wh, regions)
+            turn = turn_of(item.image, rotation_of(self._settings.rotation, topic.name))
+            boxes = outcome.regions.xyxy_px
+            self._scene.add_regions(topic.name, stamp_ns, outcome.size_wh, boxes, turn)
         # What cannot be read is not known, and is missed where it is needed.
         with contextlib.suppress(AnonymizerError):
             if topic.type_name == cdr.CAMERA_INFO and topic.name in self._infos:

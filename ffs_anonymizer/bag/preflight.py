@@ -70,7 +70,7 @@ def _check_cloud(plan: BagPlan, message: Message) -> None:
     payload = decompressed(data) if plan.reader.messages_compressed else data
     cloud = cdr.parse_point_cloud(payload)
     if may_show_persons(cloud) and not links:
-        plan.sensors.decode(cloud)
+        plan.sensors.decode(cloud, message.topic.name)
 
 
 def _is_depth_image(message: Message, *, is_compressed: bool) -> bool:

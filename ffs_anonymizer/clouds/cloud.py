@@ -9,6 +9,7 @@ from ffs_anonymizer.clouds import surface
 from ffs_anonymizer.errors import ImageError
 from ffs_anonymizer.frames.frame import Buffer, Frame, Rect
 from ffs_anonymizer.frames.raw import as_buffer
+from ffs_anonymizer.frames.upright import upright
 import numpy as np
 from numpy.typing import NDArray
 
@@ -258,11 +259,12 @@ class CloudFrame(Frame):
         return np.asarray(spanned * factor[..., None])
 
 
-def decode_cloud(msg: Any, geometry: str) -> CloudFrame:
+def decode_cloud(msg: Any, geometry: str, *, rotation: int = 0) -> Frame:
     """
     Decode an organized sensor_msgs/PointCloud2 with colours, or anything with its fields.
 
     :param geometry: one of GEOMETRIES.
+    :param rotation: degrees clockwise that make the camera's picture upright.
     :raises ImageError: it is empty or not organized, has no colours, or its sizes do not go
         together.
     """
@@ -273,7 +275,7 @@ def decode_cloud(msg: Any, geometry: str) -> CloudFrame:
             f'{"with" if cloud.is_coloured else "without"} colours, expected rows and columns of '
             'coloured points; list the camera that sees the same in cloud.cameras'
         )
-    return CloudFrame(cloud, geometry)
+    return upright(CloudFrame(cloud, geometry), rotation=rotation)
 
 
 def blank_cloud(msg: Any) -> Buffer:

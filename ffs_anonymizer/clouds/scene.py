@@ -14,10 +14,12 @@ from ffs_anonymizer.clouds.cloud import Cloud
 from ffs_anonymizer.clouds.projection import CameraModel, Transforms, View
 from ffs_anonymizer.errors import ImageError, SettingsError
 from ffs_anonymizer.frames.frame import Buffer
+from ffs_anonymizer.frames.upright import Turn
 import numpy as np
 from numpy.typing import NDArray
 
 _MEMORY_NS = 10_000_000_000
+_UPRIGHT = Turn()
 _COMPRESSED = ('/compressed', '/compressedDepth')
 
 
@@ -113,9 +115,19 @@ class Scene:
         stamp_ns: int,
         size_wh: tuple[int, int],
         xyxy_px: NDArray[np.floating[Any]],
+        turn: Turn = _UPRIGHT,
     ) -> None:
-        """Remember the regions of a picture, (N, 4), right and bottom exclusive."""
-        one = Seen(stamp_ns, size_wh, np.asarray(xyxy_px, np.float64).reshape(-1, 4))
+        """
+        Remember the regions of a picture.
+
+        :param size_wh: of the upright picture.
+        :param xyxy_px: (N, 4) in it, right and bottom exclusive.
+        :param turn: how the camera's pixels became upright; lenses and depth know nothing of it.
+        """
+        boxes = np.asarray(xyxy_px, np.float64).reshape(-1, 4)
+        whole = np.concatenate([np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])], axis=1)
+        stored = turn.stored(whole.astype(np.int32), size_wh).astype(np.float64)
+        one = Seen(stamp_ns, size_wh[::-1] if turn.transpose else size_wh, stored)
         with self._lock:
             self._add_seen(self._seen.setdefault(image_topic, []), one)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from ffs_anonymizer.frames.compressed import black_compressed, decode_compressed
-from ffs_anonymizer.frames.containers import KINDS, MOST_LIVE_PIXELS, MOST_PIXELS, sniff
+from ffs_anonymizer.frames.containers import KINDS, MOST_LIVE_PIXELS, MOST_PIXELS, parse, sniff
 from ffs_anonymizer.frames.frame import Frame
 from ffs_anonymizer.frames.jpeg import jpeg_quality, jpeg_sampling
-from ffs_anonymizer.frames.raw import black_image, decode_image, ENCODINGS, is_depth
-from ffs_anonymizer.frames.upright import rotation_of
+from ffs_anonymizer.frames.raw import as_buffer, black_image, decode_image, ENCODINGS, is_depth
+from ffs_anonymizer.frames.upright import rotation_of, Turn
 
 __all__ = [
     'ENCODINGS',
@@ -17,6 +17,7 @@ __all__ = [
     'MOST_LIVE_PIXELS',
     'MOST_PIXELS',
     'Frame',
+    'Turn',
     'black_like',
     'decode',
     'decode_compressed',
@@ -26,6 +27,7 @@ __all__ = [
     'jpeg_sampling',
     'rotation_of',
     'sniff',
+    'turn_of',
 ]
 
 
@@ -42,6 +44,18 @@ def decode(
     """
     take = decode_image if hasattr(msg, 'encoding') else decode_compressed
     return take(msg, topic=topic, rotation=rotation, most_pixels=most_pixels)
+
+
+def turn_of(msg: Any, rotation: int = 0) -> Turn:
+    """
+    Return how the pixels of a message become the upright frame that `decode` returns.
+
+    :param rotation: degrees clockwise that make the camera's picture upright.
+    :raises ImageError: the message holds no picture.
+    """
+    if hasattr(msg, 'encoding'):
+        return Turn.of(1, rotation)
+    return Turn.of(parse(bytes(as_buffer(msg.data))).orientation, rotation)
 
 
 def black_like(msg: Any, size_wh: tuple[int, int] | None = None) -> bytes:

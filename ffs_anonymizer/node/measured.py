@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import time
 from typing import Any
 
 from ffs_anonymizer.anonymizer import Anonymized, Replaced
+from ffs_anonymizer.clouds.cloud import decode_cloud
 from ffs_anonymizer.clouds.scene import Scene
 from ffs_anonymizer.errors import ImageError
+from ffs_anonymizer.frames.message import Frame, rotation_of, turn_of
 from ffs_anonymizer.node.camera import Camera, Waiting
 from ffs_anonymizer.regions.detections import Regions
 from ffs_anonymizer.settings.runtime import Settings
@@ -22,12 +25,32 @@ class Measured:
     """
     Hide in clouds and depth images what the pictures of their cameras hide.
 
-    :param settings: cloud and depth, which do not change while the node runs.
+    :param settings: those of clouds, depth and rotation do not change while the node runs.
+    :param cameras: all of them.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, cameras: Sequence[Camera]) -> None:
         self._settings = settings
+        self._images = {link.image for camera in cameras for link in camera.links}
         self.scene = Scene(settings.cloud.max_gap_ms)
+
+    def learn(
+        self, camera: Camera, waiting: Waiting, size_wh: tuple[int, int], regions: Regions
+    ) -> None:
+        """Remember what was found in a picture, if anything is seen by its camera."""
+        if camera.topic in self._images:
+            turn = turn_of(waiting.message, rotation_of(self._settings.rotation, camera.topic))
+            boxes = regions.xyxy_px
+            self.scene.add_regions(camera.topic, stamp_ns(waiting), size_wh, boxes, turn)
+
+    def decode(self, camera: Camera, message: Any) -> Frame:
+        """
+        Return a cloud that is a picture of its own.
+
+        :raises ImageError: it is none.
+        """
+        rotation = rotation_of(self._settings.rotation, camera.topic)
+        return decode_cloud(message, self._settings.cloud.geometry, rotation=rotation)
 
     def is_due(self, camera: Camera) -> bool:
         """Return whether what waits next needs wait no longer."""

@@ -12,7 +12,6 @@ import time
 from typing import Any
 
 from ffs_anonymizer.anonymizer import Anonymized, Recipe, Request
-from ffs_anonymizer.clouds.cloud import decode_cloud
 from ffs_anonymizer.errors import AnonymizerError, ImageError
 from ffs_anonymizer.frames.message import decode, Frame, MOST_LIVE_PIXELS, rotation_of
 from ffs_anonymizer.networks import Networks
@@ -59,8 +58,7 @@ class Worker:
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         self._cameras = tuple(cameras)
-        self.measured = Measured(settings)
-        self._cloud_geometry = settings.cloud.geometry
+        self.measured = Measured(settings, cameras)
         self._waits_for_pictures = any(camera.links for camera in cameras)
         self._deliver = deliver
         self._report = report
@@ -225,9 +223,7 @@ class Worker:
                 if isinstance(result, AnonymizerError):
                     raise result
                 height, width = request.frame.image_bgr.shape[:2]
-                self.measured.scene.add_regions(
-                    camera.topic, stamp_ns(waiting), (width, height), result.regions.xyxy_px
-                )
+                self.measured.learn(camera, waiting, (width, height), result.regions)
                 self._finish(camera, waiting, result)
 
     def _finish(self, camera: Camera, waiting: Waiting, result: Anonymized) -> None:
@@ -241,7 +237,7 @@ class Worker:
         is_cloud = camera.kind == 'cloud'
         message = waiting.message
         frame = (
-            decode_cloud(message, self._cloud_geometry)
+            self.measured.decode(camera, message)
             if is_cloud
             else decode_live(message, camera.topic, recipe.settings)
         )

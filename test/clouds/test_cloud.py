@@ -211,6 +211,20 @@ def test_without_regions_the_bytes_are_the_source():
     assert decode_cloud(msg, 'flatten').encode(NO_RECTS) == msg.data
 
 
+@pytest.mark.parametrize('rotation', [90, 180, 270])
+def test_a_camera_that_hangs_turned(rotation):
+    msg = message()
+    frame = decode_cloud(msg, 'flatten', rotation=rotation)
+    expected = np.rot90(scene(), -rotation // 90)
+    assert (frame.image_bgr == expected).all()
+    mask = np.zeros((64, 96), bool)
+    mask[INSIDE] = True
+    upright = np.argwhere(np.rot90(mask, -rotation // 90))
+    (y0, x0), (y1, x1) = upright.min(0), upright.max(0) + 1
+    frame.image_bgr[y0:y1, x0:x1] = 128
+    assert bytes(frame.encode(np.array([[x0, y0, x1, y1]], np.int32))) == anonymized(msg).data
+
+
 @pytest.mark.parametrize('rects', [NO_RECTS, RECTS])
 def test_row_padding_does_not_pass(rects):
     msg = message(padding=5)

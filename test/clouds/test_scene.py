@@ -3,6 +3,7 @@ from types import SimpleNamespace
 from ffs_anonymizer.clouds.cloud import Cloud
 from ffs_anonymizer.clouds.scene import info_topic, Link, Scene
 from ffs_anonymizer.errors import ImageError, SettingsError
+from ffs_anonymizer.frames.upright import Turn
 import numpy as np
 import pytest
 from support.clouds import camera_info, cloud_message, header, points_from, transform
@@ -111,6 +112,20 @@ def test_the_nearest_picture_counts():
     for at_ms, expected in ((0, 1), (19, 1), (21, 0), (-21, 0), (130, 0)):
         _, count = known.hide_in_depth(depth_image(), LINKS, 'drop', 5 * S + at_ms * MS)
         assert count == expected, at_ms
+
+
+@pytest.mark.parametrize('rotation', [0, 90, 180, 270])
+def test_cameras_that_hang_turned(rotation):
+    turn = Turn.of(1, rotation)
+    width, height = (64, 96) if turn.transpose else (96, 64)
+    stored = np.zeros((64, 96, 3), np.uint8)
+    stored[20:50, 30:60] = 255
+    upright = np.argwhere(turn.apply(stored)[..., 0])
+    (y0, x0), (y1, x1) = upright.min(0), upright.max(0) + 1
+    known = Scene(max_gap_ms=100)
+    known.add_regions(IMAGE, 5 * S, (width, height), np.array([[x0, y0, x1, y1]]), turn)
+    data, _ = known.hide_in_depth(depth_image(), LINKS, 'flatten', 5 * S)
+    assert (np.frombuffer(data, '<u2') == 2000).all()
 
 
 def test_ready_once_a_later_picture_is_known():
