@@ -57,6 +57,7 @@ class Choice:
 
     :param rects_xyxy_px: (N, 4) int32, where each region covers completely.
     :param methods: (N,) int8, codes of methods.NAMES.
+    :param stream: its name; with a track it decides which face is drawn.
     :param warnings: what does not go as configured; the regions are covered all the same.
     """
 
@@ -64,6 +65,7 @@ class Choice:
     regions: Regions
     rects_xyxy_px: NDArray[np.int32]
     methods: NDArray[np.int8]
+    stream: str = ''
     warnings: tuple[str, ...] = ()
 
 
@@ -251,10 +253,13 @@ class Recipe:
         of_stream = zones.resolve(settings.mask_zones, settings.ignore_zones, names)
         return found.grown(tracker.region_scales(settings), size_wh) + of_stream.masks(size_wh)
 
-    def choose(self, frame: Frame, regions: Regions, drawn: Drawn) -> tuple[Choice, Drawn]:
+    def choose(
+        self, frame: Frame, regions: Regions, drawn: Drawn, *, stream: str = ''
+    ) -> tuple[Choice, Drawn]:
         """
         Decide what takes the place of each region of a frame.
 
+        :param stream: its name; with a track it decides which face is drawn.
         :returns: the choice, and what is remembered of the stream now.
         """
         height, width = frame.image_bgr.shape[:2]
@@ -271,7 +276,7 @@ class Recipe:
             costs=[generator.cost for generator in self._generators],
             before=drawn.levels,
         )
-        return Choice(frame, regions, rects, codes), Drawn(levels)
+        return Choice(frame, regions, rects, codes, stream), Drawn(levels)
 
     def replace(
         self, choices: Sequence[Choice], *, timings_ms: Timings | None = None
@@ -303,7 +308,7 @@ class Recipe:
             arrival_ns=request.arrival_ns,
             timings_ms=timings_ms,
         )
-        choice, drawn = self.choose(frame, regions, stream.drawn)
+        choice, drawn = self.choose(frame, regions, stream.drawn, stream=stream.names[0])
         if seen.jumped:
             choice = dataclasses.replace(choice, warnings=(seen.jumped,))
         return choice, dataclasses.replace(stream, seen=seen, drawn=drawn)
@@ -338,10 +343,12 @@ class Recipe:
             jobs.append(
                 job_of(
                     choice.frame.image_bgr,
+                    choice.regions,
                     choice.rects_xyxy_px,
                     choice.methods,
                     self.settings,
                     crop_scales=[generator.crop_scale for generator in self._generators],
+                    stream=choice.stream,
                 )
             )
         return self._painters.paint([choice.frame.image_bgr for choice in choices], jobs)

@@ -283,7 +283,7 @@ class _Run(Generic[_Item]):
                 frame, slot.frame = slot.frame, None
                 stream = slot.task.stream
                 drawn = self._drawn.get(stream, Drawn())
-                choice, drawn = self._recipe.choose(frame, slot.regions, drawn)
+                choice, drawn = self._recipe.choose(frame, slot.regions, drawn, stream=stream)
                 if slot.task.stamp_ns is not None:
                     self._drawn[stream] = drawn
                 choice = dataclasses.replace(choice, warnings=slot.warnings)

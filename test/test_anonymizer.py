@@ -1,10 +1,12 @@
 import contextlib
+from functools import partial
 import itertools
 import re
 from types import SimpleNamespace
 
 from ffs_anonymizer.anonymizer import Anonymized, Recipe, Request
 from ffs_anonymizer.errors import AnonymizerError, ImageError, ModelError, SettingsError
+from ffs_anonymizer.frames.array import ArrayFrame
 from ffs_anonymizer.frames.message import decode_image, ENCODINGS
 from ffs_anonymizer.networks import Networks
 from ffs_anonymizer.painting.budget import Cost
@@ -13,7 +15,7 @@ from ffs_anonymizer.settings.runtime import Settings
 from ffs_anonymizer.stream import JUMPED, Stream
 import numpy as np
 import pytest
-from support.onnx_models import save_failing_generator, save_generator
+from support.onnx_models import save_coded_generator, save_failing_generator, save_generator
 from support.recipes import Memory, with_settings
 
 WIDTH, HEIGHT = 96, 72
@@ -456,3 +458,73 @@ def test_a_frame_that_fails_takes_no_other_with_it(make, tmp_path, on_error):
         assert results[1].replaced.counts == {'blur': 1}
         assert '1 faces use the fallback: too bright' in results[1].replaced.warnings[0]
     assert recipe.anonymize_together([]) == []
+
+
+@pytest.fixture(scope='module')
+def coded(make, tmp_path_factory):
+    """Return what makes recipes whose generator takes latent and points."""
+    path = save_coded_generator(tmp_path_factory.mktemp('coded') / 'g.onnx')
+    return partial(
+        make,
+        face__method='generate',
+        generator__model_path=str(path),
+        generator__min_region_px=1,
+        tracker__max_gap_ms=400.0,
+    )
+
+
+def drawn(recipe, stream, stamp_ms, boxes, points=None):
+    """Return the colour of the first face, and the stream after it."""
+    image = np.full((HEIGHT, WIDTH, 3), 100, np.uint8)
+    found = Detections.of(boxes, np.ones(len(boxes)), FACE, points)
+    frame = ArrayFrame(image)
+    _, after = recipe.anonymize(frame, stream, stamp_ns=int(stamp_ms * 1e6), detections=found)
+    x0, y0, x1, y1 = boxes[0]
+    return frame.image_bgr[(y0 + y1) // 2, (x0 + x1) // 2].tolist(), after
+
+
+def test_a_track_keeps_its_face_and_others_have_others(coded):
+    recipe, box = coded(), (30, 20, 60, 55)
+    first, stream = drawn(recipe, Stream(('front',)), 0, [box])
+    second, _ = drawn(recipe, stream, 33, [box])
+    assert first == second
+    again, _ = drawn(coded(), Stream(('front',)), 0, [box])
+    assert again == first
+    other, _ = drawn(recipe, Stream(('rear',)), 0, [box])
+    assert other != first
+    seeded, _ = drawn(coded(generator__seed=1), Stream(('front',)), 0, [box])
+    assert seeded != first
+
+
+def test_points_pass_only_where_pose_allows_them(coded):
+    box = (30, 20, 60, 55)
+    here, there = (np.full((1, 5, 2), v, np.float32) for v in (25.0, 55.0))
+    without = [drawn(coded(), Stream(), 0, [box], points)[0] for points in (here, there, None)]
+    assert without[0] == without[1] == without[2]
+    allowed = coded(generator__pose=True)
+    posed = [drawn(allowed, Stream(), 0, [box], points)[0] for points in (here, there, None)]
+    assert posed[0] != posed[1]
+    assert posed[2] == without[0]
+
+
+def test_only_what_is_surely_a_face_is_drawn(coded):
+    recipe, box = coded(), (30, 20, 60, 55)
+    frame = ArrayFrame(np.full((HEIGHT, WIDTH, 3), 100, np.uint8))
+    stream = Stream(('front',))
+    for stamp_ms, score, expected in (
+        (0, 0.3, 'blur'),  # found, but hardly a face
+        (33, 0.6, 'generate'),
+        (66, 0.3, 'generate'),  # it was one before
+        (99, None, 'blur'),  # predicted: where the face is now is not sure
+    ):
+        boxes = [] if score is None else [box]
+        found = Detections.of(boxes, np.full(len(boxes), score or 0), FACE)
+        result, stream = recipe.anonymize(
+            frame, stream, stamp_ns=int(stamp_ms * 1e6), detections=found
+        )
+        assert result.replaced.counts == {expected: 1}, stamp_ms
+    everything = coded(face__generate_threshold=0.01)
+    found = Detections.of([box], np.full(1, 0.3), FACE)
+    assert everything.anonymize(frame, Stream(), detections=found)[0].replaced.counts == {
+        'generate': 1
+    }

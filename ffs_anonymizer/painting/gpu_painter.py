@@ -12,7 +12,7 @@ from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.painting.compiler import kernel_facts
 from ffs_anonymizer.painting.composite import Patch
 from ffs_anonymizer.painting.generator import Generator
-from ffs_anonymizer.painting.job import Job, pack, windows
+from ffs_anonymizer.painting.job import beside, Job, pack, windows
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,8 +34,7 @@ def painter_of(generator: Generator) -> GpuPainter | None:
     """
     model, size_px = generator.model, generator.size_px
     place = model.on_gpu()
-    # The kernels make condition and mask alone.
-    if place is None or len(model.inputs) != 2 or len(model.outputs) != 1:
+    if place is None or len(model.outputs) != 1:
         return None
     facts = kernel_facts(place.gpu.compute_capability)
     try:
@@ -81,6 +80,12 @@ class GpuPainter:
         self._shared: dict[str, Shared] = {}
         self._reserved: dict[str, tuple[Any, int]] = {}
         self._recorded: dict[int, Recorded] = {}
+        # What the generator takes beside the pictures, and the bytes of a row of it
+        self._beside = {
+            spec.name: 4 * int(np.prod(spec.shape[1:]))
+            for spec in generator.model.inputs
+            if spec.name in ('latent', 'points')
+        }
 
     def paint(
         self, images_bgr: Sequence[NDArray[np.uint8]], jobs: Sequence[Job]
@@ -116,7 +121,9 @@ class GpuPainter:
             self._put('pixels', pixels)
             out_bytes = _STATUS_BYTES + job.size_px * 3
             out = self._reserve('out', out_bytes)
-            self._paint(len(job.squares_xys_px))
+            batches = self._batches(len(job.squares_xys_px))
+            self._put_beside(job, sum(batches))
+            self._paint(batches)
             out.download(out_bytes)
             self._gpu.stream.synchronize()
             if out.host[:_STATUS_BYTES].any():
@@ -133,12 +140,25 @@ class GpuPainter:
                 memory.free()
             self._shared, self._reserved = {}, {}
 
-    def _paint(self, n: int) -> None:
-        """Put everything between the copies on the stream."""
+    def _batches(self, n: int) -> list[int]:
+        """Return the sizes of the runs that take N crops; the last may have some to spare."""
         largest = max(self._variants)
         batches = [largest] * (n // largest)
         if n % largest or not n:
             batches.append(min(batch for batch in self._variants if batch >= n % largest))
+        return batches
+
+    def _put_beside(self, job: Job, rows: int) -> None:
+        """Copy up which faces are drawn and where they go; zeros for the crops to spare."""
+        every = np.ones(len(job.squares_xys_px), np.bool_)
+        given = beside(job, every, self._size_px, self._generator.latent_length)
+        for name in self._beside:
+            padded = np.zeros((rows, *given[name].shape[1:]), np.float32)
+            padded[: len(every)] = given[name]
+            self._put(name, padded.reshape(-1).view(np.uint8))
+
+    def _paint(self, batches: list[int]) -> None:
+        """Put everything between the copies on the stream."""
         values = self._size_px**2
         self._reserve_device('condition', max(batches) * values * 12)
         self._reserve_device('mask', max(batches) * values * 4)
@@ -166,7 +186,10 @@ class GpuPainter:
                 grid, block, stream, frame, job, first, size, condition, mask
             )
             inpainted = faces + first * 3 * size * size * 4
-            self._variants[batch]({'condition': condition, 'mask': mask, 'inpainted': inpainted})
+            buffers = {'condition': condition, 'mask': mask, 'inpainted': inpainted}
+            for name, row_bytes in self._beside.items():
+                buffers[name] = self._shared[name].pointer + first * row_bytes
+            self._variants[batch](buffers)
             first += batch
         self._gpu.cuda.memset_d32_async(out, 0, 1, stream)
         self._paste.prepared_async_call(

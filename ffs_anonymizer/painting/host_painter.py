@@ -8,7 +8,7 @@ import cv2
 from ffs_anonymizer.painting import crops
 from ffs_anonymizer.painting.composite import Patch
 from ffs_anonymizer.painting.generator import Generator
-from ffs_anonymizer.painting.job import Job
+from ffs_anonymizer.painting.job import beside, Job
 import numpy as np
 from numpy.typing import NDArray
 
@@ -42,17 +42,28 @@ class HostPainter:
     ) -> Iterator[NDArray[np.uint8]]:
         """Yield the faces of one generator, in the order of the jobs and of their crops."""
         generator = self._generators[index]
-        cuts = [
-            crops.cut_squares(
-                image_bgr,
-                job.squares_xys_px[job.generators == index],
-                holes_xyxy_px=job.holes_xyxy_px,
-                size_px=generator.size_px,
+        cuts, latents, points = [], [], []
+        for image_bgr, job in zip(images_bgr, jobs, strict=True):
+            own = job.generators == index
+            if not own.any():
+                continue
+            cuts.append(
+                crops.cut_squares(
+                    image_bgr,
+                    job.squares_xys_px[own],
+                    holes_xyxy_px=job.holes_xyxy_px,
+                    size_px=generator.size_px,
+                )
             )
-            for image_bgr, job in zip(images_bgr, jobs, strict=True)
-            if np.any(job.generators == index)
-        ]
-        return iter(generator.generate(crops.joined(cuts)) if cuts else ())
+            given = beside(job, own, generator.size_px, generator.latent_length)
+            latents.append(given['latent'])
+            points.append(given['points'])
+        if not cuts:
+            return iter(())
+        faces = generator.generate(
+            crops.joined(cuts), latents=np.concatenate(latents), points_px=np.concatenate(points)
+        )
+        return iter(faces)
 
 
 def _patches(job: Job, faces: list[Iterator[NDArray[np.uint8]]]) -> list[Patch]:

@@ -7,6 +7,7 @@ import hashlib
 
 from ffs_anonymizer.backend import Tensors, TensorSpec
 from ffs_anonymizer.painting.crops import Crops, mean_points
+from ffs_anonymizer.regions.detections import Regions
 import numpy as np
 from numpy.typing import NDArray
 
@@ -67,15 +68,54 @@ def some_latents(count: int, length: int) -> NDArray[np.float32]:
     return np.random.default_rng(0).standard_normal((count, length), np.float32)
 
 
-def latent_of(seed: int, stream: str, track: int, length: int) -> NDArray[np.float32]:
+def latent_seeds(seed: int, stream: str, track_ids: NDArray[np.int64]) -> NDArray[np.uint64]:
     """
-    Return the latent of a track, (Z,) float32: the same seed, stream and track, the same face.
+    Return where the latent of each track begins: the same seed, stream and track, the same face.
 
     :param seed: of the run.
     :param stream: its name.
-    :param track: its number in the stream.
+    :param track_ids: (N,), numbers in the stream.
+    """
+    texts = (f'{seed}/{track}/{stream}'.encode() for track in track_ids.tolist())
+    digests = [hashlib.sha256(text).digest() for text in texts]
+    return np.array([int.from_bytes(d[:8], 'big') for d in digests], np.uint64)
+
+
+def latents_of(seeds: NDArray[np.uint64], length: int) -> NDArray[np.float32]:
+    """
+    Return the latents of seeds, (N, Z) float32, standard normal.
+
+    :param seeds: (N,), of latent_seeds().
     :param length: Z.
     """
-    digest = hashlib.sha256(f'{seed}/{track}/{stream}'.encode()).digest()
-    rng = np.random.default_rng(int.from_bytes(digest[:16], 'big'))
-    return rng.standard_normal(length, np.float32)
+    rows = [np.random.default_rng(seed).standard_normal(length, np.float32) for seed in seeds]
+    return np.stack(rows) if rows else np.empty((0, length), np.float32)
+
+
+def points_of(regions: Regions, *, pose: bool) -> NDArray[np.float32]:
+    """
+    Return where the eyes, the nose and the corners of the mouth of drawn faces go, (N, 5, 2).
+
+    :param regions: N regions, in pixels of the frame.
+    :param pose: their own points where the frame has some; else, and without, the mean places in
+        their boxes, which say nothing that the boxes do not.
+    """
+    points = mean_points(regions.ungrown_xyxy_px)
+    if pose:
+        known = np.isfinite(regions.points_px).all((1, 2))
+        points[known] = regions.points_px[known]
+    return points
+
+
+def in_crops(
+    points_px: NDArray[np.float32], squares_xys_px: NDArray[np.int32], size_px: int
+) -> NDArray[np.float32]:
+    """
+    Return points of the frame in pixels of crops, (N, 5, 2).
+
+    :param points_px: (N, 5, 2), in pixels of the frame.
+    :param squares_xys_px: (N, 3), left, top and side of each crop.
+    :param size_px: S.
+    """
+    scale = size_px / squares_xys_px[:, 2, None, None]
+    return np.asarray((points_px - squares_xys_px[:, None, :2]) * scale, np.float32)

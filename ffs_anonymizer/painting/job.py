@@ -9,7 +9,9 @@ from typing import Protocol
 from ffs_anonymizer.painting import composite, obscure
 from ffs_anonymizer.painting.composite import Patch
 from ffs_anonymizer.painting.crops import enclosing_squares
+from ffs_anonymizer.painting.inputs import in_crops, latent_seeds, latents_of, points_of
 from ffs_anonymizer.painting.methods import BLUR, GENERATE_SMALL, MOSAIC, SOLID
+from ffs_anonymizer.regions.detections import Regions
 from ffs_anonymizer.settings.runtime import ObscureSettings, Settings
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,8 @@ class Job:
 
     :param squares_xys_px: (N, 3) int32, left, top and side of each crop, as crops.cut takes them.
     :param generators: (N,) int8, the index of each crop's generator.
+    :param latent_seeds: (N,) uint64, where the latent of each crop's face begins.
+    :param points_px: (N, 5, 2) float32, where eyes, nose and mouth corners go, in the frame.
     :param holes_xyxy_px: (M, 4) int32, all that no crop may see.
     :param outer_xyxy_px: (P, 4) int32, where each patch is written, inside the frame.
     :param rect_xyxy_px: (P, 4) int32, where it covers completely, inside the former.
@@ -33,6 +37,8 @@ class Job:
 
     squares_xys_px: NDArray[np.int32]
     generators: NDArray[np.int8]
+    latent_seeds: NDArray[np.uint64]
+    points_px: NDArray[np.float32]
     holes_xyxy_px: NDArray[np.int32]
     outer_xyxy_px: NDArray[np.int32]
     rect_xyxy_px: NDArray[np.int32]
@@ -45,12 +51,15 @@ class Job:
         got: tuple[tuple[int, ...], ...] = (
             self.squares_xys_px.shape,
             self.generators.shape,
+            self.latent_seeds.shape,
+            self.points_px.shape,
             self.holes_xyxy_px.shape[1:],
             self.outer_xyxy_px.shape,
             self.rect_xyxy_px.shape,
             self.crop_index.shape,
         )
-        expected: tuple[tuple[int, ...], ...] = ((n, 3), (n,), (4,), (p, 4), (p, 4), (p,))
+        crops: tuple[tuple[int, ...], ...] = ((n, 3), (n,), (n,), (n, 5, 2))
+        expected = (*crops, (4,), (p, 4), (p, 4), (p,))
         if got != expected:
             raise ValueError(f'Job: got shapes {got}, expected {expected}')
         outer, rect = self.outer_xyxy_px, self.rect_xyxy_px
@@ -101,19 +110,23 @@ class Painter(Protocol):
 
 def job_of(
     image_bgr: NDArray[np.uint8],
+    regions: Regions,
     rects_xyxy_px: NDArray[np.int32],
     methods: NDArray[np.int8],
     settings: Settings,
     *,
     crop_scales: Sequence[float],
+    stream: str,
 ) -> Job:
     """
     Return what is to be painted into a frame.
 
     :param image_bgr: (H, W, 3) uint8, only read.
+    :param regions: N regions.
     :param rects_xyxy_px: (N, 4) int32, where each region covers completely.
     :param methods: (N,) int8, codes of methods.NAMES.
     :param crop_scales: of the generators, side of a crop over the longer side of its region.
+    :param stream: its name; with the track it decides which face is drawn.
     """
     height, width = image_bgr.shape[:2]
     drawn = np.nonzero(methods <= GENERATE_SMALL)[0]
@@ -136,6 +149,8 @@ def job_of(
     return Job(
         squares,
         methods[drawn],
+        latent_seeds(settings.generator.seed, stream, regions.track_ids[drawn]),
+        points_of(regions.take(drawn), pose=settings.generator.pose),
         rects_xyxy_px,
         np.array(outers, np.int32).reshape(-1, 4),
         rects_xyxy_px[order],
@@ -161,6 +176,23 @@ def _obscured(
     right, bottom = int(outer_xyxy_px[2] - x1), int(outer_xyxy_px[3] - y1)
     blurred = obscure.blur(region, settings.cells)
     return np.pad(blurred, ((top, bottom), (left, right), (0, 0)), mode='edge')
+
+
+def beside(
+    job: Job, which: NDArray[np.bool_], size_px: int, latent_length: int
+) -> dict[str, NDArray[np.float32]]:
+    """
+    Return what a generator takes beside the pictures of crops.
+
+    :param which: (N,) of the job's crops.
+    :param size_px: S.
+    :param latent_length: Z, 0 where it takes no latents.
+    :returns: latent (n, Z) and points (n, 5, 2), in pixels of the crops.
+    """
+    return {
+        'latent': latents_of(job.latent_seeds[which], latent_length),
+        'points': in_crops(job.points_px[which], job.squares_xys_px[which], size_px),
+    }
 
 
 def pack(job: Job, size_wh: tuple[int, int]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:

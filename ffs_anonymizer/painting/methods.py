@@ -37,7 +37,9 @@ def choose(
     other = fallbacks(regions.classes, settings)
     longer = (rects_xyxy_px[:, 2:] - rects_xyxy_px[:, :2]).max(axis=1)
     too_small = longer < settings.generator.min_region_px
-    methods = np.where((methods == GENERATE) & too_small, other, methods)
+    # A head on a traffic light is worse than a blurred one: only what is surely a face is drawn
+    sure = regions.detected & (regions.best_scores >= settings.face.generate_threshold)
+    methods = np.where((methods == GENERATE) & (too_small | ~sure), other, methods)
     drawn = np.nonzero(methods == GENERATE)[0]
     if not settings.budget_ms or not len(drawn):
         return methods, {}

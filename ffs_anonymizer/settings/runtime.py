@@ -54,6 +54,13 @@ class FaceSettings(ClassSettings):
     """Hold what is done with faces, which alone can be generated."""
 
     method: str = setting('generate', 'How a region is replaced.', choices=METHODS, live=True)
+    generate_threshold: float = setting(
+        0.45,
+        'Score that a face must have reached to be drawn by `generate`, and the frame must have '
+        'found it itself; else the fallback. It is covered from `threshold` on.',
+        bounds=(0.01, 1.0),
+        live=True,
+    )
     region_scale: float = _region_scale(1.45)
 
 
@@ -139,6 +146,19 @@ class GeneratorSettings:
         'stop',
         'When the generator fails: the frame has no image (stop), or its faces use the fallback.',
         choices=('stop', 'fallback'),
+        live=True,
+    )
+    seed: int = setting(
+        0,
+        'Decides which faces are drawn; with the same seed, stream and track, the same face.',
+        bounds=(0, 2**31 - 1),
+        live=True,
+    )
+    pose: bool = setting(
+        False,
+        'Let five points of each face through (eyes, nose, corners of the mouth), so that drawn '
+        'faces look where the others looked; without it mean points of the box, which say no more '
+        'than the box.',
         live=True,
     )
     max_batch: int = setting(

@@ -1,7 +1,15 @@
 from ffs_anonymizer.backend import TensorSpec
 from ffs_anonymizer.models.manifest import is_generator
 from ffs_anonymizer.painting.crops import Crops, mean_points
-from ffs_anonymizer.painting.inputs import feeds_of, latent_of, usual_points
+from ffs_anonymizer.painting.inputs import (
+    feeds_of,
+    in_crops,
+    latent_seeds,
+    latents_of,
+    points_of,
+    usual_points,
+)
+from ffs_anonymizer.regions.detections import Regions
 import numpy as np
 import pytest
 
@@ -35,14 +43,35 @@ def test_what_is_given_is_taken():
 
 
 def test_the_same_seed_stream_and_track_give_the_same_latent():
-    one = latent_of(1, 'front', 7, 64)
-    assert np.array_equal(one, latent_of(1, 'front', 7, 64))
-    for seed, stream, track in ((2, 'front', 7), (1, 'rear', 7), (1, 'front', 8)):
-        other = latent_of(seed, stream, track, 64)
-        assert abs(np.corrcoef(one, other)[0, 1]) < 0.5
-    many = np.stack([latent_of(0, '', track, 64) for track in range(200)])
-    assert abs(many.mean()) < 0.05
-    assert many.std() == pytest.approx(1, abs=0.05)
+    tracks = np.arange(200)
+    seeds = latent_seeds(1, 'front', tracks)
+    assert seeds.dtype == np.uint64
+    assert np.array_equal(seeds[:2], latent_seeds(1, 'front', tracks[:2]))
+    others = (latent_seeds(2, 'front', tracks), latent_seeds(1, 'rear', tracks))
+    assert len(set(np.concatenate([seeds, *others]).tolist())) == 600
+    latents = latents_of(seeds, 64)
+    assert latents.shape == (200, 64)
+    assert np.array_equal(latents[7], latents_of(seeds[7:8], 64)[0])
+    assert abs(latents.mean()) < 0.05
+    assert latents.std() == pytest.approx(1, abs=0.05)
+    assert latents_of(np.empty(0, np.uint64), 64).shape == (0, 64)
+
+
+def test_own_points_pass_only_where_pose_is_allowed_and_the_frame_has_some():
+    boxes = np.array([[0, 0, 100, 100], [100, 0, 200, 100]], np.float32)
+    own = np.full((2, 5, 2), np.nan, np.float32)
+    own[0] = 40
+    rows = [boxes, np.zeros(2, np.int8), *[np.ones(2, np.float32)] * 2, np.arange(2)]
+    regions = Regions(*rows, np.ones(2, np.bool_), own, boxes)
+    mean = mean_points(boxes)
+    assert np.array_equal(points_of(regions, pose=False), mean)
+    allowed = points_of(regions, pose=True)
+    assert (allowed[0] == 40).all()
+    assert np.array_equal(allowed[1], mean[1])
+    squares = np.array([[10, 20, 64], [90, 0, 128]], np.int32)
+    placed = in_crops(allowed, squares, 32)
+    assert placed[0, 0].tolist() == [15, 10]
+    assert placed[1] == pytest.approx((mean[1] - [90, 0]) / 4)
 
 
 def test_mean_points_follow_the_box_and_nothing_else():

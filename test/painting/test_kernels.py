@@ -37,6 +37,8 @@ def job_of(boxes, holes=(), *, crop_scale=1.7, feather=0.1, size_wh=(200, 150)):
     return Job(
         squares,
         np.zeros(len(squares), np.int8),
+        np.zeros(len(squares), np.uint64),
+        np.zeros((len(squares), 5, 2), np.float32),
         np.concatenate([boxes, rects(*holes)]),
         np.array(outers, np.int32).reshape(-1, 4),
         boxes[order],
@@ -177,8 +179,16 @@ def test_patches_with_pixels_keep_their_place_in_the_order(kernels, seed):
         if crop < 0:
             pixels.append(rng.integers(0, 256, (y1 - y0, x1 - x0, 3), np.uint8))
     index = np.array(index, np.int32)
+    beside = np.zeros(2, np.uint64), np.zeros((2, 5, 2), np.float32)
     job = Job(
-        squares, np.zeros(2, np.int8), rects(), rects(*outers), rects(*inner), index, tuple(pixels)
+        squares,
+        np.zeros(2, np.int8),
+        *beside,
+        rects(),
+        rects(*outers),
+        rects(*inner),
+        index,
+        tuple(pixels),
     )
     faces = rng.uniform(-1, 1, (2, 3, 32, 32)).astype(np.float32)
     parts, _ = paste(kernels, image, faces, job)
@@ -187,6 +197,7 @@ def test_patches_with_pixels_keep_their_place_in_the_order(kernels, seed):
     solid = Job(
         squares,
         np.zeros(2, np.int8),
+        *beside,
         rects(),
         rects(*outers),
         rects(*outers),

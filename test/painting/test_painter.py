@@ -14,7 +14,7 @@ from ffs_anonymizer.stream import Stream
 import numpy as np
 import pytest
 from support.host_kernels import compiled_for_the_host, GXX, KernelPainter
-from support.onnx_models import save_failing_generator, save_generator
+from support.onnx_models import save_coded_generator, save_failing_generator, save_generator
 from support.recipes import with_settings
 
 SIZE_PX = 32
@@ -102,6 +102,18 @@ def test_a_painter_does_what_the_stages_do(both, boxes, feather):
     assert first.replaced.counts == second.replaced.counts
     assert np.abs(got.astype(int) - want).max() <= 3
     assert np.abs(got.astype(int) - want).mean() < 0.05
+
+
+@pytest.mark.parametrize('boxes', BOXES)
+def test_a_painter_draws_the_same_faces_where_they_have_latent_and_points(both, tmp_path, boxes):
+    path = save_coded_generator(tmp_path / 'coded.onnx', size_px=SIZE_PX)
+    plain, painted = both(**{'generator.model_path': str(path)})
+    want, _ = run(plain, picture(), detections(boxes))
+    got, _ = run(painted, picture(), detections(boxes))
+    assert len(painted._painters.devices[0].jobs) == 1
+    assert np.abs(got.astype(int) - want).max() <= 3
+    other, _ = run(with_settings(plain, generator__seed=5), picture(), detections(boxes))
+    assert np.abs(other.astype(int) - want).max() > 3
 
 
 @pytest.mark.parametrize('boxes', BOXES)

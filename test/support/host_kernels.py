@@ -11,7 +11,7 @@ from ffs_anonymizer.backend import Backend
 from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.painting.compiler import FOLDER
 from ffs_anonymizer.painting.composite import Patch
-from ffs_anonymizer.painting.job import Job, pack, windows
+from ffs_anonymizer.painting.job import beside, Job, pack, windows
 import numpy as np
 
 GXX = shutil.which('g++')
@@ -70,7 +70,12 @@ class KernelPainter:
         self.jobs.append(job)
         image_bgr = np.ascontiguousarray(image_bgr)
         condition, mask = cut(self.kernels, image_bgr, job, size_px=self.size_px)
-        faces = self.model.infer({'condition': condition, 'mask': mask})['inpainted']
+        feeds = {'condition': condition, 'mask': mask}
+        lengths = {spec.name: spec.shape[-1] for spec in self.model.inputs}
+        every = np.ones(len(condition), np.bool_)
+        given = beside(job, every, self.size_px, lengths.get('latent', 0))
+        feeds.update({name: given[name] for name in given.keys() & lengths.keys()})
+        faces = self.model.infer(feeds)['inpainted']
         if faces.shape != condition.shape:
             raise ModelError(f'{self.model.path}: got faces of shape {faces.shape}')
         parts, good = paste(self.kernels, image_bgr, np.ascontiguousarray(faces), job)

@@ -51,6 +51,34 @@ def save_generator(path: Path, *, size_px: int = 32, seed: int = 0, scale: float
     )
 
 
+def save_coded_generator(path: Path, *, size_px: int = 32, length: int = 8) -> Path:
+    """Write one that takes latent and points, too; each moves the colour of the whole face."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node('Gemm', ['latent', 'which_w'], ['which']),
+        helper.make_node('Flatten', ['points'], ['flat']),
+        helper.make_node('Gemm', ['flat', 'where_w'], ['where']),
+        helper.make_node('Add', ['which', 'where'], ['moved']),
+        helper.make_node('Tanh', ['moved'], ['colour']),
+        helper.make_node('Reshape', ['colour', 'shape'], ['spread']),
+        helper.make_node('Mul', ['condition', 'mask'], ['kept']),
+        helper.make_node('ReduceMean', ['kept'], ['mean'], axes=[2, 3]),
+        helper.make_node('Add', ['mean', 'spread'], ['both']),
+        helper.make_node('Mul', ['condition', 'none'], ['zeros']),
+        helper.make_node('Add', ['zeros', 'both'], ['inpainted']),
+    ]
+    weights = {
+        'which_w': rng.normal(0, 0.2, (length, 3)).astype(np.float32),
+        'where_w': rng.normal(0, 0.01, (10, 3)).astype(np.float32),
+        'shape': np.array([-1, 3, 1, 1]),
+        'none': np.float32(0),
+    }
+    square = [size_px, size_px]
+    inputs = {'condition': ['N', 3, *square], 'mask': ['N', 1, *square]}
+    inputs |= {'latent': ['N', length], 'points': ['N', 5, 2]}
+    return save_network(path, nodes, inputs, {'inpainted': ['N', 3, *square]}, weights)
+
+
 def save_wrongly_shaped_generator(path: Path, *, size_px: int = 32) -> Path:
     """Write one whose output is half as large as it should be, which its description hides."""
     nodes = [
