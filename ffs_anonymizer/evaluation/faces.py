@@ -122,7 +122,7 @@ def anonymize(photos: Sequence[Photo], settings: Settings) -> list[NDArray[np.ui
             frame = ArrayFrame(photo.image_bgr)
             ones = np.ones(len(photo.boxes_xyxy_px), np.float32)
             found = Detections.of(photo.boxes_xyxy_px, ones, FACE)
-            recipe.anonymize(frame, Stream(), detections=found)
+            recipe.anonymize(frame, Stream((photo.path.name,)), detections=found)
             results.append(frame.image_bgr)
         return results
 

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ffs_anonymizer.anonymizer import Recipe
 from ffs_anonymizer.errors import MediaError
-from ffs_anonymizer.evaluation.faces import Judges
+from ffs_anonymizer.evaluation.faces import Judges, ORIGINAL
+from ffs_anonymizer.frames.array import ArrayFrame
 from ffs_anonymizer.frames.video import Shot, VideoSource
+from ffs_anonymizer.networks import Networks
 from ffs_anonymizer.painting.composite import cover
 from ffs_anonymizer.regions.boxes import iou
+from ffs_anonymizer.settings.runtime import Settings
+from ffs_anonymizer.stream import Stream
 import numpy as np
 from numpy.typing import NDArray
 
 MOST_FRAMES = 300
 SAME_TRACK_IOU = 0.3
 LEAST_FACES = 5
+FRAME_NS = 33_000_000
+COLUMNS = ('frames', 'faces', 'change', 'flicker', 'steadiness')
 
 
 @dataclass(frozen=True)
@@ -136,3 +143,72 @@ def steadiness(
             mean = rows.mean(0)
             cosines.append(float((rows @ (mean / np.linalg.norm(mean))).mean()))
     return float(np.mean(cosines)) if cosines else None
+
+
+def anonymize(film: Film, settings: Settings) -> list[NDArray[np.uint8]]:
+    """
+    Return the frames as the product hands them out, one after the other.
+
+    :param film: its faces are found by the recipe itself.
+    :param settings: the method above all.
+    """
+    with Networks(settings) as networks:
+        recipe, stream, frames = Recipe(networks, settings), Stream((film.path.name,)), []
+        for i, image_bgr in enumerate(film.frames_bgr):
+            frame = ArrayFrame(image_bgr)
+            _, stream = recipe.anonymize(frame, stream, stamp_ns=i * FRAME_NS)
+            frames.append(frame.image_bgr)
+        return frames
+
+
+def evaluate(
+    films: Sequence[Film],
+    settings_by_method: Mapping[str, Settings],
+    judges: Judges,
+    *,
+    progress: Callable[[Sequence[str]], Iterator[str]] = iter,
+) -> dict[str, dict[str, float | None]]:
+    """
+    Return the metrics of each method as means over films, the originals first.
+
+    :param films: what to judge on.
+    :param settings_by_method: method to the settings of the recipe.
+    :param judges: who judges.
+    :param progress: wraps the names, for a progress bar.
+    """
+    usual = next(iter(settings_by_method.values()), Settings())
+    results: dict[str, dict[str, float | None]] = {}
+    still: list[float] = []
+    for name in progress([ORIGINAL, *settings_by_method]):
+        changes, steady = [], []
+        for film in films:
+            shown = (
+                list(film.frames_bgr)
+                if name == ORIGINAL
+                else anonymize(film, settings_by_method[name])
+            )
+            changes.append(change(film, shown, usual.face.region_scale))
+            cosine = steadiness(film, shown, judges)
+            steady += [] if cosine is None else [cosine]
+        still = still or changes
+        results[name] = {
+            'frames': float(sum(len(film.frames_bgr) for film in films)),
+            'faces': float(sum(len(boxes) for film in films for boxes in film.boxes_xyxy_px)),
+            'change': float(np.mean(changes)),
+            'flicker': float(np.mean(np.array(changes) - still)),
+            'steadiness': float(np.mean(steady)) if steady else None,
+        }
+    return results
+
+
+def to_markdown(results: Mapping[str, Mapping[str, float | None]]) -> str:
+    """
+    Return the table of results in Markdown.
+
+    :param results: what evaluate() returned.
+    """
+    lines = [f'| method | {" | ".join(COLUMNS)} |', '|---' * (len(COLUMNS) + 1) + '|']
+    for name, values in results.items():
+        cells = ['-' if (value := values[c]) is None else f'{value:.4g}' for c in COLUMNS]
+        lines.append(f'| {name} | {" | ".join(cells)} |')
+    return '\n'.join(lines) + '\n'

@@ -12,6 +12,9 @@ from typing import Any, TYPE_CHECKING, TypeVar
 from ffs_anonymizer.errors import MediaError, ModelError, SettingsError
 
 if TYPE_CHECKING:
+    from ffs_anonymizer.evaluation.faces import Judges
+    from ffs_anonymizer.settings.runtime import Settings
+
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 INSTALL = "pip install 'ffs_anonymizer[train]'"
@@ -291,6 +294,11 @@ def add_evaluate_parser(subparsers: Subparsers) -> None:
     add_task(parser)
     parser.add_argument('-i', '--input', type=Path, required=True, help='photos, or one photo')
     parser.add_argument(
+        '--video',
+        action='store_true',
+        help='the input is a film or a folder of films: how still and how steady are the faces',
+    )
+    parser.add_argument(
         '--boxes', type=Path, help='CSV or folder of .txt files with the faces; else detected'
     )
     parser.add_argument(
@@ -376,6 +384,8 @@ def run_evaluate(args: argparse.Namespace) -> int:
     finder = None if args.landmarks_model is None else LandmarkFinder(args.landmarks_model)
     recognizer = None if args.recognizer is None else Recognizer(args.recognizer)
     judges = evaluation.Judges(FaceDetector(args.judge_detector), finder, recognizer)
+    if args.video:
+        return judge_films(args, by_method, judges)
     photos = evaluation.load_photos(args.input, args.boxes, judges.detector)
     others = {}
     for text in args.compare:
@@ -398,6 +408,23 @@ def run_evaluate(args: argparse.Namespace) -> int:
     told += [] if judges.recognizer is None else [f'recognizer {judges.recognizer.name}']
     print(', '.join(told))
     print(evaluation.to_markdown(results), end='')
+    if args.json is not None:
+        write_json(args.json, results)
+    return 0
+
+
+def judge_films(args: argparse.Namespace, by_method: dict[str, Settings], judges: Judges) -> int:
+    """Judge the methods on films."""
+    from ffs_anonymizer.evaluation import films
+
+    if args.boxes is not None or args.compare or args.sheet is not None:
+        raise SettingsError('--video: got --boxes, --compare or --sheet, which are for photos')
+    paths = [args.input] if args.input.is_file() else sorted(args.input.glob('*'))
+    if not paths:
+        raise MediaError(f'{args.input}: got no film, expected one or a folder of some')
+    found = [films.load_film(path, judges) for path in with_bar(paths)]
+    results = films.evaluate(found, by_method, judges, progress=with_bar)
+    print(films.to_markdown(results), end='')
     if args.json is not None:
         write_json(args.json, results)
     return 0

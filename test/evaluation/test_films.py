@@ -1,7 +1,19 @@
 from pathlib import Path
 
-from ffs_anonymizer.evaluation.films import change, Film, follow, steadiness
-from ffs_anonymizer.evaluation.judges import ALIGNED_POINTS_PX
+import av
+from ffs_anonymizer.errors import ModelError
+from ffs_anonymizer.evaluation.faces import Judges
+from ffs_anonymizer.evaluation.films import (
+    change,
+    evaluate,
+    Film,
+    follow,
+    load_film,
+    steadiness,
+    to_markdown,
+)
+from ffs_anonymizer.evaluation.judges import ALIGNED_POINTS_PX, FaceDetector
+from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 import pytest
 
@@ -75,3 +87,28 @@ def test_steadiness_is_one_for_one_face_and_less_for_many():
     assert steadiness(film(same), same, Both()) == pytest.approx(1.0)
     assert steadiness(film(same), other, Both()) == pytest.approx(3**-0.5)
     assert steadiness(film(same[:4]), same[:4], Both()) is None
+
+
+def test_a_blurred_film_is_as_still_as_the_original(face_bgr, tmp_path):
+    path = tmp_path / 'film.mkv'
+    with av.open(str(path), 'w') as out:
+        stream = out.add_stream('ffv1', rate=30)
+        stream.height, stream.width = face_bgr.shape[:2]
+        stream.pix_fmt = 'bgr0'
+        for _ in range(6):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(face_bgr), format='bgr24')
+            for packet in stream.encode(frame.reformat(format='bgr0')):
+                out.mux(packet)
+        for packet in stream.encode():
+            out.mux(packet)
+    try:
+        judges = Judges(FaceDetector())
+    except ModelError as error:
+        pytest.skip(str(error))
+    one = load_film(path, judges)
+    assert len(one.frames_bgr) == 6
+    assert [len(boxes) for boxes in one.boxes_xyxy_px] == [1] * 6
+    blur = Settings().updated({'face.method': 'blur'})
+    results = evaluate([one], {'blur': blur}, judges)
+    assert results['original']['flicker'] == results['blur']['flicker'] == 0.0
+    assert '| blur | 6 | 6 | 0 | 0 | - |' in to_markdown(results)
