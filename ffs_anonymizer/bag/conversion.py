@@ -20,6 +20,7 @@ from ffs_anonymizer.bag.selection import Action, depth_error, is_picture, pictur
 from ffs_anonymizer.bag.video import VideoImage, Videos
 from ffs_anonymizer.errors import AnonymizerError, BagError, ImageError
 from ffs_anonymizer.frames.message import black_like, decode, is_depth, MOST_PIXELS, rotation_of
+from ffs_anonymizer.jobs.earlier import Earlier, earlier_of, refuse_reuse
 from ffs_anonymizer.jobs.job import (
     as_found,
     nobody,
@@ -34,7 +35,7 @@ from ffs_anonymizer.jobs.output import new_folder, record_of, sync
 from ffs_anonymizer.jobs.record import FORMAT, summary_of, write_record
 from ffs_anonymizer.jobs.report import counted, progress_bar, Report
 from ffs_anonymizer.pipeline import anonymize_all, Outcome, Task
-from ffs_anonymizer.regions.detections_file import DetectionsReader, DetectionsWriter
+from ffs_anonymizer.regions.detections_file import DetectionsReader, DetectionsWriter, Found
 from ffs_anonymizer.rosbag2 import cdr
 from ffs_anonymizer.rosbag2.prefetch import read_ahead
 from ffs_anonymizer.rosbag2.reader import BagReader, decompressed
@@ -65,7 +66,17 @@ class _Picture:
     stamp_ns: int
 
 
-_Passing = Union[Item, _Picture, Measured]
+@dataclass(frozen=True)
+class _Kept:
+    """Hold an image message whose earlier output stands."""
+
+    message: Message
+    payload: bytes
+    stamp_ns: int
+    known: Found
+
+
+_Passing = Union[Item, _Picture, _Kept, Measured]
 
 
 def run(
@@ -88,14 +99,17 @@ def run(
         return Report()
     plan = plan or BagPlan(job)
     refuse_outputs(job, [job.target, record_of(job.target)])
+    if plan.waits_for_cameras:
+        refuse_reuse(job, 'clouds and depth images follow what their cameras saw')
     check_first_images(plan)
     report = Report()
     with contextlib.ExitStack() as stack:
         recipe = stack.enter_context(opened(job.settings, report, tell)) if plan.chosen else None
         found = stack.enter_context(read_list(job, map(plan.label, plan.chosen)))
+        earlier = stack.enter_context(earlier_of(job))
         lines = stack.enter_context(written_list(job))
         folder = stack.enter_context(new_folder(job.target))
-        conversion = _Conversion(plan, folder, report, found, lines)
+        conversion = _Conversion(plan, folder, report, found, earlier, lines)
         conversion.write(recipe, shows_progress=shows_progress)
         if recipe is not None:
             (folder / SETTINGS_FILE).write_text(to_yaml(job.settings), encoding='utf-8')
@@ -112,6 +126,7 @@ class _Conversion:
 
     :param folder: exists and is empty.
     :param found: list of what was found before.
+    :param earlier: output whose frames are taken over.
     :param lines: takes what is found.
     """
 
@@ -121,8 +136,10 @@ class _Conversion:
         folder: Path,
         report: Report,
         found: DetectionsReader | None,
+        earlier: Earlier | None,
         lines: DetectionsWriter | None,
     ) -> None:
+        self._earlier = earlier
         self._plan = plan
         self._job = plan.job
         self._reader = plan.reader
@@ -340,6 +357,10 @@ class _Conversion:
                 found, decode_image = known.regions, as_found(known, decode_image)
             except AnonymizerError as error:
                 decode_image = raising(error)
+            else:
+                kept = self._kept(message, stamp_ns, known)
+                if kept is not None:
+                    return Task(kept, clock_ns=message.log_ns, size_bytes=len(kept.payload))
         return Task(
             _Picture(message, image, stamp_ns),
             decode_image,
@@ -349,6 +370,16 @@ class _Conversion:
             size_bytes=len(message.data),
             found=found,
         )
+
+    def _kept(self, message: Message, stamp_ns: int, known: Found) -> _Kept | None:
+        if self._earlier is None:
+            return None
+        name, log_ns = message.topic.name, message.log_ns
+        label = self._label(message.topic)
+        if not self._earlier.holds(known, label, stamp_ns=stamp_ns, log_ns=log_ns):
+            self._earlier.pass_over(name, log_ns)
+            return None
+        return _Kept(message, self._earlier.payload(name, log_ns), stamp_ns, known)
 
     def _label(self, topic: Topic) -> str:
         return self._plan.label((topic.name, topic.type_name))
@@ -367,6 +398,8 @@ class _Conversion:
                     regions=outcome.regions,
                     error='' if outcome.error is None else str(outcome.error),
                 )
+        elif isinstance(item, _Kept):
+            self._write_kept(writer, item)
         elif isinstance(item, Measured):
             self._write_measured(writer, item)
         elif isinstance(item, Message):
@@ -409,6 +442,20 @@ class _Conversion:
             writer.add_message(message, message.data, is_compressed=is_compressed)
         else:
             writer.add_message(message, image.with_data(outcome.data), is_compressed=False)
+
+    def _write_kept(self, writer: BagWriter, kept: _Kept) -> None:
+        message, known = kept.message, kept.known
+        label = self._label(message.topic)
+        self._report.count_kept(label, known.regions)
+        writer.add_message(message, kept.payload, is_compressed=False)
+        if self._lines is not None:
+            self._lines.add(
+                label,
+                stamp_ns=kept.stamp_ns,
+                log_ns=message.log_ns,
+                size_wh=known.size_wh,
+                regions=known.regions,
+            )
 
     def _write_measured(self, writer: BagWriter, measured: Measured) -> None:
         message = measured.message

@@ -53,6 +53,19 @@ def add_file_options(
         help='go by such a list, which may have been edited: nothing is searched or tracked anew',
     )
     parser.add_argument(
+        '--reuse',
+        type=Path,
+        metavar='OUTPUT',
+        help='an earlier output of the same input and settings: frames in which --detections says '
+        'what --reuse-detections says are taken over from it',
+    )
+    parser.add_argument(
+        '--reuse-detections',
+        type=Path,
+        metavar='FILE',
+        help='the list that the earlier output was made from, or wrote',
+    )
+    parser.add_argument(
         '--skip-existing',
         action='store_true',
         help='do nothing for an input whose output exists already, instead of refusing to start',
@@ -71,6 +84,8 @@ def file_options(args: argparse.Namespace) -> dict[str, Any]:
         'skips_existing': args.skip_existing,
         'detections': args.detections,
         'write_detections': args.write_detections,
+        'reuse': args.reuse,
+        'reuse_detections': args.reuse_detections,
     }
 
 
@@ -152,14 +167,15 @@ def add_settings_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def settings_from(args: argparse.Namespace) -> Settings:
+def settings_from(args: argparse.Namespace, base: Settings | None = None) -> Settings:
     """
     Return the settings that the parsed options amount to.
 
     :param args: of a parser that add_settings_options() was called on.
+    :param base: what counts where neither an option nor a file says something.
     :raises SettingsError: the file cannot be read, a name is unknown, or a value is wrong.
     """
-    settings = load(args.config) if args.config is not None else Settings()
+    settings = load(args.config) if args.config is not None else base or Settings()
     settings = settings.updated(dict(_chosen(args)))
     given = {
         '--method plate=...': 'plate' in (args.method or ''),

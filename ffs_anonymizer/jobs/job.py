@@ -34,6 +34,8 @@ class FileJob:
     :param skips_existing: whether an input whose output exists is left out.
     :param detections: list of what was found before; then nothing is found or tracked anew.
     :param write_detections: file for what was found.
+    :param reuse: earlier output of the same input and settings, whose frames are taken over where
+        `detections` says what `reuse_detections`, the list that it was made from, says.
     """
 
     source: Path
@@ -43,6 +45,8 @@ class FileJob:
     skips_existing: bool = False
     detections: Path | None = None
     write_detections: Path | None = None
+    reuse: Path | None = None
+    reuse_detections: Path | None = None
 
 
 def nobody(_: str) -> None:

@@ -94,6 +94,28 @@ def new_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """
+    Yield the name of an empty file to write to, which replaces the old when the block ends well.
+
+    :raises OutputError: somebody else is writing it, or it cannot be written.
+    """
+    partial = partial_of(path)
+    with disk_errors(path):
+        try:
+            os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        except FileExistsError as error:
+            raise _PartialError(partial) from error
+        try:
+            yield partial
+            sync(partial)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+@contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """
     Yield an empty folder to write to; when the block ends well, it gets its own name.

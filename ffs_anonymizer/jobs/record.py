@@ -14,7 +14,7 @@ from typing import Any
 from ffs_anonymizer import __version__
 from ffs_anonymizer.errors import AnonymizerError, MediaError
 from ffs_anonymizer.jobs.job import FileJob
-from ffs_anonymizer.jobs.output import new_file, PARTIAL, record_of
+from ffs_anonymizer.jobs.output import new_file, PARTIAL, record_of, replaced_file
 from ffs_anonymizer.jobs.report import Report
 from ffs_anonymizer.settings.runtime import Settings
 
@@ -25,12 +25,11 @@ _BLOCK_BYTES = 1 << 20
 
 def write_record(job: FileJob, output: Path, report: Report, started: datetime) -> None:
     """
-    Write the record of a job that is done beside its output.
+    Write the record of a job that is done beside its output, or tell why not in its report.
 
     :param output: the file or folder that was made; nothing is recorded where there is none.
     :param report: what became of it.
     :param started: when the job began.
-        It is told if no record can be written; the output stands.
     """
     if not output.exists():
         return
@@ -171,20 +170,14 @@ def add_audit(path: Path, result: Mapping[str, Any]) -> None:
     """
     Enter the result of an audit into a record, in place of an earlier one.
 
-    :raises MediaError: there is no record, or it cannot be written.
+    :raises AnonymizerError: there is no record, or it cannot be written.
     """
     _replace(path, {**read_record(path), 'audit': dict(result)})
 
 
 def _replace(path: Path, record: Mapping[str, Any]) -> None:
-    partial = path.with_name(path.name + PARTIAL)
-    try:
-        with partial.open('x', encoding='utf-8') as file:
-            file.write(_text(record))
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise MediaError(f'{path}: {error.strerror or error}') from error
+    with replaced_file(path) as partial:
+        partial.write_text(_text(record), encoding='utf-8')
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -8,9 +8,11 @@ import sys
 from typing import Any
 
 from ffs_anonymizer.pipeline import Outcome
-from ffs_anonymizer.regions.detections import CLASSES
+from ffs_anonymizer.regions.detections import CLASSES, Regions
 
 _MOST_LINES = 200
+# What stands for the methods of frames that an earlier run made.
+KEPT = 'as before'
 
 
 @dataclass
@@ -80,6 +82,14 @@ class Report:
         if outcome.replaced is not None:
             tally.methods.update(outcome.replaced.counts)
             self.warnings.update(outcome.replaced.warnings)
+
+    def count_kept(self, name: str, regions: Regions) -> None:
+        """Count a frame of a stream that was taken over from an earlier output."""
+        tally = self.stream(name)
+        tally.items += 1
+        self.frames += 1
+        tally.regions.update(CLASSES[index] for index in regions.classes.tolist())
+        tally.methods[KEPT] += len(regions)
 
     def tell(self) -> None:
         """Print warnings, and what could not be done, on standard error."""

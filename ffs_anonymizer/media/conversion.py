@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+import shutil
 import time
 from typing import Any, TYPE_CHECKING
 
@@ -15,6 +16,7 @@ import cv2
 from ffs_anonymizer.errors import AnonymizerError, ImageError, MediaError
 from ffs_anonymizer.frames.compressed import decode_file
 from ffs_anonymizer.frames.message import MOST_PIXELS, rotation_of
+from ffs_anonymizer.jobs.earlier import Earlier, earlier_of
 from ffs_anonymizer.jobs.job import (
     as_found,
     nobody,
@@ -70,12 +72,14 @@ def run(
     with contextlib.ExitStack() as stack:
         recipe = stack.enter_context(opened(job.settings, report, tell))
         found = stack.enter_context(read_list(job, [file.name for file in plan.files]))
+        earlier = stack.enter_context(earlier_of(job))
         lines = stack.enter_context(written_list(job))
         total = sum(_frame_count(file) for file in plan.files)
         bar = stack.enter_context(progress_bar(total=total, shown=shows_progress, unit='frame'))
         work = Work(job, recipe, report, found, lines, bar.update)
-        anonymize_images(work, [file for file in plan.files if not file.is_video])
-        for file in plan.files:
+        files = [file for file in plan.files if not _is_kept(work, file, earlier)]
+        anonymize_images(work, [file for file in files if not file.is_video])
+        for file in files:
             if file.is_video:
                 with listed(file, report), needing_pyav():
                     from ffs_anonymizer.media.video import anonymize_video
@@ -139,6 +143,24 @@ def needing_pyav() -> Iterator[None]:
         yield
     except ImportError as error:
         raise MediaError(f'a video, but {error}') from error
+
+
+def _is_kept(work: Work, file: MediaFile, earlier: Earlier | None) -> bool:
+    """Take a file over from an earlier output where nothing of it was corrected."""
+    if earlier is None or work.found is None or not earlier.is_same(work.found, file.name):
+        return False
+    with listed(file, work.report):
+        before = earlier.output / file.name if earlier.output.is_dir() else earlier.output
+        with new_file(file.target) as partial:
+            shutil.copyfile(before, partial)
+        for stamp_ns, known in work.found.all_of(file.name):
+            work.report.count_kept(file.name, known.regions)
+            if work.lines is not None:
+                work.lines.add(
+                    file.name, stamp_ns=stamp_ns, size_wh=known.size_wh, regions=known.regions
+                )
+            work.progress()
+    return True
 
 
 def anonymize_images(work: Work, files: list[MediaFile]) -> None:

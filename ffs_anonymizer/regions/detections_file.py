@@ -174,6 +174,25 @@ class DetectionsReader:
         self._file.seek(place[1])
         return _found(json.loads(self._file.readline()), self.path)
 
+    def all_of(self, stream: str) -> list[tuple[int | None, Found]]:
+        """Return stamp_ns and what was found of the frames that are not handed out yet."""
+        places = [
+            (place, stamp_ns)
+            for (name, stamp_ns), listed in self._places.items()
+            if name == stream
+            for _, place in listed
+        ]
+        frames = []
+        for place, stamp_ns in sorted(places):
+            self._file.seek(place)
+            frames.append((stamp_ns, _found(json.loads(self._file.readline()), self.path)))
+        return frames
+
+    @property
+    def frames(self) -> int:
+        """Return the number of frames that are not handed out yet."""
+        return sum(map(len, self._places.values()))
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
-from itertools import islice
+import functools
 from pathlib import Path
 import sqlite3
-import struct
 from urllib.parse import quote
 
 from ffs_anonymizer.errors import BagError
+from ffs_anonymizer.rosbag2.mcap import message_at, translated, unpacked
 from ffs_anonymizer.rosbag2.reader import BagReader, decompressed
 from mcap.exceptions import McapError
 from mcap.reader import SeekingReader
-from mcap.records import MessageIndex
+from mcap.records import Chunk, MessageIndex
 from mcap.stream_reader import StreamReader
+
+# Neighbours lie in one chunk.
+_CACHED_CHUNKS = 4
 
 
 @dataclass(frozen=True)
@@ -25,12 +28,14 @@ class _Place:
     """
     Say where a message lies.
 
-    :param key: of an mcap the message's rank among those of its topic and time, else its row.
+    :param key: its row; of an mcap its offset in the unpacked chunk.
+    :param chunk_offset: of the chunk in the mcap.
     """
 
     log_ns: int
     file: Path
     key: int
+    chunk_offset: int = 0
 
 
 class BagAccess:
@@ -51,7 +56,7 @@ class BagAccess:
         self.types = {summary.name: summary.type_name for summary in self._reader.topics()}
         self._places: dict[str, list[_Place]] = defaultdict(list)
         for file in self._reader.files:
-            with _as_bag_error(file):
+            with _errors_of(file):
                 indexed = _mcap_places if file.suffix == '.mcap' else _sqlite_places
                 for topic, place in indexed(file):
                     self._places[topic].append(place)
@@ -75,7 +80,7 @@ class BagAccess:
                 f'{topic}: got message number {number}, expected 0 to {len(places) - 1}'
             )
         place = places[number]
-        with _as_bag_error(place.file):
+        with _errors_of(place.file):
             fetch = _mcap_payload if place.file.suffix == '.mcap' else _sqlite_payload
             data = fetch(place, topic)
         return decompressed(data) if self._reader.messages_compressed else data
@@ -89,7 +94,6 @@ def _mcap_places(file: Path) -> Iterator[tuple[str, _Place]]:
                 f'{file}: got an mcap without an index of its messages, expected a chunked and '
                 'indexed one; `mcap recover` writes one'
             )
-        ranks: dict[tuple[str, int], int] = defaultdict(int)
         indexed = 0
         for chunk in sorted(summary.chunk_indexes, key=lambda c: c.message_start_time):
             for channel, offset in chunk.message_index_offsets.items():
@@ -98,9 +102,8 @@ def _mcap_places(file: Path) -> Iterator[tuple[str, _Place]]:
                 record = next(StreamReader(stream, skip_magic=True).records)
                 if not isinstance(record, MessageIndex):
                     raise McapError(f'the index of {topic} points elsewhere')
-                for log_ns, _ in sorted(record.records):
-                    yield topic, _Place(log_ns, file, ranks[topic, log_ns])
-                    ranks[topic, log_ns] += 1
+                for log_ns, message_offset in sorted(record.records):
+                    yield topic, _Place(log_ns, file, message_offset, chunk.chunk_start_offset)
                     indexed += 1
         if indexed != summary.statistics.message_count:
             raise BagError(
@@ -110,12 +113,20 @@ def _mcap_places(file: Path) -> Iterator[tuple[str, _Place]]:
 
 
 def _mcap_payload(place: _Place, topic: str) -> bytes:
-    with place.file.open('rb') as stream:
-        reader = SeekingReader(stream, record_size_limit=place.file.stat().st_size)
-        found = reader.iter_messages([topic], place.log_ns, place.log_ns + 1)
-        for _, _, message in islice(found, place.key, None):
-            return bytes(message.data)
-    raise McapError(f'no message of {topic} at {place.log_ns} ns')
+    return message_at(_chunk(place.file, place.chunk_offset), place.key)
+
+
+@functools.lru_cache(_CACHED_CHUNKS)
+def _chunk(file: Path, offset: int) -> bytes:
+    with file.open('rb') as stream:
+        stream.seek(offset)
+        records = StreamReader(
+            stream, skip_magic=True, emit_chunks=True, record_size_limit=file.stat().st_size
+        ).records
+        record = next(records)
+        if not isinstance(record, Chunk):
+            raise McapError('the index of the chunks points elsewhere')
+        return unpacked(record)
 
 
 def _sqlite_places(file: Path) -> Iterator[tuple[str, _Place]]:
@@ -140,9 +151,13 @@ def _open(file: Path) -> sqlite3.Connection:
     return sqlite3.connect(f'file:{quote(str(file.absolute()))}?mode=ro&immutable=1', uri=True)
 
 
+def _errors_of(file: Path) -> AbstractContextManager[None]:
+    return translated(file) if file.suffix == '.mcap' else _translated_sqlite(file)
+
+
 @contextmanager
-def _as_bag_error(file: Path) -> Iterator[None]:
+def _translated_sqlite(file: Path) -> Iterator[None]:
     try:
         yield
-    except (McapError, sqlite3.Error, OSError, struct.error, StopIteration, KeyError) as error:
-        raise BagError(f'{file} is damaged or cut off: {error or type(error).__name__}') from error
+    except sqlite3.Error as error:
+        raise BagError(f'{file} is damaged: {error}') from error

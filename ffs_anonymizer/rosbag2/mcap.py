@@ -63,7 +63,7 @@ class McapReader:
     def contents(self) -> Contents:
         """Return what the file says of itself, from its summary where that is complete."""
         contents = Contents()
-        with self._translated():
+        with translated(self._path):
             summary = SeekingReader(self._file, record_size_limit=self._size).get_summary()
             statistics = None if summary is None else summary.statistics
             if summary is not None and statistics is not None:
@@ -92,7 +92,7 @@ class McapReader:
 
     def items(self, start_ns: int | None, end_ns: int | None) -> Iterator[Item]:
         """Yield everything in the order of the file."""
-        with self._translated():
+        with translated(self._path):
             yield from self._topics.values()
             for item in self._raw_items(start_ns, end_ns):
                 if not isinstance(item, Message) or _within(item.log_ns, start_ns, end_ns):
@@ -139,7 +139,7 @@ class McapReader:
                     end_ns is not None and record.message_start_time > end_ns
                 )
                 if not outside:
-                    yield from self._chunk_items(_unpacked(record))
+                    yield from self._chunk_items(unpacked(record))
             elif isinstance(record, Schema):
                 self._new_schema(record)
             elif isinstance(record, Channel):
@@ -223,35 +223,59 @@ class McapReader:
         except KeyError:
             raise McapError(f'a message of the unknown channel {channel_id}') from None
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        """Turn what the libraries raise on a damaged file into the one error of bags."""
-        try:
-            yield
-        except (
-            McapError,
-            CRCValidationError,
-            zstandard.ZstdError,
-            RuntimeError,
-            ValueError,
-            KeyError,
-            OSError,
-            EOFError,
-            struct.error,
-            StopIteration,
-        ) as error:
-            reason = str(error) or type(error).__name__
-            raise BagError(
-                f'{self._path} is damaged or cut off: {reason}; '
-                'what can be saved, `mcap recover` saves'
-            ) from error
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """
+    Turn what the libraries raise on a damaged file into the one error of bags.
+
+    :raises BagError: in place of theirs.
+    """
+    try:
+        yield
+    except (
+        McapError,
+        CRCValidationError,
+        zstandard.ZstdError,
+        RuntimeError,
+        ValueError,
+        KeyError,
+        OSError,
+        EOFError,
+        struct.error,
+        StopIteration,
+    ) as error:
+        reason = str(error) or type(error).__name__
+        raise BagError(
+            f'{path} is damaged or cut off: {reason}; what can be saved, `mcap recover` saves'
+        ) from error
 
 
 def _within(log_ns: int, start_ns: int | None, end_ns: int | None) -> bool:
     return (start_ns is None or log_ns >= start_ns) and (end_ns is None or log_ns <= end_ns)
 
 
-def _unpacked(chunk: Chunk) -> bytes:
+def message_at(chunk: bytes, offset: int) -> bytes:
+    """
+    Return the data of the message that begins at an offset of an unpacked chunk.
+
+    :raises McapError: none does.
+    """
+    body = offset + _RECORD.size
+    if body > len(chunk):
+        raise McapError(f'no record begins at {offset} of {len(chunk)} bytes')
+    opcode, length = _RECORD.unpack_from(chunk, offset)
+    if opcode != Opcode.MESSAGE or not _MESSAGE.size <= length <= len(chunk) - body:
+        raise McapError(f'no message begins at {offset} of {len(chunk)} bytes')
+    return chunk[body + _MESSAGE.size : body + length]
+
+
+def unpacked(chunk: Chunk) -> bytes:
+    """
+    Return what a chunk holds.
+
+    :raises McapError: it is damaged, or of a compression that is not known here.
+    """
     if chunk.compression not in COMPRESSIONS:
         raise McapError(f'a chunk compressed with {chunk.compression!r}, expected zstd or lz4')
     stream, size = get_chunk_data_stream(chunk, validate_crc=True)
