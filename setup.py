@@ -66,6 +66,7 @@ setup(
             'pillow',
             'rosbags>=0.10',  # the other implementation that recordings are compared with
             'scikit-image',  # the photo of an astronaut
+            'selenium',  # the review page in a browser, where there is one
             'types-PyYAML',
             'types-tqdm',
         ],

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 import math
 import random
+from typing import Optional
 
 import cv2
 from ffs_anonymizer.errors import AnonymizerError, MediaError
@@ -33,7 +34,8 @@ _CROP_MARGIN = 0.75
 _SAMPLE_WIDTH_PX = 640
 _AHEAD = 2
 
-RegionsOf = Callable[[RecordedFrame, tuple[int, int]], Regions | None]
+# What was replaced in a frame, given its size; None where nobody knows.
+Listed = Optional[Callable[[tuple[int, int]], Regions]]
 
 
 @dataclass
@@ -119,7 +121,7 @@ def audit(
     anonymized: Recording,
     look: SecondLook,
     *,
-    regions_of: RegionsOf,
+    listed: Callable[[RecordedFrame], Listed],
     sample: int,
     seed: int,
     threads: int = 1,
@@ -128,7 +130,7 @@ def audit(
     """
     Look at every frame of both recordings.
 
-    :param regions_of: what was replaced in a frame, by frame and size; None where nobody knows.
+    :param listed: looks up what was replaced in a frame; called in their order.
     :param sample: how many frames a person is to see.
     :param threads: frames looked at side by side.
     :raises MediaError: the two are not of the same frames.
@@ -139,7 +141,7 @@ def audit(
     with ThreadPoolExecutor(threads, thread_name_prefix='audit') as pool:
         waiting: deque[Future[_Seen]] = deque()
         for order, (before, after) in enumerate(pairs(original, anonymized)):
-            waiting.append(pool.submit(_examine, order, before, after, look, regions_of))
+            waiting.append(pool.submit(_examine, order, before, after, look, listed(before)))
             if len(waiting) >= threads + _AHEAD:
                 _enter(result, waiting.popleft().result(), open_findings, sample, chosen)
                 progress()
@@ -204,7 +206,7 @@ def _examine(
     before: RecordedFrame,
     after: RecordedFrame,
     look: SecondLook,
-    regions_of: RegionsOf,
+    listed: Listed,
 ) -> _Seen:
     try:
         image_bgr = after.decode().image_bgr
@@ -225,7 +227,7 @@ def _examine(
             f'pixels, expected {original_bgr.shape[1]}x{original_bgr.shape[0]} as in the original'
         )
     height, width = image_bgr.shape[:2]
-    regions = regions_of(before, (width, height))
+    regions = None if listed is None else listed((width, height))
     replaced = _Replaced(original_bgr, image_bgr, regions)
     found = look.look(original_bgr, order)
     judged_all = (replaced.judged(item) for item in _items(found))

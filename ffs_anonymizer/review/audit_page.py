@@ -62,10 +62,10 @@ def audit_page(
         'verdict_class': 'bad' if left or not audit.looked_at else 'good',
         'facts': _rows(facts),
         'look': _text(look),
-        'machine': _text(statement(audit.missed_frames, audit.looked_at, drawn=False)),
-        'machine_thorough': _text(
-            statement(audit.thorough_missed, audit.thorough_frames, drawn=True)
+        'machine': _text(
+            f'something uncovered in {audit.missed_frames:,} of all {audit.looked_at:,} frames'
         ),
+        'machine_thorough': _text(statement(audit.thorough_missed, audit.thorough_frames)),
         'still_found': f'{audit.still_found:,}',
         'findings': ''.join(map(_finding, shown)) + more or '<p>none</p>',
         'unreadable': _listed(audit.unreadable),

@@ -9,17 +9,20 @@ from dataclasses import dataclass
 import functools
 from pathlib import Path
 import tempfile
-from typing import TYPE_CHECKING
+from typing import Any, TYPE_CHECKING
 
-from ffs_anonymizer.errors import MediaError
+from ffs_anonymizer.errors import AnonymizerError, MediaError
 from ffs_anonymizer.frames import message
 from ffs_anonymizer.frames.compressed import decode_file
 from ffs_anonymizer.frames.frame import Frame
+from ffs_anonymizer.frames.message import MOST_PIXELS, rotation_of
+from ffs_anonymizer.jobs.job import raising
 from ffs_anonymizer.media.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from ffs_anonymizer.rosbag2 import cdr
 from ffs_anonymizer.rosbag2.access import BagAccess
 from ffs_anonymizer.rosbag2.reader import BagReader, decompressed, STORAGE_BY_SUFFIX
 from ffs_anonymizer.rosbag2.storage import Message
+from ffs_anonymizer.settings.runtime import Settings
 
 if TYPE_CHECKING:
     from ffs_anonymizer.frames.video_seeker import VideoSeeker
@@ -36,12 +39,17 @@ class RecordedFrame:
     :param number: counted from 0 in its stream.
     :param stamp_ns: when it was recorded, or its time in the video; 0 for a still picture.
     :param decode: makes the frame; raises AnonymizerError where it cannot.
+    :param camera_ns: as lists of detections have it: the camera's stamp where it set one, else
+        stamp_ns; None for a still picture.
+    :param log_ns: when it was recorded, of a bag.
     """
 
     stream: str
     number: int
     stamp_ns: int
     decode: Callable[[], Frame]
+    camera_ns: int | None = None
+    log_ns: int | None = None
 
 
 class Recording(ABC):
@@ -49,10 +57,24 @@ class Recording(ABC):
     Look into a recording; it is only read.
 
     :param path: of the recording.
+    :param settings: say which cameras hang turned, and how large a picture may be.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, settings: Settings) -> None:
         self.path = path
+        self._settings = settings
+
+    def _options(self, *names: str) -> dict[str, Any]:
+        """Return how pictures are decoded, of a stream by the names that settings may call it."""
+        return {
+            'rotation': rotation_of(self._settings.rotation, *names),
+            'most_pixels': self._settings.limits.max_pixels or MOST_PIXELS,
+        }
+
+    @property
+    def own_name(self) -> str:
+        """Return what the output of a single file is called, to fit it; empty for all others."""
+        return self.path.name if self.path.is_file() else ''
 
     @property
     @abstractmethod
@@ -85,25 +107,27 @@ class Recording(ABC):
         """Close what is open."""
 
 
-def open_recording(path: Path) -> Recording:
+def open_recording(path: Path, settings: Settings, *, name: str = '') -> Recording:
     """
     Open a bag, a video, a picture or a folder of pictures and videos, told by what is there.
 
+    :param settings: that it was anonymized with.
+    :param name: what a single video or picture is called, in place of its own name.
     :raises AnonymizerError: it is none of these, or cannot be read.
     """
     if not path.exists():
         raise MediaError(f'{path}: no such file or folder')
     if path.is_dir() and (path / 'metadata.yaml').is_file():
-        return BagRecording(path)
+        return BagRecording(path, settings)
     if path.is_dir():
-        return FolderRecording(path)
+        return FolderRecording(path, settings)
     suffix = path.suffix.lower()
     if suffix in STORAGE_BY_SUFFIX:
-        return BagRecording(path)
+        return BagRecording(path, settings)
     if suffix in VIDEO_SUFFIXES:
-        return VideoRecording(path)
+        return VideoRecording(path, settings, name)
     if suffix in IMAGE_SUFFIXES:
-        return FolderRecording(path.parent, only=path)
+        return FolderRecording(path.parent, settings, only=path, name=name)
     raise MediaError(
         f'{path}: got {suffix or "a name without extension"}, expected a bag, a video, a picture '
         'or a folder'
@@ -113,8 +137,8 @@ def open_recording(path: Path) -> Recording:
 class BagRecording(Recording):
     """The image topics of a bag; the index that single frames need is read when one is wanted."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    def __init__(self, path: Path, settings: Settings) -> None:
+        super().__init__(path, settings)
         self._topics = BagReader(path).topics()
         self._index: BagAccess | None = None
 
@@ -146,33 +170,33 @@ class BagRecording(Recording):
             for item in reader.items(scratch=scratch):
                 if not isinstance(item, Message) or item.topic.type_name not in IMAGE_TYPES:
                     continue
-                name, payload = item.topic.name, bytes(item.data)
+                name, data = item.topic.name, bytes(item.data)
                 number = numbers.get(name, 0)
                 numbers[name] = number + 1
-                decode = _decoder(
-                    item.topic.type_name, payload, compressed=reader.messages_compressed
-                )
-                yield RecordedFrame(name, number, item.log_ns, decode)
+                payload = decompressed(data) if reader.messages_compressed else data
+                yield self._of_message(name, number, item.topic.type_name, payload, item.log_ns)
 
     def frame(self, stream: str, number: int) -> RecordedFrame:
         """Return one frame."""
         access = self._access()
         payload = access.payload(stream, number)
-        decode = _decoder(access.types[stream], payload, compressed=False)
-        return RecordedFrame(stream, number, access.stamps_ns(stream)[number], decode)
+        log_ns = access.stamps_ns(stream)[number]
+        return self._of_message(stream, number, access.types[stream], payload, log_ns)
+
+    def _of_message(
+        self, stream: str, number: int, type_name: str, payload: bytes, log_ns: int
+    ) -> RecordedFrame:
+        try:
+            image = cdr.parse(type_name, payload)
+        except AnonymizerError as error:
+            return RecordedFrame(stream, number, log_ns, raising(error), log_ns, log_ns)
+        decode = functools.partial(message.decode, image, topic=stream, **self._options(stream))
+        return RecordedFrame(stream, number, log_ns, decode, image.stamp_ns or log_ns, log_ns)
 
     def _access(self) -> BagAccess:
         if self._index is None:
             self._index = BagAccess(self.path)
         return self._index
-
-
-def _decoder(type_name: str, payload: bytes, *, compressed: bool) -> Callable[[], Frame]:
-    def decode() -> Frame:
-        plain = decompressed(payload) if compressed else payload
-        return message.decode(cdr.parse(type_name, plain))
-
-    return decode
 
 
 @contextlib.contextmanager
@@ -188,8 +212,8 @@ def _scratch(reader: BagReader) -> Iterator[Path | None]:
 class VideoRecording(Recording):
     """The one stream of a video file, which goes by its name."""
 
-    def __init__(self, path: Path, name: str = '') -> None:
-        super().__init__(path)
+    def __init__(self, path: Path, settings: Settings, name: str = '') -> None:
+        super().__init__(path, settings)
         self._name = name or path.name
         self._open: VideoSeeker | None = None
 
@@ -209,13 +233,17 @@ class VideoRecording(Recording):
 
         with contextlib.closing(VideoSource(self.path)) as source:
             for number, shot in enumerate(source):
-                yield RecordedFrame(self._name, number, shot.stamp_ns, shot.decode)
+                yield RecordedFrame(
+                    self._name, number, shot.stamp_ns, shot.decode, camera_ns=shot.stamp_ns
+                )
 
     def frame(self, stream: str, number: int) -> RecordedFrame:
         """Return one picture."""
         seeker = self._seeker()
         stamp_ns = seeker.stamps_ns[number] if 0 <= number < len(seeker.stamps_ns) else 0
-        return RecordedFrame(self._name, number, stamp_ns, lambda: seeker.shot(number).decode())
+        return RecordedFrame(
+            self._name, number, stamp_ns, lambda: seeker.shot(number).decode(), camera_ns=stamp_ns
+        )
 
     def close(self) -> None:
         """Close the file."""
@@ -236,20 +264,23 @@ class FolderRecording(Recording):
     The pictures and videos of a folder, each a stream that goes by its path below the folder.
 
     :param only: a single picture of it.
+    :param name: of that picture.
     """
 
-    def __init__(self, path: Path, *, only: Path | None = None) -> None:
-        super().__init__(only or path)
+    def __init__(
+        self, path: Path, settings: Settings, *, only: Path | None = None, name: str = ''
+    ) -> None:
+        super().__init__(only or path, settings)
         known = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
         files = [only] if only is not None else sorted(path.rglob('*'))
         self._files: dict[str, Path] = {}
         self._other: dict[str, str] = {}
         for file in files:
-            name = file.relative_to(path).as_posix()
+            own_name = name or file.relative_to(path).as_posix()
             if file.suffix.lower() in known and file.is_file():
-                self._files[name] = file
+                self._files[own_name] = file
             elif file.is_file():
-                self._other[name] = 'neither a picture nor a video by its name'
+                self._other[own_name] = 'neither a picture nor a video by its name'
         if not self._files:
             raise MediaError(f'{path}: got no picture or video in it, expected at least one')
         self._videos: dict[str, VideoRecording] = {}
@@ -276,7 +307,7 @@ class FolderRecording(Recording):
         """Yield all frames, file by file."""
         for name in self._files:
             if self._is_video(name):
-                yield from VideoRecording(self._files[name], name).frames()
+                yield from VideoRecording(self._files[name], self._settings, name).frames()
             else:
                 yield self.frame(name, 0)
 
@@ -286,7 +317,11 @@ class FolderRecording(Recording):
             raise MediaError(f'{self.path}: got no {stream!r} in it')
         if self._is_video(stream):
             return self._video(stream).frame(stream, number)
-        return RecordedFrame(stream, 0, 0, functools.partial(_decode_picture, self._files[stream]))
+        folder = Path(stream).parent.as_posix()
+        decode = functools.partial(
+            _decode_picture, self._files[stream], self._options(folder, stream)
+        )
+        return RecordedFrame(stream, 0, 0, decode)
 
     def close(self) -> None:
         """Close the videos."""
@@ -299,13 +334,13 @@ class FolderRecording(Recording):
 
     def _video(self, name: str) -> VideoRecording:
         if name not in self._videos:
-            self._videos[name] = VideoRecording(self._files[name], name)
+            self._videos[name] = VideoRecording(self._files[name], self._settings, name)
         return self._videos[name]
 
 
-def _decode_picture(path: Path) -> Frame:
+def _decode_picture(path: Path, options: dict[str, Any]) -> Frame:
     try:
         data = path.read_bytes()
     except OSError as error:
         raise MediaError(f'{path}: {error.strerror or error}') from error
-    return decode_file(data)
+    return decode_file(data, **options)

@@ -108,7 +108,7 @@
 
   // The selected box is carried from one mark to the other, straight and evenly.
   function mark(end) {
-    const box = boxesAt(number).find((b) => b.track === selected);
+    const box = boxesAt(number).find((b) => b.track === selected) || (end === 'out' && marks.in?.box);
     if (!box) return say('select a box first', true);
     marks[end] = { number, box: clone([box])[0], stream };
     at('marks').textContent = ['in', 'out'].map((e) => (marks[e] ? `${e}: ${marks[e].number}` : '')).join(' ');
@@ -160,8 +160,8 @@
     const after = recording.has_output ? await image('after', number) : null;
     if (wanted !== number || wantedStream !== stream) return;
     [canvas.width, canvas.height] = [before.width, before.height];
+    canvas.style.setProperty('--aspect', before.width / before.height);
     canvas.shown = { before, after };
-    if (!boxesAt(number).some((b) => b.track === selected)) selected = boxesAt(number)[0]?.track ?? null;
     say('');
     draw();
     if (number + 1 < current().frames) image('before', number + 1).catch(() => {});
@@ -479,6 +479,7 @@
     all[name] = frames;
     at('stream').value = name;
     at('seek').max = current().frames - 1;
+    selected = boxesAt(0)[0]?.track ?? null;
     await show(0);
   }
 

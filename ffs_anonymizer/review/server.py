@@ -24,8 +24,8 @@ _ASSETS = {
 }
 _HEADERS = {
     'Cache-Control': 'no-store',
-    'Content-Security-Policy': "default-src 'self'; img-src 'self' blob:; frame-ancestors 'none'; "
-    "base-uri 'none'; form-action 'none'",
+    'Content-Security-Policy': "default-src 'self'; img-src 'self' blob: data:; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     'Cross-Origin-Resource-Policy': 'same-origin',
     'Referrer-Policy': 'no-referrer',
     'X-Content-Type-Options': 'nosniff',

@@ -49,21 +49,14 @@ def _at_most(misses: int, sampled: int, rate: float) -> float:
     )
 
 
-def statement(misses: int, sampled: int, *, drawn: bool) -> str:
-    """
-    Say what a look at frames means.
-
-    :param drawn: whether the frames are a random sample; otherwise they are all there are.
-    """
-    counted = f'{misses} miss{"es" * (misses != 1)} in {sampled:,}'
+def statement(misses: int, sampled: int) -> str:
+    """Say what a look at some frames of many means."""
     if not sampled:
         return 'no frame was looked at: nothing can be said'
-    if not drawn:
-        return f'{counted} frames, which are all: {misses / sampled:.2%} of frames'
-    bound = miss_rate_bound(misses, sampled)
     return (
-        f'{counted} randomly drawn frames: under {_percent(bound)} of frames at '
-        f'{CONFIDENCE:.0%} (one-sided, Clopper-Pearson)'
+        f'{misses} miss{"es" * (misses != 1)} in {sampled:,} sampled frame{"s" * (sampled != 1)}: '
+        f'under {_percent(miss_rate_bound(misses, sampled))} of frames at {CONFIDENCE:.0%} '
+        '(one-sided, Clopper-Pearson)'
     )
 
 
@@ -71,4 +64,5 @@ def _percent(share: float) -> str:
     """Return a bound in percent, rounded up to two digits that count."""
     percent = share * 100
     step = 10.0 ** (math.floor(math.log10(percent)) - 1)
-    return f'{math.ceil(percent / step - 1e-9) * step:.2g} %'
+    rounded = min(math.ceil(percent / step - 1e-9) * step, 100.0)
+    return f'{rounded:.6f}'.rstrip('0').rstrip('.') + ' %'

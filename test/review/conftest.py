@@ -1,5 +1,6 @@
 import av
 from ffs_anonymizer.review.recording import open_recording
+from ffs_anonymizer.settings.runtime import Settings
 import pytest
 
 
@@ -17,6 +18,6 @@ def film():
             for image in images_bgr:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(image, 'bgr24')))
             container.mux(stream.encode(None))
-        return open_recording(path)
+        return open_recording(path, Settings())
 
     return write

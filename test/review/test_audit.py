@@ -9,6 +9,7 @@ from ffs_anonymizer.review.audit import audit
 from ffs_anonymizer.review.audit_page import audit_page
 from ffs_anonymizer.review.recording import open_recording
 from ffs_anonymizer.review.second_look import SecondLook, View
+from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 import pytest
 
@@ -36,21 +37,19 @@ def folder(path, images):
     path.mkdir()
     for i, image in enumerate(images):
         cv2.imwrite(str(path / f'{i:03}.png'), image)
-    return open_recording(path)
+    return open_recording(path, Settings())
 
 
 def look(**options):
     return SecondLook(squares, is_other=True, **options)
 
 
-def unknown(frame, size_wh):
+def unknown(frame):
     return None
 
 
-def audited(original, anonymized, regions_of=unknown, *, sample=5, **options):
-    return audit(
-        original, anonymized, look(**options), regions_of=regions_of, sample=sample, seed=1
-    )
+def audited(original, anonymized, listed=unknown, *, sample=5, **options):
+    return audit(original, anonymized, look(**options), listed=listed, sample=sample, seed=1)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +97,7 @@ def test_regions_that_were_not_painted_are_no_cover(tmp_path):
     result = audited(
         folder(tmp_path / 'in', [image]),
         folder(tmp_path / 'out', [image]),
-        lambda frame, size_wh: Regions.of_zones(boxes),
+        lambda frame: lambda size_wh: Regions.of_zones(boxes),
     )
     assert [f.why for f in result.findings] == [
         "listed as replaced, but its pixels are the original's"
@@ -179,7 +178,7 @@ def test_a_page_of_many_large_frames_stays_small(tmp_path):
         recording,
         recording,
         SecondLook(lambda image_bgr: Detections.empty(), is_other=True),
-        regions_of=unknown,
+        listed=unknown,
         sample=60,
         seed=1,
     )

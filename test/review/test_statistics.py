@@ -35,9 +35,9 @@ def test_more_misses_than_frames():
 
 
 def test_statement():
-    assert statement(0, 3000, drawn=True) == (
-        '0 misses in 3,000 randomly drawn frames: under 0.1 % of frames at 95% (one-sided, '
+    assert statement(0, 3000) == (
+        '0 misses in 3,000 sampled frames: under 0.1 % of frames at 95% (one-sided, '
         'Clopper-Pearson)'
     )
-    assert statement(1, 50, drawn=False).startswith('1 miss in 50 frames, which are all: 2.00%')
-    assert 'nothing can be said' in statement(0, 0, drawn=True)
+    assert statement(1, 1).startswith('1 miss in 1 sampled frame: under 100 % of frames')
+    assert 'nothing can be said' in statement(0, 0)

@@ -1,0 +1,499 @@
+"""The commands `audit`, `review` and `verify`: is anything left, put it right, is it that."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Mapping
+import contextlib
+from datetime import datetime, timezone
+import hashlib
+from pathlib import Path
+import sys
+import tempfile
+from typing import Any, TYPE_CHECKING
+import webbrowser
+
+from ffs_anonymizer import __version__
+from ffs_anonymizer.cli.options import add_settings_options, settings_from, tell
+from ffs_anonymizer.errors import AnonymizerError, MediaError, SettingsError
+from ffs_anonymizer.jobs.output import record_of
+
+if TYPE_CHECKING:
+    from ffs_anonymizer.anonymizer import Recipe
+    from ffs_anonymizer.cli.options import Subparsers
+    from ffs_anonymizer.regions.detections import Regions
+    from ffs_anonymizer.regions.detections_file import DetectionsReader
+    from ffs_anonymizer.review.audit import Listed
+    from ffs_anonymizer.review.recording import RecordedFrame, Recording
+    from ffs_anonymizer.review.second_look import SecondLook
+    from ffs_anonymizer.review.session import Rerun
+    from ffs_anonymizer.settings.runtime import Settings
+    import numpy as np
+    from numpy.typing import NDArray
+
+LEFT = 3
+_AUDIT_EXAMPLES = """\
+examples:
+  ffs_anonymizer audit -i drive_01 -o drive_01_anonymized --report audit.html
+  ffs_anonymizer audit -i in/ -o out/ --report audit.html --second-model yunet.onnx
+"""
+_REVIEW_EXAMPLES = """\
+examples:
+  ffs_anonymizer review -i drive_01 -o drive_01_anonymized --detections found.jsonl
+"""
+
+
+def add_parsers(subparsers: Subparsers) -> None:
+    """
+    Register audit, review and verify.
+
+    :param subparsers: of the program's parser.
+    """
+    _add_audit(subparsers)
+    _add_review(subparsers)
+    _add_verify(subparsers)
+
+
+def _add_audit(subparsers: Subparsers) -> None:
+    parser = subparsers.add_parser(
+        'audit',
+        help='look once more: is anything left?',
+        description='Look at every frame of an original and its anonymized output once more, and '
+        'list in one HTML file what is not covered, with a random sample for a person. Exit '
+        f'code: 0 nothing found, {LEFT} something is left.',
+        epilog=_AUDIT_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_recordings(parser, needs_output=True)
+    parser.add_argument(
+        '--detections',
+        type=Path,
+        metavar='FILE',
+        help='what --write-detections wrote, or its corrected copy',
+    )
+    parser.add_argument('--report', type=Path, required=True, metavar='FILE', help='new HTML file')
+    parser.add_argument(
+        '--second-model',
+        default='',
+        metavar='FILE',
+        help='ONNX face detector for the second look; without it, the same one sees the frames '
+        'mirrored, in other light and at twice their size',
+    )
+    parser.add_argument(
+        '--threshold',
+        type=float,
+        default=0.35,
+        metavar='SCORE',
+        help='lowest score that the second look takes for a face or plate (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--thorough', action='store_true', help='all views of every frame, not of every 16th'
+    )
+    parser.add_argument(
+        '--sample',
+        type=_count,
+        default=100,
+        metavar='N',
+        help='randomly drawn frames for a person (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--seed', type=int, default=1, metavar='N', help='of the sample (default: %(default)s)'
+    )
+    parser.add_argument('--disable-progress-output', action='store_true', help='no progress bar')
+    add_settings_options(parser)
+    parser.set_defaults(run=run_audit)
+
+
+def _add_review(subparsers: Subparsers) -> None:
+    parser = subparsers.add_parser(
+        'review',
+        help='correct in a browser what was found',
+        description='Serve a page on this machine alone: the frames with their boxes, to add what '
+        'was missed and delete what is none. The corrected list is fed back with --detections of '
+        'bag and media, or by the button `run again`. CAUTION: the page shows the original.',
+        epilog=_REVIEW_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_recordings(parser, needs_output=False)
+    parser.add_argument(
+        '--detections',
+        type=Path,
+        required=True,
+        metavar='FILE',
+        help='what --write-detections wrote',
+    )
+    parser.add_argument(
+        '--save',
+        type=Path,
+        metavar='FILE',
+        help='the corrected list (default: beside the other, as NAME.corrected.jsonl)',
+    )
+    parser.add_argument(
+        '--write-config',
+        type=Path,
+        metavar='FILE',
+        help='where tuned settings go (default: beside the list, as NAME.param.yaml)',
+    )
+    parser.add_argument(
+        '--port', type=int, default=0, metavar='N', help='of the page; 0: a free one (default)'
+    )
+    parser.add_argument('--no-browser', action='store_true', help='only print the address')
+    add_settings_options(parser)
+    parser.set_defaults(run=run_review)
+
+
+def _add_verify(subparsers: Subparsers) -> None:
+    parser = subparsers.add_parser(
+        'verify',
+        help='compare an output with its privacy record',
+        description='Compare the hashes of an output with those of its privacy record, '
+        'OUTPUT.privacy.json. Exit code: 0 they are equal, 1 they are not.',
+        epilog='example:\n  ffs_anonymizer verify drive_01_anonymized',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('output', type=Path, help='a file or a folder that bag or media made')
+    parser.add_argument(
+        '--record', type=Path, metavar='FILE', help='the record, where it lies elsewhere'
+    )
+    parser.set_defaults(run=run_verify)
+
+
+def _add_recordings(parser: argparse.ArgumentParser, *, needs_output: bool) -> None:
+    parser.add_argument(
+        '-i',
+        '--input',
+        type=Path,
+        required=True,
+        help='the original: a bag, a video, a picture or a folder of them',
+    )
+    parser.add_argument(
+        '-o', '--output', type=Path, required=needs_output, help='what bag or media made of it'
+    )
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f'got {text!r}, expected a whole number, 0 or more')
+    return int(text)
+
+
+def run_verify(args: argparse.Namespace) -> int:
+    """
+    Compare an output with its record.
+
+    :returns: 0 they agree, 1 they do not.
+    :raises MediaError: there is no record, or a file cannot be read.
+    """
+    from ffs_anonymizer.jobs.record import differences, read_record
+
+    record = read_record(args.record or record_of(args.output))
+    told = differences(record, args.output)
+    for line in told:
+        print(f'error: {line}', file=sys.stderr)
+    if told:
+        return 1
+    files = len(record['output']['files'])
+    print(f'{args.output}: {files} file{"s" * (files != 1)} as recorded on {record["ended"]}')
+    audited = record['audit']
+    print(
+        'not audited'
+        if audited is None
+        else f'audited on {audited["ended"]}: {audited["missed_frames"]} of {audited["frames"]} '
+        f'frames with something uncovered, {audited["findings"]} things'
+    )
+    return 0
+
+
+def run_audit(args: argparse.Namespace) -> int:
+    """
+    Look once more.
+
+    :returns: 0 nothing was found uncovered, 3 something was, or there was nothing to look at.
+    :raises AnonymizerError: the recordings cannot be read, or do not belong together.
+    """
+    from ffs_anonymizer.anonymizer import Recipe
+    from ffs_anonymizer.jobs.output import new_file, refuse
+    from ffs_anonymizer.jobs.report import progress_bar
+    from ffs_anonymizer.networks import Networks
+    from ffs_anonymizer.pipeline import concurrency
+    from ffs_anonymizer.review.audit import audit
+    from ffs_anonymizer.review.audit_page import audit_page
+    from ffs_anonymizer.review.recording import open_recording
+
+    settings = _settings(args)
+    refuse([args.report], source=args.input)
+    original = open_recording(args.input, settings)
+    anonymized = open_recording(args.output, settings, name=original.own_name)
+    threads = concurrency(settings)
+    with contextlib.ExitStack() as stack:
+        stack.callback(original.close)
+        stack.callback(anonymized.close)
+        reader = _opened_detections(stack, args.detections)
+        networks = stack.enter_context(Networks(settings, concurrency=threads))
+        look = _second_look(args, settings, networks)
+        listed = _ListedRegions(reader, Recipe(networks, settings))
+        report = stack.enter_context(new_file(args.report))
+        total = 0 if reader is None else reader.frames
+        bar = stack.enter_context(
+            progress_bar(total=total, shown=not args.disable_progress_output, unit='frame')
+        )
+        result = audit(
+            original,
+            anonymized,
+            look,
+            listed=listed,
+            sample=args.sample,
+            seed=args.seed,
+            threads=threads,
+            progress=bar.update,
+        )
+        record = _record(args.output)
+        page = audit_page(
+            result,
+            title=args.input.name,
+            facts=_facts(args, look, networks, record),
+            counts={**listed.counts, **_methods(record)},
+            unseen=original.unseen,
+            look=look.describe(),
+        )
+        report.write_text(page, encoding='utf-8')
+    if record is not None:
+        _enter_audit(args.output, look.describe(), result, page)
+    for finding in result.findings[:20]:
+        tell(
+            f'{finding.stream}, frame {finding.number}: {finding.class_name} '
+            f'{finding.score:.2f}, {finding.why}, {finding.frames} frame(s)'
+        )
+    tell(
+        f'{result.looked_at} frames, {result.missed_frames} with something uncovered, '
+        f'{len(result.findings)} things; {len(result.unreadable)} frames black or unreadable: '
+        f'{args.report}'
+    )
+    return LEFT if result.findings or not result.looked_at else 0
+
+
+def run_review(args: argparse.Namespace) -> int:
+    """
+    Serve the page until somebody ends it.
+
+    :raises AnonymizerError: the recording or the list cannot be read.
+    """
+    from ffs_anonymizer.anonymizer import Recipe
+    from ffs_anonymizer.networks import Networks
+    from ffs_anonymizer.review.corrections import Corrections
+    from ffs_anonymizer.review.recording import open_recording
+    from ffs_anonymizer.review.server import ReviewServer
+    from ffs_anonymizer.review.session import ReviewSession
+
+    settings = _settings(args)
+    stem = args.detections.name.removesuffix('.jsonl')
+    saved_to = args.save or args.detections.with_name(f'{stem}.corrected.jsonl')
+    yaml_to = args.write_config or args.detections.with_name(f'{stem}.param.yaml')
+    if saved_to.resolve() == args.detections.resolve():
+        raise SettingsError(f'--save: got {saved_to}, expected another file than --detections')
+    original = open_recording(args.input, settings)
+    corrections = Corrections(args.detections, original.streams)
+    with contextlib.ExitStack() as stack:
+        networks = stack.enter_context(Networks(settings))
+
+        def preview(tuned: Settings, stream: str, number: int) -> Any:
+            return _preview(Recipe(networks, tuned), original.frame(stream, number))
+
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix='ffs_review_')))
+        session = ReviewSession(
+            original,
+            args.output,
+            corrections,
+            saved_to=saved_to,
+            open_output=lambda path: open_recording(path, settings, name=original.own_name),
+            rerun=None if args.output is None else _rerun(args.input, settings, original, folder),
+            scratch=folder,
+            settings=settings,
+            preview=preview,
+            yaml_to=yaml_to,
+        )
+        stack.callback(session.close)
+        try:
+            server = ReviewServer(session.routes, args.port)
+        except OSError as error:
+            raise MediaError(f'--port {args.port}: {error.strerror or error}') from error
+        stack.callback(server.server_close)
+        tell(f'review: {server.address}')
+        tell('on this machine alone, for whoever has this address; Ctrl-C ends it')
+        if not args.no_browser:
+            webbrowser.open(server.address)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever(0.1)
+    return 0
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    """Return the settings of the options, over those that the output was made with."""
+    from ffs_anonymizer.settings.runtime import Settings
+
+    record = None if args.config is not None else _record(args.output)
+    return settings_from(args, Settings() if record is None else _of_record(record))
+
+
+def _of_record(record: Mapping[str, Any]) -> Settings:
+    from ffs_anonymizer.settings.runtime import PARAMETERS, Settings
+
+    known = {parameter.name for parameter in PARAMETERS}
+    values = {name: value for name, value in record['settings'].items() if name in known}
+    return Settings().updated(values)
+
+
+def _record(output: Path | None) -> dict[str, Any] | None:
+    from ffs_anonymizer.jobs.record import read_record
+
+    if output is None or not record_of(output).exists():
+        return None
+    return read_record(record_of(output))
+
+
+def _opened_detections(stack: contextlib.ExitStack, path: Path | None) -> DetectionsReader | None:
+    from ffs_anonymizer.regions.detections_file import DetectionsReader
+
+    return None if path is None else stack.enter_context(DetectionsReader(path))
+
+
+def _second_look(args: argparse.Namespace, settings: Settings, networks: Any) -> SecondLook:
+    from ffs_anonymizer.anonymizer import Recipe
+    from ffs_anonymizer.frames.array import ArrayFrame
+    from ffs_anonymizer.review.second_look import SecondLook
+
+    changes: dict[str, object] = {
+        'face.threshold': args.threshold,
+        'plate.threshold': args.threshold,
+        'detector.scale': 1.0,
+        # Nothing is painted here.
+        'face.method': 'solid',
+    }
+    if args.second_model:
+        changes['detector.model_path'] = args.second_model
+    recipe = Recipe(networks, settings.updated(changes))
+    is_other = bool(args.second_model) and args.second_model != settings.detector.model_path
+    return SecondLook(
+        lambda image_bgr: recipe.detect(ArrayFrame(image_bgr)), is_other, args.thorough
+    )
+
+
+class _ListedRegions:
+    """
+    Look up what was replaced in a frame, and count it.
+
+    :param reader: None where there is no list.
+    """
+
+    def __init__(self, reader: DetectionsReader | None, recipe: Recipe) -> None:
+        self._reader = reader
+        self._recipe = recipe
+        self.counts: dict[str, Counter[str]] = {}
+
+    def __call__(self, frame: RecordedFrame) -> Listed:
+        """Return None where nobody knows."""
+        from ffs_anonymizer.regions.detections import CLASSES
+
+        if self._reader is None:
+            return None
+        found = self._reader.find(frame.stream, stamp_ns=frame.camera_ns, log_ns=frame.log_ns)
+        regions = found.regions
+        self._count('regions by class', [CLASSES[index] for index in regions.classes.tolist()])
+        how = ['detected' if detected else 'coasted' for detected in regions.detected.tolist()]
+        self._count('regions by how they were found', how)
+
+        def of_size(size_wh: tuple[int, int]) -> Regions:
+            found.check(size_wh)
+            return self._recipe.cover(regions, names=(frame.stream,), size_wh=size_wh)
+
+        return of_size
+
+    def _count(self, name: str, words: list[str]) -> None:
+        self.counts.setdefault(name, Counter()).update(words)
+
+
+def _facts(
+    args: argparse.Namespace, look: SecondLook, networks: Any, record: Mapping[str, Any] | None
+) -> dict[str, str]:
+    facts = {
+        'original': str(args.input),
+        'output': str(args.output),
+        'detections': str(args.detections or 'not given: coverage is told by the pixels alone'),
+        'second look by': args.second_model or 'the same detector',
+        'lowest score': f'{args.threshold:g}',
+        'seed of the sample': str(args.seed),
+        'tool': f'ffs_anonymizer {__version__}',
+        'audited': datetime.now(timezone.utc).isoformat(timespec='seconds'),
+        **{name: str(value) for name, value in networks.words().items()},
+    }
+    if record is not None:
+        facts['anonymized'] = f'{record["started"]} to {record["ended"]}'
+        facts['settings sha256'] = str(record['settings_sha256'])
+        facts['warnings'] = '; '.join(f'{n} frames: {w}' for w, n in record['warnings'].items())
+        facts['not done'] = '; '.join(record['undone'])
+    return facts
+
+
+def _methods(record: Mapping[str, Any] | None) -> dict[str, Counter[str]]:
+    methods: Counter[str] = Counter()
+    for stream in (record or {'streams': {}})['streams'].values():
+        methods.update(stream['methods'])
+    return {'what took their place': methods} if methods else {}
+
+
+def _enter_audit(output: Path, look: str, result: Any, page: str) -> None:
+    from ffs_anonymizer.jobs.record import add_audit
+
+    add_audit(
+        record_of(output),
+        {
+            'tool_version': __version__,
+            'ended': datetime.now(timezone.utc).isoformat(timespec='seconds'),
+            'look': look,
+            'frames': result.looked_at,
+            'missed_frames': result.missed_frames,
+            'findings': len(result.findings),
+            'report_sha256': hashlib.sha256(page.encode()).hexdigest(),
+        },
+    )
+
+
+def _preview(recipe: Recipe, recorded: RecordedFrame) -> tuple[NDArray[np.uint8], int]:
+    """Return a frame as it would be without a past, and the number of its regions."""
+    from ffs_anonymizer.stream import Drawn, Seen
+
+    frame = recorded.decode()
+    height, width = frame.image_bgr.shape[:2]
+    regions, _ = recipe.find(
+        recipe.detect(frame),
+        Seen(),
+        names=(recorded.stream,),
+        size_wh=(width, height),
+        stamp_ns=None,
+    )
+    choice, _ = recipe.choose(frame, regions, Drawn())
+    (replaced,) = recipe.replace([choice])
+    if isinstance(replaced, AnonymizerError):
+        raise replaced
+    return frame.image_bgr, len(regions)
+
+
+def _rerun(source: Path, settings: Settings, original: Recording, folder: Path) -> Rerun:
+    """Return the words of the command that makes an output anew from a corrected list."""
+    from ffs_anonymizer.review.recording import BagRecording
+    from ffs_anonymizer.settings.parameter_file import to_yaml
+
+    config = folder / 'settings.yaml'
+    config.write_text(to_yaml(settings), encoding='utf-8')
+    command = 'bag' if isinstance(original, BagRecording) else 'media'
+
+    def words(detections: Path, target: Path, used: Path, output: Path) -> list[str]:
+        return [
+            command,
+            *('-i', str(source), '-o', str(target), '--config', str(config)),
+            *('--detections', str(detections)),
+            *('--reuse', str(output), '--reuse-detections', str(used)),
+        ]
+
+    return words
