@@ -322,9 +322,13 @@ class _Conversion:
     def _image_task(self, message: Message) -> Task[_Passing]:
         payload = bytes(message.data)
         message = message._replace(data=payload)
+        topic, settings = message.topic.name, self._job.settings
+        rotation = rotation_of(settings.rotation, topic)
         if message.topic.type_name in cdr.VIDEO_TYPES:
             assert self._decoded is not None
-            return self._picture_task(message, self._decoded, self._decoded.decode)
+            return self._picture_task(
+                message, self._decoded, partial(self._decoded.decode, rotation)
+            )
         try:
             if self._reader.messages_compressed:
                 payload = decompressed(payload)
@@ -332,11 +336,8 @@ class _Conversion:
         except AnonymizerError as error:
             return _failing(message, error)
         described = image.encoding if isinstance(image, cdr.CdrImage) else image.format
-        topic = message.topic.name
         if is_depth(described, topic):
             raise depth_error([topic])
-        settings = self._job.settings
-        rotation = rotation_of(settings.rotation, topic)
         limit = settings.limits.max_pixels or MOST_PIXELS
         return self._picture_task(
             message,

@@ -18,7 +18,7 @@ from ffs_anonymizer.bag.selection import (
 )
 from ffs_anonymizer.clouds.cloud import Cloud
 from ffs_anonymizer.errors import AnonymizerError, BagError, SettingsError
-from ffs_anonymizer.frames.message import rotation_of
+from ffs_anonymizer.frames.message import idle_rotations, rotation_of
 from ffs_anonymizer.jobs.job import FileJob
 from ffs_anonymizer.regions.zones import Zone
 from ffs_anonymizer.rosbag2 import cdr
@@ -187,6 +187,10 @@ class BagPlan:
             lines.append(
                 f'ignore_zones: {idle} fits no topic that is anonymized, so it has no effect'
             )
+        lines += [
+            f'rotation: {text!r} fits no topic that is anonymized, so it has no effect'
+            for text in idle_rotations(self.job.settings.rotation, self._names(*_PICTURES))
+        ]
         return lines
 
     def _format_warnings(self) -> list[str]:

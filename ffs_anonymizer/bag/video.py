@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ffs_anonymizer.frames.frame import Buffer, Frame
 from ffs_anonymizer.frames.message import black_like
+from ffs_anonymizer.frames.upright import upright
 from ffs_anonymizer.frames.video_packets import codec_of, PacketDecoder, PacketEncoder, Picture
 from ffs_anonymizer.rosbag2.cdr import CdrPacket
 
@@ -35,9 +36,13 @@ class VideoImage:
         """Return the picture's samples."""
         return self.picture.samples.data
 
-    def decode(self) -> Frame:
-        """Return the picture as the recipe takes it."""
-        return self.picture.samples.decode()
+    def decode(self, rotation: int = 0) -> Frame:
+        """
+        Return the picture as the recipe takes it.
+
+        :param rotation: degrees clockwise that make it upright.
+        """
+        return upright(self.picture.samples.decode(), rotation=rotation)
 
     def with_data(self, data: Buffer) -> bytes:
         """

@@ -9,7 +9,7 @@ from ffs_anonymizer.frames.containers import KINDS, MOST_LIVE_PIXELS, MOST_PIXEL
 from ffs_anonymizer.frames.frame import Frame
 from ffs_anonymizer.frames.jpeg import jpeg_quality, jpeg_sampling
 from ffs_anonymizer.frames.raw import as_buffer, black_image, decode_image, ENCODINGS, is_depth
-from ffs_anonymizer.frames.upright import rotation_of, Turn
+from ffs_anonymizer.frames.upright import idle_rotations, rotation_of, Turn
 
 __all__ = [
     'ENCODINGS',
@@ -22,6 +22,7 @@ __all__ = [
     'decode',
     'decode_compressed',
     'decode_image',
+    'idle_rotations',
     'is_depth',
     'jpeg_quality',
     'jpeg_sampling',

@@ -136,15 +136,30 @@ def rotation_of(texts: Iterable[str], *names: str) -> int:
     :param names: of the stream.
     :raises SettingsError: a text is something else.
     """
-    found = None
-    for text in texts:
-        pattern, _, degrees = text.strip().rpartition(' ')
-        if not pattern.strip() or degrees not in map(str, ROTATIONS):
-            raise SettingsError(
-                f'rotation: got {text!r}, expected `<topic or glob> 0|90|180|270`, the degrees '
-                'clockwise that make the picture upright'
-            )
-        fits = any(fnmatch.fnmatchcase(name, pattern.strip()) for name in names)
-        if found is None and fits:
-            found = int(degrees)
-    return found or 0
+    rotations = [_parsed(text) for text in texts]
+    fitting = (degrees for pattern, degrees in rotations if _fits(pattern, names))
+    return next(fitting, 0)
+
+
+def idle_rotations(texts: Iterable[str], names: Iterable[str]) -> list[str]:
+    """
+    Return the texts that fit none of the names, so that nothing is turned.
+
+    :raises SettingsError: as `rotation_of`.
+    """
+    known = tuple(names)
+    return [text for text in texts if not _fits(_parsed(text)[0], known)]
+
+
+def _parsed(text: str) -> tuple[str, int]:
+    pattern, _, degrees = text.strip().rpartition(' ')
+    if not pattern.strip() or degrees not in map(str, ROTATIONS):
+        raise SettingsError(
+            f'rotation: got {text!r}, expected `<topic or glob> 0|90|180|270`, the degrees '
+            'clockwise that make the picture upright'
+        )
+    return pattern.strip(), int(degrees)
+
+
+def _fits(pattern: str, names: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for name in names)

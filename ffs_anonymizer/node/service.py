@@ -13,6 +13,7 @@ from typing import Any
 from ffs_anonymizer.anonymizer import Anonymized
 from ffs_anonymizer.clouds.scene import Scene
 from ffs_anonymizer.errors import AnonymizerError, SettingsError
+from ffs_anonymizer.frames.message import idle_rotations
 from ffs_anonymizer.node import parameters, qos, topics, weakenings
 from ffs_anonymizer.node.camera import Account, Camera, QUEUE_FRAMES
 from ffs_anonymizer.node.diagnostics import Diagnostics, PERIOD_S, Reminder, Report
@@ -247,6 +248,10 @@ class Service:
                         f'{setting}: {text!r} fits no camera topic of this node, so it has no '
                         'effect'
                     )
+        for text in idle_rotations(self.settings.rotation, names):
+            self._logger.warning(
+                f'rotation: {text!r} fits no camera topic of this node, so it has no effect'
+            )
 
     def _weakenings(self, topic: str) -> list[str]:
         found = weakenings.weakenings(self.settings, topic, self._sizes_wh.get(topic))

@@ -6,7 +6,12 @@ import subprocess
 import sys
 
 import cv2
+from ffs_anonymizer.frames.containers import parse
+from ffs_anonymizer.frames.jpeg import dressed
+from ffs_anonymizer.frames.metadata import orientation_tiff
+from ffs_anonymizer.frames.upright import Turn
 from ffs_anonymizer.regions import boxes
+from ffs_anonymizer.rosbag2 import cdr
 from ffs_anonymizer.settings.runtime import Settings
 from mcap.reader import make_reader
 import numpy as np
@@ -301,3 +306,72 @@ def test_memory_does_not_grow_with_the_bag(tmp_path, face_bgr):
         peaks_mb.append(int(result.stdout.split()[-1]) / 1024)
     # 400 more frames are 92 MB more of input.
     assert peaks_mb[1] - peaks_mb[0] < 30
+
+
+def turned(image_bgr, orientation):
+    """Return a JPEG that is stored turned and says so."""
+    stored = Turn.of(orientation).undo(image_bgr)
+    return dressed(jpeg(stored), profile=b'', exif=orientation_tiff(orientation))
+
+
+@pytest.mark.parametrize('orientation', [1, 3, 6, 8])
+def test_a_turned_picture_is_searched_upright_and_stays_turned(tmp_path, face_bgr, orientation):
+    data = turned(face_bgr, orientation)
+    record = Record('/cam/image/compressed', T0, T0, 1, compressed_cdr(data))
+    source = write_bag(tmp_path / 'in', [record], splits=1)
+    assert run(source, tmp_path / 'out', '--write-detections', tmp_path / 'found') == 0
+    found = [json.loads(line) for line in (tmp_path / 'found').read_text('utf-8').splitlines()]
+    height, width = face_bgr.shape[:2]
+    assert [line['size_wh'] for line in found if 'size_wh' in line] == [[width, height]]
+    (after,) = images(read_bag(tmp_path / 'out').records, '/cam/image/compressed')
+    written = parse(compressed_of(after))
+    assert (written.orientation, written.size_wh) == (orientation, parse(data).size_wh)
+
+
+def compressed_of(record):
+    return bytes(cdr.parse_compressed_image(record.data).data)
+
+
+@pytest.mark.parametrize('rotation', [90, 180, 270])
+def test_a_camera_that_hangs_turned_is_searched_upright(tmp_path, face_bgr, rotation):
+    stored = Turn.of(1, rotation).undo(face_bgr)
+    records = [Record('/cam/image', T0, T0, 1, raw_cdr(np.ascontiguousarray(stored)))]
+    source = write_bag(tmp_path / 'in', records, splits=1)
+    words = [
+        '--set',
+        f'rotation=["/cam/im* {rotation}"]',
+        '--write-detections',
+        tmp_path / 'found',
+    ]
+    assert run(source, tmp_path / 'out', *words) == 0
+    found = [json.loads(line) for line in (tmp_path / 'found').read_text('utf-8').splitlines()]
+    height, width = face_bgr.shape[:2]
+    assert [line['size_wh'] for line in found if 'size_wh' in line] == [[width, height]]
+    (after,) = images(read_bag(tmp_path / 'out').records)
+    changed = (pixels_of(after) != stored).any(axis=2)
+    upright = Turn.of(1, rotation).apply(changed.astype(np.uint8)[..., None].repeat(3, 2))
+    y, x = np.nonzero(upright[..., 0])
+    # Where the face of the upright picture is.
+    assert abs(x.mean() - 97) < 12
+    assert abs(y.mean() - 82) < 15
+
+
+def test_a_rotation_of_nothing_is_told(tmp_path, face_bgr, capsys):
+    source = write_bag(tmp_path / 'in', drive(face_bgr, 1))
+    assert run(source, tmp_path / 'out', '--dry-run', '--set', 'rotation=["/other 90"]') == 0
+    told = "rotation: '/other 90' fits no topic that is anonymized, so it has no effect"
+    assert told in capsys.readouterr().err
+    assert run(source, tmp_path / 'out', '--set', 'rotation=["/cam/image"]') == 2
+    assert "rotation: got '/cam/image', expected `<topic or glob>" in capsys.readouterr().err
+
+
+def test_padding_of_a_frame_without_faces_does_not_pass(tmp_path):
+    empty = np.full((144, 192, 3), 90, np.uint8)
+    record = Record('/cam/image', T0, T0, 1, raw_cdr(empty, padding=6))
+    assert b'\xab' * 6 in record.data
+    source = write_bag(tmp_path / 'in', [record], splits=1)
+    assert run(source, tmp_path / 'out') == 0
+    (after,) = images(read_bag(tmp_path / 'out').records)
+    assert len(after.data) == len(record.data)
+    assert (pixels_of(after) == 90).all()
+    assert b'\xab' * 6 not in after.data

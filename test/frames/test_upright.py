@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 from ffs_anonymizer.errors import SettingsError
 from ffs_anonymizer.frames.message import decode
-from ffs_anonymizer.frames.upright import rotation_of, ROTATIONS, Turn
+from ffs_anonymizer.frames.upright import idle_rotations, rotation_of, ROTATIONS, Turn
 import numpy as np
 import pytest
 from support.messages import compressed_message, NO_RECTS, noise_message, raw_message, scene
@@ -104,6 +104,14 @@ def test_rotation_of(texts, stream, expected):
 def test_a_rotation_that_cannot_be_read(text):
     with pytest.raises(SettingsError, match=r'rotation: got .*, expected `<topic or glob> 0\|90'):
         rotation_of([text], '/cam')
+
+
+def test_rotations_that_turn_nothing():
+    texts = ['/a 90', '/b* 180', '/c 0']
+    assert idle_rotations(texts, ['/b1', '/x']) == ['/a 90', '/c 0']
+    assert idle_rotations([], ['/a']) == []
+    with pytest.raises(SettingsError, match='rotation: got'):
+        idle_rotations(['/a'], ['/a'])
 
 
 def test_depth_by_name_needs_the_topic():
