@@ -199,6 +199,41 @@ def test_each_class_has_its_method(make):
     assert len(np.unique(out[10:30, 50:80].reshape(-1, 3), axis=0)) == 6 * 4
 
 
+@pytest.mark.parametrize('encoding', ['bgr8', 'nv12', 'bayer_rggb8'])
+def test_no_pixel_of_a_plate_reaches_what_is_drawn_in_its_place(make, encoding):
+    recipe = make(face__method='solid', plate__method='generate', plate__region_scale=1.0)
+    boxes = [(20, 30, 60, 42), (62, 34, 92, 44)]
+    found = Detections.of(boxes, [1, 1], PLATE)
+    rng = np.random.default_rng(0)
+    first = message(encoding, rng)
+    other = message(encoding, rng, like=first, inside=boxes)
+    assert first.data != other.data
+    ours, theirs = (
+        recipe.anonymize(decode_image(msg), Stream(), detections=found)[0]
+        for msg in (first, other)
+    )
+    assert bytes(ours.data) == bytes(theirs.data)
+    assert ours.replaced.counts == {'generate (plate)': 2}
+
+
+def test_a_track_keeps_its_plate(make):
+    recipe = make(face__method='solid', plate__method='generate', plate__region_scale=1.0)
+    one = Detections.of([(20, 30, 60, 42)], [1], PLATE)
+    grey = message('bgr8', np.random.default_rng(0))
+    grey.data = bytes([90]) * len(grey.data)
+    shown, stream = [], Stream()
+    for stamp in (0, 33_000_000):
+        result, stream = recipe.anonymize(
+            decode_image(grey), stream, stamp_ns=stamp, detections=one
+        )
+        shown.append(bytes(result.data))
+    assert shown[0] == shown[1]
+    both = Detections.of([(20, 10, 60, 22), (20, 40, 60, 52)], [1, 1], PLATE)
+    result, _ = recipe.anonymize(decode_image(grey), Stream(), detections=both)
+    out = np.frombuffer(result.data, np.uint8).reshape(HEIGHT, WIDTH, 3)
+    assert (out[10:22, 20:60] != out[40:52, 20:60]).any()
+
+
 @pytest.mark.parametrize(
     ('stream', 'zone', 'masked'),
     [

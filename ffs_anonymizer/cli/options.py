@@ -10,7 +10,7 @@ from typing import Any, TYPE_CHECKING
 
 from ffs_anonymizer.errors import SettingsError
 from ffs_anonymizer.settings.parameter_file import load
-from ffs_anonymizer.settings.runtime import DEVICES, FALLBACKS, find_parameter, METHODS, Settings
+from ffs_anonymizer.settings.runtime import DEVICES, find_parameter, METHODS, NO_PLATES, Settings
 import yaml
 
 if TYPE_CHECKING:
@@ -182,11 +182,10 @@ def settings_from(args: argparse.Namespace, base: Settings | None = None) -> Set
         '--plate-threshold': args.plate_threshold is not None,
     }
     for option, is_given in given.items():
-        if is_given and not settings.detector.plate_model_path:
+        if is_given and settings.detector.plate_model_path == NO_PLATES:
             raise SettingsError(
-                f'{option}: got no model that finds plates, expected one as '
-                'detector.plate_model_path; name it, for example with '
-                f'--set detector.plate_model_path=FILE, or leave out {option}'
+                f'{option}: got detector.plate_model_path {NO_PLATES}, so that no plate is looked '
+                f'for; name a model or leave it empty, or leave out {option}'
             )
     return settings
 
@@ -220,12 +219,7 @@ def _methods(text: str) -> Iterator[tuple[str, str]]:
                 f'--method: got class {name!r}, expected one of: {", ".join(_CLASSES)}; '
                 'write face=generate,plate=blur'
             )
-        if (name, method) == ('plate', 'generate'):
-            raise SettingsError(
-                '--method: got plate=generate, but the generator draws faces; expected plate= one '
-                f'of: {", ".join(FALLBACKS)}'
-            )
-        # A generator of faces is nothing for plates.
+        # An invented number on what is no plate draws the eye: plates are to be asked for.
         one_word = _CLASSES[:1] if method == 'generate' else _CLASSES
         for each in (name,) if name else one_word:
             if each in seen:

@@ -17,6 +17,7 @@ DEFAULT_GENERATOR = 'ffs-128-small.onnx'
 # That of the generators whose contract is taken over, which have no manifest.
 CROP_SCALE = 1.7
 DEFAULT_FOR_CPU = 'ffs-128-small-int8-cpu.onnx'
+DEFAULT_PLATES = 'ffs-plates.onnx'
 
 Shape = tuple[int | str, ...]
 # In the order of the contract; the first two are always there.
@@ -197,6 +198,11 @@ def save_manifest(manifest: Manifest, onnx_path: Path) -> Path:
 
 def default_generator(name: str = DEFAULT_GENERATOR) -> Path | None:
     """Return the generator that the package ships, None where it ships none."""
+    return shipped(name)
+
+
+def shipped(name: str) -> Path | None:
+    """Return a model file that comes with the package, None where it has none of that name."""
     path = Path(__file__).resolve().parent / name
     return path if path.is_file() else None
 

@@ -7,9 +7,14 @@ import importlib.metadata
 from pathlib import Path
 
 from ffs_anonymizer.errors import ModelError
-from ffs_anonymizer.models.manifest import DEFAULT_FOR_CPU, default_generator
+from ffs_anonymizer.models.manifest import (
+    DEFAULT_FOR_CPU,
+    default_generator,
+    DEFAULT_PLATES,
+    shipped,
+)
 from ffs_anonymizer.models.model_file import read_model
-from ffs_anonymizer.settings.runtime import Settings
+from ffs_anonymizer.settings.runtime import NO_PLATES, Settings
 
 DETECTORS = ('face detector', 'plate detector')
 # The best and slowest first.
@@ -37,10 +42,11 @@ def roster(settings: Settings) -> tuple[Role, ...]:
 
     :raises ModelError: a role has no file that is named, and none that is shipped.
     """
-    named = settings.detector.model_path, settings.detector.plate_model_path
-    roles = [Role(DETECTORS[0], Path(named[0] or default_detector()))]
-    if named[1]:
-        roles.append(Role(DETECTORS[1], Path(named[1])))
+    faces, plates = settings.detector.model_path, settings.detector.plate_model_path
+    roles = [Role(DETECTORS[0], Path(faces) if faces else default_detector())]
+    plates_path = Path(plates) if plates else shipped(DEFAULT_PLATES)
+    if plates != NO_PLATES and plates_path is not None:
+        roles.append(Role(DETECTORS[1], plates_path))
     if settings.face.method != 'generate':
         return tuple(roles)
     own = settings.generator.model_path

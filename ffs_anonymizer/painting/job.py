@@ -10,7 +10,8 @@ from ffs_anonymizer.painting import composite, obscure
 from ffs_anonymizer.painting.composite import Patch
 from ffs_anonymizer.painting.crops import enclosing_squares
 from ffs_anonymizer.painting.inputs import in_crops, latent_seeds, latents_of, points_of
-from ffs_anonymizer.painting.methods import BLUR, GENERATE_SMALL, MOSAIC, SOLID
+from ffs_anonymizer.painting.methods import BLUR, GENERATE_SMALL, MOSAIC, PLATE, SOLID
+from ffs_anonymizer.painting.plate import draw_plate
 from ffs_anonymizer.regions.detections import Regions
 from ffs_anonymizer.settings.runtime import ObscureSettings, Settings
 import numpy as np
@@ -126,7 +127,7 @@ def job_of(
     :param rects_xyxy_px: (N, 4) int32, where each region covers completely.
     :param methods: (N,) int8, codes of methods.NAMES.
     :param crop_scales: of the generators, side of a crop over the longer side of its region.
-    :param stream: its name; with the track it decides which face is drawn.
+    :param stream: its name; with the track it decides which face or plate is drawn.
     """
     height, width = image_bgr.shape[:2]
     drawn = np.nonzero(methods <= GENERATE_SMALL)[0]
@@ -135,21 +136,32 @@ def job_of(
     crop_index = np.full(len(methods), -1, np.int32)
     crop_index[drawn] = np.arange(len(drawn))
     order = composite.far_to_near(rects_xyxy_px)
+    seeds = latent_seeds(settings.generator.seed, stream, regions.track_ids)
     outers, pixels = [], []
     for i in order.tolist():
         rect, method, crop = rects_xyxy_px[i], int(methods[i]), int(crop_index[i])
-        feather = settings.feather if method <= BLUR else 0.0
+        feather = settings.feather if method <= BLUR or method == PLATE else 0.0
         outer = composite.with_feather(rect, feather, size_wh=(width, height))
         if crop >= 0:
             low, side = np.tile(squares[crop, :2], 2), int(squares[crop, 2])
             outer = np.clip(outer, low, low + side).astype(np.int32)
+        elif method == PLATE:
+            drawing = draw_plate(
+                image_bgr,
+                rect_xyxy_px=rect,
+                outer_xyxy_px=outer,
+                holes_xyxy_px=rects_xyxy_px,
+                grown=settings.plate.region_scale,
+                seed=int(seeds[i]),
+            )
+            pixels.append(drawing)
         else:
             pixels.append(_obscured(image_bgr, method, rect, outer, settings.obscure))
         outers.append(outer)
     return Job(
         squares,
         methods[drawn],
-        latent_seeds(settings.generator.seed, stream, regions.track_ids[drawn]),
+        seeds[drawn],
         points_of(regions.take(drawn), pose=settings.generator.pose),
         rects_xyxy_px,
         np.array(outers, np.int32).reshape(-1, 4),

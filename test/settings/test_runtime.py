@@ -34,7 +34,7 @@ def test_flat_and_updated_are_inverse():
             'hide',
             r"got 'hide', expected string, one of: generate, blur, mosaic, solid",
         ),
-        ('plate.method', 'generate', r"got 'generate', expected string, one of: blur"),
+        ('plate.method', 'hide', r"got 'hide', expected string, one of: generate, blur"),
         ('face.fallback', 'generate', r"got 'generate', expected string, one of: blur"),
         ('image_topics', '/camera', r"got '/camera', expected string array; write it as a list"),
         ('image_topics', [1], r'every item must be a str'),
