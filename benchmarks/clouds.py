@@ -20,6 +20,8 @@ from ffs_anonymizer.clouds.cloud import decode_cloud
 from ffs_anonymizer.clouds.scene import Link, Scene
 from ffs_anonymizer.frames.message import decode
 from ffs_anonymizer.networks import Networks
+from ffs_anonymizer.node.camera import Camera, Waiting
+from ffs_anonymizer.node.measured import Measured
 from ffs_anonymizer.settings.runtime import Settings
 from ffs_anonymizer.stream import Stream
 import numpy as np
@@ -80,6 +82,14 @@ def _works(recipe: Recipe) -> dict[str, Callable[[], Any]]:
     done, _ = recipe.anonymize(decode(picture), Stream())
     scene.add_regions('/camera/image', STAMP_NS, (640, 480), done.regions.xyxy_px)
 
+    registered = Camera('/points', drop_old=False, kind='registered', links=LINKS)
+    measured = Measured(recipe.settings, [registered])
+    stamped = SimpleNamespace(**vars(cloud), header=header(stamp_ns=STAMP_NS))
+    waiting = Waiting(stamped, 0.0)
+    picture.header = header(stamp_ns=STAMP_NS)
+    camera = Camera(LINKS[0].image, drop_old=False)
+    measured.learn(camera, Waiting(picture, 0.0), (640, 480), done.regions)
+
     def through_the_recipe(geometry: str) -> Any:
         frame = decode_cloud(cloud, geometry)
         return recipe.anonymize(frame, Stream())[0]
@@ -89,6 +99,7 @@ def _works(recipe: Recipe) -> dict[str, Callable[[], Any]]:
         'organized cloud, keep': lambda: through_the_recipe('keep'),
         'organized cloud, flatten': lambda: through_the_recipe('flatten'),
         'organized cloud, drop': lambda: through_the_recipe('drop'),
+        'registered cloud, flatten': lambda: measured.hide(recipe, registered, waiting),
         'depth image, flatten': lambda: scene.hide_in_depth(distances, LINKS, 'flatten', STAMP_NS),
         'cloud by its camera, flatten': lambda: scene.hide_in_cloud(
             flat, LINKS, 'flatten', STAMP_NS

@@ -313,17 +313,21 @@ def frame_name(name: str) -> str:
 
 
 def grown(
-    xyxy_px: NDArray[np.floating[Any]], apart_ns: int, size_wh: tuple[int, int]
+    xyxy_px: NDArray[np.floating[Any]],
+    apart_ns: int,
+    size_wh: tuple[int, int],
+    slack: float = _SLACK_SIDES,
 ) -> NDArray[np.float64]:
     """
     Return regions with a margin for the time between a picture and a cloud.
 
     :param xyxy_px: (N, 4).
     :param apart_ns: between the two stamps.
+    :param slack: for what calibrations err, in sides.
     """
     boxes = np.asarray(xyxy_px, np.float64).reshape(-1, 4)
     sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0.0)
-    margin = (sides * (_SLACK_SIDES + SIDES_PER_S * abs(apart_ns) / 1e9))[:, None]
+    margin = (sides * (slack + SIDES_PER_S * abs(apart_ns) / 1e9))[:, None]
     low, high = boxes[:, :2] - margin, boxes[:, 2:] + margin
     limit = np.array(size_wh, np.float64)
     return np.concatenate([np.clip(low, 0, limit), np.clip(high, 0, limit)], axis=1)

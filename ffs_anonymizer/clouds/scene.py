@@ -15,6 +15,7 @@ from ffs_anonymizer.clouds.projection import CameraModel, Transforms, View
 from ffs_anonymizer.errors import ImageError, SettingsError
 from ffs_anonymizer.frames.frame import Buffer
 from ffs_anonymizer.frames.upright import Turn
+from ffs_anonymizer.regions.detections import Regions
 import numpy as np
 from numpy.typing import NDArray
 
@@ -70,12 +71,17 @@ class Seen:
     """
     Hold the regions of a picture.
 
-    :param xyxy_px: (N, 4), right and bottom exclusive.
+    :param size_wh: as the camera has its pixels lie.
+    :param xyxy_px: (N, 4) in them, right and bottom exclusive.
+    :param upright_wh: of the upright picture.
+    :param found: in that.
     """
 
     stamp_ns: int
     size_wh: tuple[int, int]
     xyxy_px: NDArray[np.float64]
+    upright_wh: tuple[int, int]
+    found: Regions | None = None
 
 
 class Scene:
@@ -116,6 +122,7 @@ class Scene:
         size_wh: tuple[int, int],
         xyxy_px: NDArray[np.floating[Any]],
         turn: Turn = _UPRIGHT,
+        found: Regions | None = None,
     ) -> None:
         """
         Remember the regions of a picture.
@@ -123,11 +130,13 @@ class Scene:
         :param size_wh: of the upright picture.
         :param xyxy_px: (N, 4) in it, right and bottom exclusive.
         :param turn: how the camera's pixels became upright; lenses and depth know nothing of it.
+        :param found: the same regions with all that is known of them.
         """
         boxes = np.asarray(xyxy_px, np.float64).reshape(-1, 4)
         whole = np.concatenate([np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])], axis=1)
         stored = turn.stored(whole.astype(np.int32), size_wh).astype(np.float64)
-        one = Seen(stamp_ns, size_wh[::-1] if turn.transpose else size_wh, stored)
+        stored_wh = size_wh[::-1] if turn.transpose else size_wh
+        one = Seen(stamp_ns, stored_wh, stored, size_wh, found)
         with self._lock:
             self._add_seen(self._seen.setdefault(image_topic, []), one)
 
@@ -136,6 +145,15 @@ class Scene:
         with self._lock:
             every = [self._seen.get(link.image) for link in links]
             return all(seen and seen[-1].stamp_ns >= stamp_ns for seen in every)
+
+    def nearest(self, image_topic: str, stamp_ns: int) -> Seen:
+        """
+        Return the regions of the picture that is nearest in time.
+
+        :raises ImageError: there is none near enough.
+        """
+        with self._lock:
+            return self._nearest(image_topic, stamp_ns)
 
     def hide_in_cloud(
         self, msg: Any, links: Sequence[Link], geometry: str, stamp_ns: int
@@ -172,8 +190,7 @@ class Scene:
             raise ImageError('got no camera that depth is registered to: list it in depth.cameras')
         rects = []
         for link in links:
-            with self._lock:
-                seen = self._nearest(link.image, stamp_ns)
+            seen = self.nearest(link.image, stamp_ns)
             boxes = projection.grown(seen.xyxy_px, seen.stamp_ns - stamp_ns, seen.size_wh)
             rects.append(depth.scaled(boxes, seen.size_wh, image.size_wh))
         every = np.concatenate(rects)

@@ -67,7 +67,7 @@ class Camera:
 
     :param topic: the resolved name of the topic; it names the stream in the recipe.
     :param drop_old: keep only the newest frame; else up to `QUEUE_FRAMES` in their order.
-    :param kind: image, cloud or depth.
+    :param kind: image, cloud, registered (a cloud that takes the regions of a picture) or depth.
     :param links: the cameras whose regions count instead of its own; without them, a cloud is
         looked at as an image.
     """
@@ -82,6 +82,11 @@ class Camera:
         self._waiting: deque[Waiting] = deque()
         self._counters = _Counters()
         self._lock = threading.Lock()
+
+    @property
+    def is_cloud(self) -> bool:
+        """Return whether the messages are clouds."""
+        return self.kind in ('cloud', 'registered')
 
     @property
     def drops_old(self) -> bool:

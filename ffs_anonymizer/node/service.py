@@ -90,6 +90,7 @@ class Service:
             *((topic, 'image') for topic in self._topics.images),
             *((topic, 'cloud') for topic in self._topics.clouds),
             *((topic, 'depth') for topic in self._topics.depths),
+            *((topic, 'registered') for topic in self._topics.registered),
         ]
         self._worker: Worker | None = None
         self._cameras: list[Camera] = []
@@ -255,7 +256,7 @@ class Service:
 
     def _weakenings(self, topic: str) -> list[str]:
         found = weakenings.weakenings(self.settings, topic, self._sizes_wh.get(topic))
-        clouds = [cloud.name for cloud in self._topics.clouds]
+        clouds = [cloud.name for cloud in (*self._topics.clouds, *self._topics.registered)]
         if topic in clouds and self.settings.cloud.geometry == 'keep':
             found.append('cloud.geometry is keep: the shape of faces stays in the cloud')
         fallen_s, reason = self._fallen.get(topic, (0.0, ''))
@@ -282,7 +283,7 @@ class Service:
         return Route(
             self._node,
             topic,
-            types=CLOUD_TYPES if camera.kind == 'cloud' else IMAGE_TYPES,
+            types=CLOUD_TYPES if camera.is_cloud else IMAGE_TYPES,
             presumed_type=COMPRESSED_IMAGE if topic.name.endswith('/compressed') else '',
             is_needed=partial(self._is_needed, topic.name),
             overrides=self._overrides,
@@ -296,7 +297,7 @@ class Service:
         """Return whether a cloud or a depth image that is taken waits for a picture."""
         return any(
             link.image == image and self._routes[topic.name].subscribed
-            for topic in (*self._topics.clouds, *self._topics.depths)
+            for topic, _ in self._sources
             for link in topic.links
         )
 
@@ -392,7 +393,7 @@ class Service:
             data = array.array('B')
             data.frombytes(anonymized.data)
             message.data = data
-            if camera.kind == 'cloud':
+            if camera.is_cloud:
                 message.is_dense = False
         if camera.kind == 'image' and hasattr(message, 'width'):
             self._sizes_wh[camera.topic] = (message.width, message.height)

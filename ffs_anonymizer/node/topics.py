@@ -44,6 +44,7 @@ class Topics:
     :param infos: the camera_info of all but clouds.
     :param clouds: are anonymized by their own colours, or by their cameras.
     :param depths: are anonymized by their cameras.
+    :param registered: clouds that take the regions of a picture.
     """
 
     images: tuple[Topic, ...]
@@ -51,11 +52,19 @@ class Topics:
     infos: tuple[Topic, ...]
     clouds: tuple[Topic, ...] = ()
     depths: tuple[Topic, ...] = ()
+    registered: tuple[Topic, ...] = ()
 
     @property
     def every(self) -> tuple[Topic, ...]:
         """Return all topics."""
-        return (*self.images, *self.copies, *self.infos, *self.clouds, *self.depths)
+        return (
+            *self.images,
+            *self.copies,
+            *self.infos,
+            *self.clouds,
+            *self.depths,
+            *self.registered,
+        )
 
     def names(self) -> set[str]:
         """Return all names that are subscribed to or published."""
@@ -89,7 +98,7 @@ def plan(
         images = tuple(topic(source) for source in settings.image_topics)
         copies = tuple(topic(source) for source in settings.copy_topics)
         sensors = _sensors(settings, resolve)
-        clouds, depths = (
+        clouds, depths, registered = (
             tuple(replace(topic(source), links=links) for source, links in some.items())
             for some in sensors
         )
@@ -99,9 +108,10 @@ def plan(
             'image_topics, cloud_topics, copy_topics, cloud.cameras, depth.cameras or '
             f'output_prefix: not a topic name: {error}'
         ) from error
-    _check(images + copies + clouds + depths, infos)
-    _check_links(clouds + depths, images)
-    return Topics(images, copies, infos, clouds, depths)
+    measured = clouds + depths + registered
+    _check(images + copies + measured, infos)
+    _check_links(measured, images)
+    return Topics(images, copies, infos, clouds, depths, registered)
 
 
 def camera_info_topic(image_topic: str) -> str:
@@ -113,8 +123,12 @@ def camera_info_topic(image_topic: str) -> str:
 
 def _sensors(
     settings: Settings, resolve: Callable[[str], str]
-) -> tuple[dict[str, tuple[Link, ...]], dict[str, tuple[Link, ...]]]:
-    """Return the cameras of each cloud and of each depth topic, by the name the user wrote."""
+) -> tuple[dict[str, tuple[Link, ...]], ...]:
+    """
+    Return the cameras of clouds, of depth topics and of registered clouds.
+
+    They stand by the name that the user wrote.
+    """
 
     def links(texts: tuple[str, ...]) -> list[Link]:
         parsed = [Link.parse(text) for text in texts]
@@ -122,24 +136,25 @@ def _sensors(
             replace(link, image=resolve(link.image), info=resolve(link.info)) for link in parsed
         ]
 
-    clouds, depths = links(settings.cloud.cameras), links(settings.depth.cameras)
+    def fitting(source: str, some: list[Link]) -> tuple[Link, ...]:
+        return tuple(link for link in some if link.fits(source) or link.fits(resolve(source)))
+
+    by_camera, by_pixel = links(settings.cloud.cameras), links(settings.cloud.registered)
+    depths = links(settings.depth.cameras)
     globs = [link.topics for link in depths if set(link.topics) & set('*?[')]
     if globs:
         raise SettingsError(
             f'depth.cameras: got {globs[0]!r}, which the node cannot subscribe to; expected the '
             'name of one topic'
         )
+    sources = settings.cloud_topics
+    pictures = {source: fitting(source, by_pixel) for source in sources}
+    cameras = {source: fitting(source, by_camera) for source in sources}
+    names = dict.fromkeys(link.topics for link in depths)
     return (
-        {
-            source: tuple(
-                link for link in clouds if link.fits(source) or link.fits(resolve(source))
-            )
-            for source in settings.cloud_topics
-        },
-        {
-            source: tuple(link for link in depths if link.topics == source)
-            for source in dict.fromkeys(link.topics for link in depths)
-        },
+        {source: found for source, found in cameras.items() if not pictures[source]},
+        {name: tuple(link for link in depths if link.topics == name) for name in names},
+        {source: found[:1] for source, found in pictures.items() if found},
     )
 
 
@@ -193,6 +208,7 @@ def _check_links(measured: tuple[Topic, ...], images: tuple[Topic, ...]) -> None
         for link in topic.links:
             if link.image not in names:
                 raise SettingsError(
-                    f'cloud.cameras, depth.cameras: got {link.image} for {topic.name}, expected '
-                    f'one of image_topics: {", ".join(names) or "there is none"}'
+                    f'cloud.cameras, cloud.registered, depth.cameras: got {link.image} for '
+                    f'{topic.name}, expected one of image_topics: '
+                    f'{", ".join(names) or "there is none"}'
                 )

@@ -212,7 +212,7 @@ class Worker:
         for camera, waiting in taken:
             with self._answering_for(camera):
                 if camera.links:
-                    self._finish(camera, waiting, self.measured.hide(camera, waiting))
+                    self._finish(camera, waiting, self.measured.hide(recipe, camera, waiting))
                     continue
                 requests.append(self._request(recipe, camera, waiting))
                 begun.append((camera, waiting))

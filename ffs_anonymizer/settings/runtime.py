@@ -199,6 +199,11 @@ class CloudSettings:
         'Clouds that are no picture: `<topic or glob> <image topic> [<camera_info topic>]`, a '
         'camera a line.',
     )
+    registered: tuple[str, ...] = setting(
+        (),
+        'Node: organized clouds whose points lie as the pixels of a picture: its regions are '
+        'taken, the cloud is not searched: `<topic or glob> <image topic>`.',
+    )
     max_gap_ms: float = setting(
         100.0,
         'Most time between a cloud or a depth image and the nearest picture of its camera.',

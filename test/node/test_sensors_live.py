@@ -117,6 +117,33 @@ def test_a_cloud_in_no_rows_by_its_camera(live: Live) -> None:
     assert (z[:, 30:] == 2).all()
 
 
+def test_a_registered_cloud_takes_the_regions_of_its_picture(live: Live) -> None:
+    node = live.blind(
+        '/cam/image',
+        cloud_topics=['/points'],
+        mask_zones=['/cam/image 8 8 24 24'],
+        **{'cloud.registered': ['/points /cam/image']},
+    )
+    pictures, clouds = live.publisher(Image, '/cam/image'), live.publisher(PointCloud2, '/points')
+    outputs = live.received(PointCloud2, '/anonymized/points')
+    live.matched(pictures, clouds)
+
+    clouds.publish(cloud())
+    live.spin(0.3)
+    assert outputs == []
+    pictures.publish(image())
+    live.until('the cloud comes out', lambda: outputs)
+
+    after = Cloud(outputs[0])
+    assert (after.colours()[INSIDE] == 0).all()
+    assert (after.positions()[0][INSIDE][..., 2] > 1.9).all()
+    before = np.frombuffer(cloud().data, np.uint8).reshape(40, 48, 32)
+    changed = (np.frombuffer(outputs[0].data, np.uint8).reshape(40, 48, 32) != before).any(-1)
+    changed[INSIDE] = False
+    assert not changed.any()
+    assert node.accounts()['/points'].regions == 1
+
+
 def test_without_a_picture_nothing_comes_out(live: Live) -> None:
     node = live.blind('/cam/image', **{'depth.cameras': ['/depth/image /cam/image']})
     depths = live.publisher(Image, '/depth/image')
@@ -166,6 +193,10 @@ def test_keep_is_said_to_be_weak(live: Live) -> None:
         ),
         ({'cloud_topics': ['/a'], 'image_topics': ['/a']}, '/a is named twice'),
         ({'cloud.cameras': ['/p']}, 'expected `<topic or glob> <image topic>'),
+        (
+            {'cloud_topics': ['/p'], 'cloud.registered': ['/p /cam']},
+            'got /cam for /p, expected one of image_topics',
+        ),
     ],
 )
 def test_topics_that_do_not_go_together(values: dict[str, object], text: str) -> None:
