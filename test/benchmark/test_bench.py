@@ -7,7 +7,7 @@ import time
 
 import cv2
 from ffs_anonymizer.benchmark import command as bench
-from ffs_anonymizer.benchmark import generators, machine, report, stages
+from ffs_anonymizer.benchmark import edges, generators, machine, report, stages
 from ffs_anonymizer.benchmark.timing import interleaved, median_ms
 from ffs_anonymizer.errors import MediaError, ModelError, SettingsError
 from ffs_anonymizer.frames.message import decode
@@ -290,9 +290,14 @@ def test_the_whole_recipe(models, tmp_path, capsys):
     assert result['recipe']['method'] == 'generate'
     measured = set(result['edges']) | {row['what'] for row in result['not_measured']}
     assert {'bag', 'node', 'power'} <= measured
-    if 'bag' in result['edges']:
-        assert result['edges']['bag']['times_a_copy'] > 0
     assert 'largest other stage' in capsys.readouterr().out
+
+
+def test_a_bag_is_copied_in_every_round():
+    pytest.importorskip('rosbags')
+    figures = edges.measure_bag(2, rounds=2)
+    assert figures['megabytes'] == 2
+    assert figures['times_a_copy'] > 0
 
 
 def test_a_model_that_the_device_refuses_is_listed(models, tmp_path):
