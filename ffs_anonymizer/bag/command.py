@@ -6,7 +6,6 @@ import argparse
 import contextlib
 from itertools import combinations
 import re
-import sys
 from typing import TYPE_CHECKING
 
 from ffs_anonymizer.cli.options import (
@@ -14,10 +13,10 @@ from ffs_anonymizer.cli.options import (
     add_settings_options,
     file_options,
     settings_from,
-    tell,
 )
 from ffs_anonymizer.errors import SettingsError
 from ffs_anonymizer.settings.runtime import Settings
+from ffs_anonymizer.terminal import say, warn
 
 if TYPE_CHECKING:
     from ffs_anonymizer.bag.plan import BagJob
@@ -72,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     """
     job = _job(args)
     if job.skips_existing and job.target.exists():
-        print(f'{job.target} exists already: nothing to do')
+        say(f'{job.target} exists already: nothing to do')
         return 0
     from ffs_anonymizer.allocator import keep_memory
     from ffs_anonymizer.bag import conversion
@@ -82,19 +81,19 @@ def run(args: argparse.Namespace) -> int:
 
     keep_memory()
     plan = BagPlan(job)
-    print(plan.words(), flush=True)
+    say(plan.words())
     for warning in plan.warnings():
-        print(f'warning: {warning}', file=sys.stderr)
-    print(_settings_words(job.settings), flush=True)
+        warn(warning)
+    say(_settings_words(job.settings))
     if args.dry_run:
         check_first_images(plan)
         if plan.chosen:
             roster.check(job.settings)
         return 0
     report = conversion.run(
-        job, plan=plan, tell=tell, shows_progress=not args.disable_progress_output
+        job, plan=plan, tell=say, shows_progress=not args.disable_progress_output
     )
-    print(conversion.summary(report))
+    say(conversion.summary(report))
     report.tell()
     return report.exit_code
 
@@ -134,10 +133,18 @@ def _add_topic_options(parser: argparse.ArgumentParser) -> None:
         help='topics to leave out of the new bag altogether',
     )
     group.add_argument(
-        '--start-time-ns', type=int, metavar='NS', help='leave out what was recorded before'
+        '--keep-attachments',
+        nargs='+',
+        default=[],
+        metavar='NAME',
+        help='attachments and metadata records of an mcap to copy as they are, by name or glob; '
+        'of the others, only plain text is copied',
     )
     group.add_argument(
-        '--end-time-ns', type=int, metavar='NS', help='leave out what was recorded after'
+        '--start-time-ns', type=_time_ns, metavar='NS', help='leave out what was recorded before'
+    )
+    group.add_argument(
+        '--end-time-ns', type=_time_ns, metavar='NS', help='leave out what was recorded after'
     )
 
 
@@ -175,6 +182,14 @@ def _not_negative(text: str) -> int:
         if value >= 0:
             return value
     raise argparse.ArgumentTypeError(f'got {text!r}, expected a whole number, 0 or more')
+
+
+def _time_ns(text: str) -> int:
+    with contextlib.suppress(ValueError):
+        value = int(text)
+        if 0 <= value < 1 << 63:
+            return value
+    raise argparse.ArgumentTypeError(f'got {text!r}, expected nanoseconds from 0 to 2^63 - 1')
 
 
 def _job(args: argparse.Namespace) -> BagJob:
@@ -216,6 +231,7 @@ def _selection(args: argparse.Namespace, settings: Settings) -> Selection:
         exclude_regex=args.exclude_regex,
         copy_topics=settings.copy_topics,
         drop_topics=tuple(args.drop_topics),
+        keep_attachments=tuple(args.keep_attachments),
         depth_topics=tuple(Link.parse(text).topics for text in settings.depth.cameras),
     )
 

@@ -16,7 +16,7 @@ from typing import Any, TYPE_CHECKING, Union
 from ffs_anonymizer.bag.measured import blank, may_show_persons, Measured
 from ffs_anonymizer.bag.plan import BagJob, BagPlan, table
 from ffs_anonymizer.bag.preflight import check_first_images
-from ffs_anonymizer.bag.selection import Action, depth_error, is_picture, picture_error
+from ffs_anonymizer.bag.selection import Action, depth_error, picture_error, refusal
 from ffs_anonymizer.bag.video import VideoImage, Videos
 from ffs_anonymizer.errors import AnonymizerError, BagError, ImageError
 from ffs_anonymizer.frames.message import black_like, decode, is_depth, MOST_PIXELS, rotation_of
@@ -265,8 +265,12 @@ class _Conversion:
                 continue
             if isinstance(item, Message) and not self._has_picture(item):
                 continue
-            if isinstance(item, Message) and self._shows_colours(item):
+            if isinstance(item, Message) and (
+                self._shows_colours(item) or self._plan.shows_picture(item)
+            ):
                 raise picture_error([(item.topic.name, item.topic.type_name)])
+            if isinstance(item, (Attachment, Note)) and not self._is_kept(item):
+                continue
             self._read.enter(item)
             yield item
 
@@ -287,6 +291,19 @@ class _Conversion:
             left_out.append(f'{error} (first at {message.log_ns} ns)')
             return False
         return True
+
+    def _is_kept(self, item: Attachment | Note) -> bool:
+        """Return whether an attachment or a metadata record may pass; list it if not."""
+        if self._plan.layout.storage != 'mcap':
+            return False
+        if self._job.selection.keeps(item):
+            return True
+        reason = refusal(item)
+        if reason:
+            self._report.undone.append(
+                f'{reason}: left out; with --keep-attachments {item.name} it is copied as it is'
+            )
+        return not reason
 
     def _shows_colours(self, message: Message) -> bool:
         """Return whether a cloud has colours that is copied because the first had none."""
@@ -410,13 +427,8 @@ class _Conversion:
             self._report.stream(self._label(item), self._decided[item].value)
             writer.add_topic(item)
         elif isinstance(item, Attachment):
-            if is_picture(item):
-                self._report.undone.append(
-                    f'attachment {item.name!r} ({item.media_type}) is a picture: left out'
-                )
-            elif self._plan.layout.storage == 'mcap':
-                writer.add_attachment(item)
-        elif isinstance(item, Note) and self._plan.layout.storage == 'mcap':
+            writer.add_attachment(item)
+        elif isinstance(item, Note):
             writer.add_note(item)
 
     def _write_picture(

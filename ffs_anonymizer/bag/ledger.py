@@ -8,7 +8,8 @@ import zlib
 
 from ffs_anonymizer.rosbag2.storage import Data, Item, Message, Topic
 
-_ENTRY = Struct('<qqIQ')
+# Publish times may be anything.
+_ENTRY = Struct('<qQIQ')
 _END_BYTES = 256
 
 

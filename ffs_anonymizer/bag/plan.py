@@ -12,9 +12,12 @@ from ffs_anonymizer.bag.selection import (
     Action,
     can_carry_pictures,
     DEPTH_SUFFIX,
+    is_searched,
     is_suspect,
+    is_undefined,
     picture_error,
     Selection,
+    shows_picture,
 )
 from ffs_anonymizer.clouds.cloud import Cloud
 from ffs_anonymizer.errors import AnonymizerError, BagError, SettingsError
@@ -25,6 +28,7 @@ from ffs_anonymizer.rosbag2 import cdr
 from ffs_anonymizer.rosbag2.reader import BagReader, decompressed
 from ffs_anonymizer.rosbag2.storage import Message, Topic
 from ffs_anonymizer.rosbag2.writer import Format
+from ffs_anonymizer.terminal import printable
 
 # What goes through the recipe.
 _PICTURES = (Action.ANONYMIZE, Action.CLOUD)
@@ -63,7 +67,8 @@ class BagPlan:
 
     def __init__(self, job: BagJob) -> None:
         self.job = job
-        self.reader = BagReader(job.source)
+        most_bytes = job.settings.limits.max_message_mb << 20
+        self.reader = BagReader(job.source, most_message_bytes=most_bytes)
         self.topics = self.reader.topics()
         self.actions = job.selection.check(self.topics)
         self.sensors = Sensors(job.settings, are_compressed=self.reader.messages_compressed)
@@ -121,6 +126,17 @@ class BagPlan:
             raise picture_error([key])
         return action
 
+    def shows_picture(self, message: Message) -> bool:
+        """Return whether a message that is copied unasked holds a picture, whatever its type."""
+        topic = message.topic
+        key = (topic.name, topic.type_name)
+        if self.actions[key] is not Action.COPY or not is_searched(topic):
+            return False
+        data = message.data
+        if self.reader.messages_compressed:
+            data = decompressed(data)
+        return shows_picture(topic, data)
+
     def ledger(self) -> Ledger:
         """Return an empty ledger for this bag's messages, read or written."""
         return Ledger(
@@ -167,6 +183,11 @@ class BagPlan:
             for (name, type_name), action in self.actions.items()
             if action is Action.COPY and is_suspect(type_name)
         ]
+        undefined = [
+            f'{t.name} ({t.type_name})'
+            for t in self.topics
+            if self.actions[t.name, t.type_name] is Action.COPY and is_undefined(t)
+        ]
         lines = []
         if left:
             lines.append(
@@ -180,6 +201,11 @@ class BagPlan:
             )
         if copied:
             lines.append(f'copied unseen; do they carry pictures? {", ".join(copied)}')
+        if undefined:
+            lines.append(
+                'copied, though the bag does not say what their types hold; messages with the '
+                f'beginning of a picture are refused: {", ".join(undefined)}'
+            )
         if not self.chosen:
             lines.append('no topic of this bag is anonymized: all that is kept is copied')
         idle = self._idle_zones(self.job.settings.ignore_zones, *_PICTURES)
@@ -274,6 +300,7 @@ class BagPlan:
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Return rows as lines with columns."""
+    head, *rows = ([printable(cell) for cell in row] for row in (head, *rows))
     widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
     return [
         '  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

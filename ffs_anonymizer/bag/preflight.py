@@ -6,7 +6,7 @@ import contextlib
 
 from ffs_anonymizer.bag.measured import may_show_persons
 from ffs_anonymizer.bag.plan import BagPlan
-from ffs_anonymizer.bag.selection import Action, depth_error, WAY_OUT
+from ffs_anonymizer.bag.selection import Action, depth_error, is_searched, picture_error, WAY_OUT
 from ffs_anonymizer.errors import AnonymizerError, BagError, ImageError
 from ffs_anonymizer.frames.message import ENCODINGS, is_depth, KINDS, sniff
 from ffs_anonymizer.frames.video_packets import codec_of
@@ -30,7 +30,12 @@ def check_first_images(plan: BagPlan) -> None:
     if reader.metadata.compression_mode == 'file' or job.on_error != 'stop':
         return
     empty = {(t.name, t.type_name) for t in plan.topics if t.message_count == 0}
-    waiting, depth, others = plan.chosen - empty, [], []
+    searched = {
+        (t.name, t.type_name)
+        for t in plan.topics
+        if plan.actions[t.name, t.type_name] is Action.COPY and is_searched(t)
+    }
+    waiting, depth, hidden, others = (plan.chosen | searched) - empty, [], [], []
     with contextlib.closing(reader.items()) as items:
         for item in items:
             if not waiting or reader.read_bytes > MOST_BYTES:
@@ -45,7 +50,9 @@ def check_first_images(plan: BagPlan) -> None:
             waiting.remove(key)
             try:
                 action = plan.actions[key]
-                if action is Action.CLOUD:
+                if plan.shows_picture(item):
+                    hidden.append(key)
+                elif action is Action.CLOUD:
                     _check_cloud(plan, item)
                 elif action is Action.ANONYMIZE and _is_depth_image(
                     item, is_compressed=reader.messages_compressed
@@ -53,6 +60,8 @@ def check_first_images(plan: BagPlan) -> None:
                     depth.append(key[0])
             except AnonymizerError as error:
                 others.append(f'{key[0]}, message recorded at {item.log_ns} ns: {error}')
+    if hidden:
+        raise picture_error(hidden)
     if depth:
         raise depth_error(depth)
     if others:

@@ -11,7 +11,7 @@ import re
 from ffs_anonymizer.errors import BagError
 from ffs_anonymizer.rosbag2.cdr import IMAGE_TYPES, POINT_CLOUD
 from ffs_anonymizer.rosbag2.reader import TopicSummary
-from ffs_anonymizer.rosbag2.storage import Attachment, Topic
+from ffs_anonymizer.rosbag2.storage import Attachment, Data, Note, Topic
 
 # Types that carry pictures in a way that cannot be anonymized here. Types whose definition, where
 # the bag has it, contains one of these or an image count as well.
@@ -44,12 +44,53 @@ WAY_OUT = (
 # Their textures are drawn by programs, not taken by cameras.
 _MARKER_PACKAGE = 'visualization_msgs'
 _SUSPECT = re.compile(r'image|picture|photo|video|jpe?g|h\.?26[45]|packet|frame(s|data)?$', re.I)
-_REFERENCE = re.compile(r'\b([a-z]\w*)(?:/|::)(?:msg(?:/|::))?([A-Z]\w*)')
+_FOLDERS = r'(?:msg|srv|action)'
+_FOLDER = re.compile(rf'/{_FOLDERS}/')
+_LOCAL = re.compile(r'^\s*([A-Z]\w*)', re.M)
+_REFERENCE = re.compile(rf'\b([a-z]\w*)(?:/|::)(?:{_FOLDERS}(?:/|::))?([A-Z]\w*)')
 _SECTION = re.compile(r'^={5,}\s*\n(?:MSG|IDL): *(\S+) *$', re.M)
+# Bytes without a bound, or with a large one, under any name.
+_BYTES = re.compile(
+    r'(?:^|[{;])\s*(?:(?:uint8|byte|char)\[(?:<=\d{4,}|\d{4,})?\]'
+    r'|sequence<\s*(?:octet|uint8|char)\s*(?:,\s*\d{4,}\s*)?>)\s+(\w+)',
+    re.M,
+)
+_PICTURE_WORD = re.compile(
+    r'im(?:g|age)|picture|photo|video|jpe?g|png|webp|thumb|snapshot|bitmap|pixels|h26[45]|frames?\b',
+    re.I,
+)
+# What stands beside the bytes of a picture, and of nothing else that is common.
+_CODEC_FIELD = re.compile(
+    r'(?:^|[{;])\s*(?:string(?:<\d+>)?)\s+(?:encoding|format|codec|mime\w*|media_type)\b', re.M
+)
+# Packages whose definitions everybody knows; of what they hold, only bytes and texts are open.
+_KNOWN_PACKAGES = re.compile(
+    r'(?:action_msgs|actionlib_msgs|builtin_interfaces|diagnostic_msgs|geometry_msgs|'
+    r'lifecycle_msgs|nav_msgs|rcl_interfaces|rosgraph_msgs|sensor_msgs|service_msgs|shape_msgs|'
+    r'statistics_msgs|std_msgs|stereo_msgs|tf2_msgs|trajectory_msgs|type_description_interfaces|'
+    r'unique_identifier_msgs|vision_msgs|visualization_msgs)/'
+)
+_OPEN_TYPES = frozenset(
+    f'std_msgs/msg/{name}' for name in ('String', 'ByteMultiArray', 'UInt8MultiArray')
+)
+# As pictures and films begin, and the encodings of raw images as CDR strings; each long enough to
+# be no accident in gigabytes of noise.
+_PICTURE_BYTES = re.compile(
+    rb'\xff\xd8\xff(?:\xe0..JFIF\0|\xe1..Exif\0|\xdb\0[\x43\x84]|\xc0\0[\x0b\x11]\x08)'
+    rb'|\x89PNG\r\n\x1a\n|RIFF....WEBPVP8|....ftyp(?:isom|mp4|avc1|qt  |heic|avif)'
+    rb'|\0\0\0\x01[\x27\x47\x67][\x42\x4d\x58\x64\x6e\x7a]|\0\0\0\x01\x40\x01\x0c\x01'
+    rb'|[\x05\x06]\0\0\0(?:bgr8|rgb8|bgra8|rgba8|mono8|nv12|nv21|uyvy|yuyv|8UC3)\0'
+    rb'|\x0c\0\0\0bayer_[rgb]{4}8\0|[\x07\x0b]\0\0\0(?:mono16|yuv422(?:_yuy2)?)\0',
+    re.DOTALL,
+)
+_HEAD_BYTES = 1 << 12
 _IMAGE_MEDIA = ('image/', 'video/')
 _IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.heic')
 _VIDEO_SUFFIXES = ('.mp4', '.avi', '.mkv', '.mov', '.webm', '.h264', '.h265', '.mjpeg')
 _IMAGE_MAGIC = (b'\xff\xd8\xff', b'\x89PNG', b'GIF8', b'BM', b'II*\0', b'MM\0*', b'\x1aE\xdf\xa3')
+# A long run of base64 or hexadecimal digits can hold anything.
+_HIDDEN_BYTES = re.compile(r'[A-Za-z0-9+/_-]{512}|(?:[A-Za-z0-9+/_=-]{32,}\s+){10}')
+_NO_TEXT = re.compile(r'[^\t\n\r\x20-\x7e\xa0-\U0010ffff]')
 
 
 class Action(enum.Enum):
@@ -76,6 +117,8 @@ class Selection:
     :param copy_topics: names or globs of the same, from the settings.
     :param drop_topics: names of topics that the new bag does not have.
     :param depth_topics: names or globs of depth images with a camera, from the settings.
+    :param keep_attachments: names or globs of attachments and metadata records that are copied
+        whatever they hold.
     """
 
     topics: tuple[str, ...] = ()
@@ -85,6 +128,7 @@ class Selection:
     copy_topics: tuple[str, ...] = ()
     drop_topics: tuple[str, ...] = ()
     depth_topics: tuple[str, ...] = ()
+    keep_attachments: tuple[str, ...] = ()
 
     def action(self, topic: Topic | TopicSummary) -> Action:
         """Return what happens to a topic."""
@@ -105,6 +149,10 @@ class Selection:
                 return Action.REFUSE_DEPTH
             return Action.ANONYMIZE if is_cdr else Action.REFUSE
         return Action.REFUSE if can_carry_pictures(topic) else Action.COPY
+
+    def keeps(self, item: Attachment | Note) -> bool:
+        """Return whether the user wants an attachment or a metadata record as it is."""
+        return any(fnmatch.fnmatchcase(item.name, pattern) for pattern in self.keep_attachments)
 
     def check(self, topics: Sequence[TopicSummary]) -> dict[tuple[str, str], Action]:
         """
@@ -191,6 +239,51 @@ def is_suspect(type_name: str) -> bool:
     return _SUSPECT.search(type_name.rpartition('/')[2]) is not None
 
 
+def is_searched(topic: Topic | TopicSummary) -> bool:
+    """Return whether messages that are copied are to be looked into: their type leaves it open."""
+    return topic.type_name in _OPEN_TYPES or not _KNOWN_PACKAGES.match(topic.type_name)
+
+
+def is_undefined(topic: Topic | TopicSummary) -> bool:
+    """Return whether nothing says what messages of a topic hold."""
+    detail = topic if isinstance(topic, Topic) else topic.topic
+    return (
+        detail is not None and not detail.definition and not _KNOWN_PACKAGES.match(topic.type_name)
+    )
+
+
+def shows_picture(topic: Topic, data: Data) -> bool:
+    """
+    Return whether a message holds what pictures or films begin with.
+
+    :param data: not compressed. All of it is searched where the type has no definition, else its
+        beginning.
+    """
+    searched = data if is_undefined(topic) else data[:_HEAD_BYTES]
+    return _PICTURE_BYTES.search(searched) is not None
+
+
+def refusal(item: Attachment | Note) -> str:
+    """Return why an attachment or a metadata record must not pass, as words; nothing: it may."""
+    if isinstance(item, Note):
+        parts = [*item.entries, *item.entries.values()]
+        hides = not all(map(is_plain_text, parts))
+        return f'metadata record {item.name!r} holds what is no plain text' if hides else ''
+    what = f'attachment {item.name!r} ({item.media_type})'
+    if is_picture(item):
+        return f'{what} is a picture'
+    return '' if is_plain_text(item.data) else f'{what} is no plain text'
+
+
+def is_plain_text(data: bytes | str) -> bool:
+    """Return whether this is text in which nothing else can hide."""
+    try:
+        text = data if isinstance(data, str) else data.decode('utf-8')
+    except UnicodeDecodeError:
+        return False
+    return not _NO_TEXT.search(text) and not _HIDDEN_BYTES.search(text)
+
+
 def is_picture(attachment: Attachment) -> bool:
     """Return whether an attachment is an image or a video, by what it says or by its content."""
     head = attachment.data[:12]
@@ -206,14 +299,18 @@ def is_picture(attachment: Attachment) -> bool:
 def contains_picture(topic: Topic) -> bool:
     """Return whether a message of the topic can hold a picture, by its stored definition."""
     text = topic.definition.decode('utf-8', 'replace')
+    if topic.definition_encoding not in ('', 'ros2msg', 'ros2idl'):
+        # Schemas of other kinds name the types that they hold.
+        return any(name in text for name in PICTURE_TYPES)
     own = _canonical(topic.type_name)
     parts = _SECTION.split(text)
-    bodies = {own: parts[0]}
+    bodies = {own: parts[0]} if parts[0].strip() else {}
     for name, body in zip(parts[1::2], parts[2::2], strict=True):
         bodies[_canonical(name)] = body
     pictures = {_canonical(name) for name in (*IMAGE_TYPES, *PICTURE_TYPES)}
     seen: set[str] = set()
-    waiting = [own]
+    # A definition of another name, as those of services have, counts from all that it says.
+    waiting = [own] if own in bodies else [own, *bodies]
     while waiting:
         name = waiting.pop()
         if name in seen or name.startswith(f'{_MARKER_PACKAGE}/'):
@@ -222,19 +319,33 @@ def contains_picture(topic: Topic) -> bool:
             return True
         seen.add(name)
         package = name.partition('/')[0]
-        for line in bodies.get(name, '').splitlines():
-            # In IDL, a # begins no comment but an include.
-            code = line if '#include' in line else line.partition('#')[0].partition('//')[0]
-            waiting += ['/'.join(found) for found in _REFERENCE.findall(code)]
-            # A type of the same package may stand without its package.
-            first = re.match(r'\s*([A-Z]\w*)', code)
-            if first:
-                waiting.append(f'{package}/{first[1]}')
+        # In IDL, a # begins no comment but an include.
+        code = '\n'.join(
+            line if '#include' in line else line.partition('#')[0].partition('//')[0]
+            for line in bodies.get(name, '').splitlines()
+        )
+        if _has_picture_bytes(name, code):
+            return True
+        waiting += ['/'.join(found) for found in _REFERENCE.findall(code)]
+        # A type of the same package may stand without its package.
+        waiting += [f'{package}/{first}' for first in _LOCAL.findall(code)]
     return False
 
 
+def _has_picture_bytes(name: str, code: str) -> bool:
+    """Return whether bytes of a type are a picture's, by their names and by what stands beside."""
+    fields = _BYTES.findall(code)
+    if not fields or _KNOWN_PACKAGES.match(name):
+        return False
+    return (
+        _PICTURE_WORD.search(name.partition('/')[2]) is not None
+        or any(_PICTURE_WORD.search(field) for field in fields)
+        or _CODEC_FIELD.search(code) is not None
+    )
+
+
 def _canonical(type_name: str) -> str:
-    return type_name.replace('/msg/', '/')
+    return _FOLDER.sub('/', type_name)
 
 
 def _fits_any(name: str, patterns: Sequence[str]) -> bool:

@@ -89,11 +89,6 @@ def file_options(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def tell(line: str) -> None:
-    """Print a line now, whatever standard output is."""
-    print(line, flush=True)
-
-
 class _Output(argparse.Action):
     """Keep a path, and the slash at its end, which a Path forgets and which means a folder."""
 

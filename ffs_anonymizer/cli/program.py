@@ -6,9 +6,11 @@ import argparse
 from collections.abc import Sequence
 import importlib
 import os
+from pathlib import Path
 import signal
 import sys
 import threading
+import traceback
 from types import FrameType
 from typing import NoReturn, TYPE_CHECKING
 
@@ -16,6 +18,7 @@ from ffs_anonymizer import __version__
 from ffs_anonymizer.cli.options import add_settings_options, settings_from
 from ffs_anonymizer.errors import AnonymizerError, SettingsError
 from ffs_anonymizer.settings.parameter_file import to_markdown, to_yaml
+from ffs_anonymizer.terminal import printable, say
 
 if TYPE_CHECKING:
     from ffs_anonymizer.cli.options import Subparsers
@@ -30,6 +33,8 @@ _COMMAND_MODULES = {
     'ffs_anonymizer.quantization.command': 'quantize',
     'ffs_anonymizer.training.commands': 'train',
 }
+# As sysexits.h has it.
+_BUG = 70
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 _EXAMPLES = """\
 examples:
@@ -41,7 +46,9 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """
-    Run one command and return its exit code: 0 done, 1 not all could be done, 2 wrong usage.
+    Run one command and return its exit code.
+
+    It is 0 where all was done, 1 where not all could be, 2 for wrong usage, 70 for a bug of ours.
 
     :param argv: the words after the program's name; None takes those of the process.
     """
@@ -55,21 +62,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = args.run(args)
         sys.stdout.flush()
     except SettingsError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
+        return _told(error, 2)
     except BrokenPipeError:
         # Whoever read our output has gone; the interpreter's own flush at exit must not complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (AnonymizerError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 1
+        return _told(error, 1)
     except ImportError as error:
-        print(f'error: {error}; install what is missing', file=sys.stderr)
-        return 1
+        return _told(f'{error}; install what is missing', 1)
     except KeyboardInterrupt:
         print('interrupted: what was not finished has no final name', file=sys.stderr)
         return 130
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        return _told(
+            f'a bug: please report {type(error).__name__}: {error} '
+            f'({Path(place.filename).name}, line {place.lineno}, ffs_anonymizer {__version__})',
+            _BUG,
+        )
+    return code
+
+
+def _told(error: object, code: int) -> int:
+    """Print an error on one line; return the exit code."""
+    say(f'error: {printable(str(error))}', file=sys.stderr)
     return code
 
 

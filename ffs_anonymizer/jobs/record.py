@@ -53,7 +53,7 @@ def _write(path: Path, job: FileJob, output: Path, report: Report, started: date
         _replace(path, record)
     else:
         with new_file(path) as partial:
-            partial.write_text(_text(record), encoding='utf-8')
+            partial.write_text(_text(record), encoding='utf-8', errors='backslashreplace')
 
 
 def summary_of(settings: Settings, report: Report) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ffs_anonymizer.pipeline import Outcome
 from ffs_anonymizer.regions.detections import CLASSES, Regions
+from ffs_anonymizer.terminal import printable, say, warn
 
 _MOST_LINES = 200
 # What stands for the methods of frames that an earlier run made.
@@ -94,13 +95,14 @@ class Report:
     def tell(self) -> None:
         """Print warnings, and what could not be done, on standard error."""
         for warning, count in self.warnings.most_common(_MOST_LINES):
-            print(f'warning: {count} frames: {warning}', file=sys.stderr)
-        if self.undone:
-            print('error: not everything could be done:', file=sys.stderr)
+            warn(f'{count} frames: {warning}')
+        if not self.undone:
+            return
+        say('error: not everything could be done:', file=sys.stderr)
         for line in self.undone[:_MOST_LINES]:
-            print(f'  {line}', file=sys.stderr)
+            say(f'  {printable(line)}', file=sys.stderr)
         if len(self.undone) > _MOST_LINES:
-            print(f'  and {len(self.undone) - _MOST_LINES} more', file=sys.stderr)
+            say(f'  and {len(self.undone) - _MOST_LINES} more', file=sys.stderr)
 
 
 def counted(counts: Counter[str]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-import sys
 from typing import TYPE_CHECKING
 
 from ffs_anonymizer.cli.options import (
@@ -12,10 +11,10 @@ from ffs_anonymizer.cli.options import (
     add_settings_options,
     file_options,
     settings_from,
-    tell,
 )
 from ffs_anonymizer.models import roster
 from ffs_anonymizer.settings.parameter_file import to_yaml
+from ffs_anonymizer.terminal import say, warn
 
 if TYPE_CHECKING:
     from ffs_anonymizer.cli.options import Subparsers
@@ -101,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     from ffs_anonymizer.media import conversion
 
     report = conversion.run(
-        job, plan=plan, tell=tell, warn=_warn, shows_progress=not args.disable_progress_output
+        job, plan=plan, tell=say, warn=warn, shows_progress=not args.disable_progress_output
     )
     _conclude(plan, report)
     report.tell()
@@ -134,29 +133,25 @@ def _dry_run(job: MediaJob, plan: MediaPlan) -> int:
     from ffs_anonymizer.media.zones import check_zones
 
     refuse_outputs(job, plan.outputs(job))
-    check_zones(job.settings, plan.all_files, _warn)
+    check_zones(job.settings, plan.all_files, warn)
     roster.check(job.settings)
-    print(to_yaml(job.settings), end='')
+    say(to_yaml(job.settings).rstrip())
     for file in plan.files:
-        print(f'# {file.source} -> {file.target}')
+        say(f'# {file.source} -> {file.target}')
     report = Report(undone=plan.problems)
     report.tell()
     return report.exit_code
 
 
-def _warn(text: str) -> None:
-    print(f'warning: {text}', file=sys.stderr)
-
-
 def _conclude(plan: MediaPlan, report: Report) -> None:
     """Print what was done."""
     regions = ', '.join(f'{n} of class {name}' for name, n in report.regions.items())
-    print(
+    say(
         f'{report.written} of {len(plan.files) + len(plan.broken)} files written, '
         f'{report.frames} images and frames, regions replaced: {regions or "none"}'
     )
     if plan.left_out:
-        print(
+        say(
             f'left out, neither image nor video by their names: {len(plan.left_out)} files: '
             + ', '.join(plan.left_out[:_LISTED_NAMES])
             + (', ...' if len(plan.left_out) > _LISTED_NAMES else '')

@@ -8,6 +8,7 @@ from pathlib import Path
 import re
 
 from ffs_anonymizer.errors import MediaError, SettingsError
+from ffs_anonymizer.frames.containers import sniff
 from ffs_anonymizer.jobs.job import FileJob
 from ffs_anonymizer.jobs.output import record_of
 
@@ -16,6 +17,7 @@ JPEG_SUFFIXES = ('.jpg', '.jpeg', '.jpe', '.jfif')
 TIFF_SUFFIXES = ('.tif', '.tiff')
 IMAGE_SUFFIXES = (*JPEG_SUFFIXES, '.png', '.webp', '.bmp', *TIFF_SUFFIXES)
 SUFFIXES = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
+_HEAD_BYTES = 512
 # Whoever has such files in a folder takes them for done, unless told otherwise.
 _UNSUPPORTED = re.compile(
     r'\.(apng|avif|gif|hei[cf]s?|j2k|jp2|jxl|p[bgnp]m|tga'
@@ -51,16 +53,18 @@ class MediaFile:
     Hold one file and where its output goes.
 
     :param name: its path below the input folder, with slashes.
+    :param kind: the one of SUFFIXES that it is worked on as, by its name or its first bytes.
     """
 
     source: Path
     target: Path
     name: str
+    kind: str
 
     @property
     def is_video(self) -> bool:
-        """Return whether the file's name is that of a video."""
-        return self.source.suffix.lower() in VIDEO_SUFFIXES
+        """Return whether the file is a video."""
+        return self.kind in VIDEO_SUFFIXES
 
     @property
     def zone_names(self) -> tuple[str, ...]:
@@ -126,15 +130,17 @@ class MediaPlan:
 
 def _single(job: MediaJob) -> MediaPlan:
     source, output = job.source, job.target
-    if source.suffix.lower() not in SUFFIXES:
-        raise MediaError(f'{source}: got {_kind(source)}, expected one of {_known()}')
+    kind, reason = _kind_of(source)
+    if kind not in SUFFIXES:
+        got = reason or f'got {_kind(source)}, expected one of {_known()}'
+        raise MediaError(f'{source}: {got}')
     target = output / source.name if job.into_folder or output.is_dir() else output
     if _same_kind(target) != _same_kind(source):
         raise MediaError(
             f'{target}: got {_kind(target)}, expected {source.suffix} as the input has; '
             'the format is kept'
         )
-    files = (MediaFile(source, target, source.name),)
+    files = (MediaFile(source, target, source.name, kind),)
     return MediaPlan(files, files)
 
 
@@ -153,12 +159,13 @@ def _folder(job: MediaJob) -> MediaPlan:
     files, left_out, broken = [], [], []
     for path, reason in _entries(source, (real_output,)):
         name = path.relative_to(source).as_posix()
+        kind = ''
+        if not reason:
+            kind, reason = _kind_of(path)
         if reason:
             broken.append((name, reason))
-        elif path.suffix.lower() in SUFFIXES:
-            files.append(MediaFile(path, output / name, name))
-        elif _UNSUPPORTED.fullmatch(path.suffix):
-            broken.append((name, f'got {path.suffix}, expected one of {_known()}; convert it'))
+        elif kind:
+            files.append(MediaFile(path, output / name, name, kind))
         else:
             left_out.append(name)
     if not files and not broken:
@@ -187,6 +194,28 @@ def _entries(folder: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, str]
             yield entry, ''
         else:
             yield entry, 'neither a file nor a folder, or a link to nothing'
+
+
+def _kind_of(path: Path) -> tuple[str, str]:
+    """Return as which of SUFFIXES a file is worked on, and why it cannot be; both empty: other."""
+    suffix = path.suffix.lower()
+    if suffix in SUFFIXES:
+        return suffix, ''
+    convert = f'expected one of {_known()}; convert it'
+    if _UNSUPPORTED.fullmatch(suffix):
+        return '', f'got {path.suffix}, {convert}'
+    try:
+        with path.open('rb') as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError as error:
+        return '', f'cannot be read: {error.strerror}'
+    kind = sniff(head)
+    # Two letters that texts may begin with, too.
+    if (kind == 'bmp' and head[6:10] != bytes(4)) or (kind == 'ts' and head[188:189] != b'G'):
+        return '', ''
+    if kind and f'.{kind}' not in SUFFIXES:
+        return '', f'got a {kind} file by its first bytes, {convert}'
+    return f'.{kind}' if kind else '', ''
 
 
 def _kind(path: Path) -> str:

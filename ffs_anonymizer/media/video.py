@@ -37,9 +37,7 @@ def anonymize_video(work: Work, file: MediaFile) -> None:
         )
         partial = stack.enter_context(new_file(file.target))
         target = stack.enter_context(
-            contextlib.closing(
-                VideoTarget(partial, source, suffix=file.target.suffix.lower(), crf=job.crf)
-            )
+            contextlib.closing(VideoTarget(partial, source, suffix=file.kind, crf=job.crf))
         )
         tasks = _tasks(source, work, file)
         outcomes = anonymize_all(tasks, work.recipe)

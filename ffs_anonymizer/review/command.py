@@ -15,9 +15,10 @@ from typing import Any, TYPE_CHECKING
 import webbrowser
 
 from ffs_anonymizer import __version__
-from ffs_anonymizer.cli.options import add_settings_options, settings_from, tell
+from ffs_anonymizer.cli.options import add_settings_options, settings_from
 from ffs_anonymizer.errors import AnonymizerError, MediaError, SettingsError
 from ffs_anonymizer.jobs.output import record_of
+from ffs_anonymizer.terminal import say
 
 if TYPE_CHECKING:
     from ffs_anonymizer.anonymizer import Recipe
@@ -261,11 +262,11 @@ def run_audit(args: argparse.Namespace) -> int:
     if record is not None:
         _enter_audit(args.output, look.describe(), result, page)
     for finding in result.findings[:20]:
-        tell(
+        say(
             f'{finding.stream}, frame {finding.number}: {finding.class_name} '
             f'{finding.score:.2f}, {finding.why}, {finding.frames} frame(s)'
         )
-    tell(
+    say(
         f'{result.looked_at} frames, {result.missed_frames} with something uncovered, '
         f'{len(result.findings)} things; {len(result.unreadable)} frames black or unreadable: '
         f'{args.report}'
@@ -319,8 +320,8 @@ def run_review(args: argparse.Namespace) -> int:
         except OSError as error:
             raise MediaError(f'--port {args.port}: {error.strerror or error}') from error
         stack.callback(server.server_close)
-        tell(f'review: {server.address}')
-        tell('on this machine alone, for whoever has this address; Ctrl-C ends it')
+        say(f'review: {server.address}')
+        say('on this machine alone, for whoever has this address; Ctrl-C ends it')
         if not args.no_browser:
             webbrowser.open(server.address)
         with contextlib.suppress(KeyboardInterrupt):

@@ -7,10 +7,22 @@ from contextlib import contextmanager
 import io
 from pathlib import Path
 import struct
+import zlib
 
 from ffs_anonymizer import __version__
 from ffs_anonymizer.errors import BagError
-from ffs_anonymizer.rosbag2.storage import Attachment, Contents, Data, Item, Message, Note, Topic
+from ffs_anonymizer.rosbag2.storage import (
+    Attachment,
+    Contents,
+    Data,
+    Item,
+    Message,
+    MOST_MESSAGE_BYTES,
+    MOST_TIME_NS,
+    Note,
+    Topic,
+)
+import lz4.frame
 from mcap.data_stream import ReadDataStream
 from mcap.exceptions import McapError
 from mcap.opcode import Opcode
@@ -18,7 +30,7 @@ from mcap.reader import SeekingReader
 from mcap.records import Attachment as AttachmentRecord
 from mcap.records import Channel, Chunk, Metadata, Schema
 from mcap.records import Message as MessageRecord
-from mcap.stream_reader import CRCValidationError, get_chunk_data_stream, StreamReader
+from mcap.stream_reader import CRCValidationError, StreamReader
 from mcap.writer import CompressionType, Writer
 import zstandard
 
@@ -33,6 +45,8 @@ COMPRESSIONS = {
     'lz4': CompressionType.LZ4,
 }
 
+# Of a chunk, beside the largest message.
+_MORE_CHUNK_BYTES = 64 << 20
 _RECORD = struct.Struct('<BQ')
 _MESSAGE = struct.Struct('<HIQQ')
 # The last records: the footer with the magic behind it, and the one before the summary.
@@ -45,12 +59,16 @@ class McapReader:
     Read an mcap file.
 
     :param known: topics of the bag's other files, by key; those of this file join them.
+    :param most_message_bytes: of a message; a chunk may hold some more.
     :raises BagError: it cannot be opened, or it is damaged or cut off.
     """
 
-    def __init__(self, path: Path, known: dict[tuple[object, ...], Topic]) -> None:
+    def __init__(
+        self, path: Path, known: dict[tuple[object, ...], Topic], most_message_bytes: int
+    ) -> None:
         self._path = path
         self._known = known
+        self._most_chunk_bytes = most_message_bytes + _MORE_CHUNK_BYTES
         try:
             self._file = path.open('rb')
         except OSError as error:
@@ -70,6 +88,8 @@ class McapReader:
                 contents.message_count = statistics.message_count
                 if len(summary.channels) == statistics.channel_count:
                     self._schemas.update(summary.schemas)
+                    if {c.schema_id for c in summary.channels.values()} - {0, *self._schemas}:
+                        self._find_channels({*summary.channels})
                     for channel in summary.channels.values():
                         contents.topics.append(self._topic_of(channel))
                 if summary.chunk_indexes:
@@ -106,6 +126,12 @@ class McapReader:
         """Close the file."""
         self._file.close()
 
+    def _find_channels(self, numbers: set[int]) -> None:
+        """Read the file until these channels are known, and so their schemas."""
+        for _ in self._raw_items(None, None):
+            if numbers <= self._channels.keys():
+                return
+
     def _scan(self, contents: Contents) -> None:
         """Learn from the whole file what its summary does not say."""
         contents.message_count = 0
@@ -139,7 +165,7 @@ class McapReader:
                     end_ns is not None and record.message_start_time > end_ns
                 )
                 if not outside:
-                    yield from self._chunk_items(unpacked(record))
+                    yield from self._chunk_items(unpacked(record, self._most_chunk_bytes))
             elif isinstance(record, Schema):
                 self._new_schema(record)
             elif isinstance(record, Channel):
@@ -147,7 +173,7 @@ class McapReader:
             elif isinstance(record, MessageRecord):
                 yield Message(
                     self._topic(record.channel_id),
-                    record.log_time,
+                    _checked_time(record.log_time),
                     record.publish_time,
                     record.sequence,
                     record.data,
@@ -178,7 +204,7 @@ class McapReader:
                 channel_id, sequence, log_ns, publish_ns = _MESSAGE.unpack_from(data, body)
                 yield Message(
                     self._topic(channel_id),
-                    log_ns,
+                    _checked_time(log_ns),
                     publish_ns,
                     sequence,
                     view[body + _MESSAGE.size : start],
@@ -244,6 +270,8 @@ def translated(path: Path) -> Iterator[None]:
         EOFError,
         struct.error,
         StopIteration,
+        OverflowError,
+        MemoryError,
     ) as error:
         reason = str(error) or type(error).__name__
         raise BagError(
@@ -270,18 +298,43 @@ def message_at(chunk: bytes, offset: int) -> bytes:
     return chunk[body + _MESSAGE.size : body + length]
 
 
-def unpacked(chunk: Chunk) -> bytes:
+def _checked_time(log_ns: int) -> int:
+    if log_ns > MOST_TIME_NS:
+        raise McapError(f'a message recorded at {log_ns} ns, expected less than 2^63')
+    return log_ns
+
+
+def unpacked(chunk: Chunk, most_bytes: int = MOST_MESSAGE_BYTES + _MORE_CHUNK_BYTES) -> bytes:
     """
     Return what a chunk holds.
 
-    :raises McapError: it is damaged, or of a compression that is not known here.
+    :param most_bytes: that it may amount to.
+    :raises McapError: it is damaged, too large, or of a compression that is not known here.
     """
+    size = chunk.uncompressed_size
     if chunk.compression not in COMPRESSIONS:
         raise McapError(f'a chunk compressed with {chunk.compression!r}, expected zstd or lz4')
-    stream, size = get_chunk_data_stream(chunk, validate_crc=True)
-    if size != chunk.uncompressed_size:
-        raise McapError(f'a chunk of {size} bytes, expected {chunk.uncompressed_size}')
-    return stream.read(size)
+    if size > most_bytes:
+        raise McapError(
+            f'a chunk of {size >> 20} MB, expected at most {most_bytes >> 20}: '
+            'limits.max_message_mb and a little more'
+        )
+    data = chunk.data
+    if chunk.compression == 'zstd':
+        # Its own head must not ask for more than the record does.
+        if zstandard.get_frame_parameters(data).content_size not in (
+            size,
+            zstandard.CONTENTSIZE_UNKNOWN,
+        ):
+            raise McapError(f'a chunk that is not of {size} bytes, as it says')
+        data = zstandard.ZstdDecompressor().decompress(data, max_output_size=size)
+    elif chunk.compression == 'lz4':
+        data = lz4.frame.LZ4FrameDecompressor().decompress(data, max_length=size + 1)
+    if len(data) != size:
+        raise McapError(f'a chunk of {len(data)} bytes, expected {size}')
+    if chunk.uncompressed_crc and zlib.crc32(data) != chunk.uncompressed_crc:
+        raise McapError('a chunk whose checksum is wrong')
+    return data
 
 
 class McapWriter:

@@ -86,8 +86,8 @@ def load(folder: Path) -> BagMetadata:
             f'{folder} has no {FILE_NAME}: not a bag, or a recording that was cut off; '
             f'`ros2 bag reindex {folder}` makes one'
         ) from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BagError(f'cannot read {path}: {" ".join(str(error).split())}') from error
+    except (OSError, *_NO_YAML) as error:
+        raise BagError(f'cannot read {path}: {_line(error)}') from error
     if not isinstance(content, dict) or not isinstance(content.get(ROOT), dict):
         raise BagError(f'{path}: got no section {ROOT}, expected the metadata of a ROS 2 bag')
     return parse(content[ROOT], str(path))
@@ -102,8 +102,8 @@ def parse_text(text: str, where: str) -> BagMetadata:
     """
     try:
         content = yaml.load(text, _LOADER)
-    except yaml.YAMLError as error:
-        raise BagError(f'{where}: its rosbag2 metadata is no YAML: {error}') from error
+    except _NO_YAML as error:
+        raise BagError(f'{where}: its rosbag2 metadata is no YAML: {_line(error)}') from error
     if isinstance(content, dict) and isinstance(content.get(ROOT), dict):
         content = content[ROOT]
     if not isinstance(content, dict):
@@ -118,7 +118,7 @@ def parse(raw: Mapping[str, Any], where: str) -> BagMetadata:
     :raises BagError: a key is missing or of the wrong type, or something is not known here.
     """
     try:
-        version = int(raw['version'])
+        version = _whole(raw['version'])
         if not 1 <= version <= NEWEST:
             raise BagError(
                 f'{where}: got metadata version {version}, expected 1 to {NEWEST}; '
@@ -136,7 +136,7 @@ def parse(raw: Mapping[str, Any], where: str) -> BagMetadata:
             topic = entry['topic_metadata']
             topics.append(
                 TopicEntry(
-                    str(topic['name']), str(topic['type']), int(entry['message_count']), topic
+                    str(topic['name']), str(topic['type']), _whole(entry['message_count']), topic
                 )
             )
         custom = raw.get('custom_data') or {}
@@ -145,7 +145,7 @@ def parse(raw: Mapping[str, Any], where: str) -> BagMetadata:
             storage=str(raw['storage_identifier']),
             # Before version 4 the paths began with the name of the folder.
             files=tuple(PurePosixPath(str(name)).name for name in raw['relative_file_paths']),
-            message_count=int(raw['message_count']),
+            message_count=_whole(raw['message_count']),
             topics=tuple(topics),
             compression_mode=mode,
             custom_data={str(name): str(value) for name, value in custom.items()},
@@ -153,7 +153,7 @@ def parse(raw: Mapping[str, Any], where: str) -> BagMetadata:
         )
     except KeyError as error:
         raise BagError(f'{where}: the key {error} is missing') from error
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise BagError(f'{where} is not the metadata of a ROS 2 bag: {error}') from error
 
 
@@ -256,12 +256,23 @@ def _topic_section(topic: Topic, raw: Mapping[str, Any] | None, version: int) ->
 def _profiles(text: str) -> list[dict[str, Any]]:
     try:
         profiles = yaml.load(text, _LOADER)
-    except yaml.YAMLError as error:
-        raise BagError(f'a topic has QoS profiles that are no YAML: {error}') from error
+    except _NO_YAML as error:
+        raise BagError(f'a topic has QoS profiles that are no YAML: {_line(error)}') from error
     if not isinstance(profiles, list):
         return []
     return [profile for profile in profiles if isinstance(profile, dict)]
 
 
+def _line(error: Exception) -> str:
+    return ' '.join(str(error).split())
+
+
+def _whole(value: object) -> int:
+    if not isinstance(value, int) or not 0 <= value <= NEVER_NS:
+        raise ValueError(f'got {str(value)[:40]!r}, expected a whole number from 0 to 2^63 - 1')
+    return value
+
+
+_NO_YAML = (yaml.YAMLError, ValueError, OverflowError, RecursionError, AttributeError)
 _LOADER: Any = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
 _DUMPER: Any = getattr(yaml, 'CSafeDumper', yaml.SafeDumper)

@@ -11,10 +11,23 @@ from ffs_anonymizer.rosbag2 import metadata
 from ffs_anonymizer.rosbag2.mcap import McapReader
 from ffs_anonymizer.rosbag2.metadata import BagMetadata
 from ffs_anonymizer.rosbag2.sqlite import SqliteReader
-from ffs_anonymizer.rosbag2.storage import Data, Item, StorageReader, Topic
+from ffs_anonymizer.rosbag2.storage import (
+    Data,
+    Item,
+    Message,
+    MOST_MESSAGE_BYTES,
+    StorageReader,
+    Topic,
+)
 import zstandard
 
 STORAGE_BY_SUFFIX = {'.mcap': 'mcap', '.db3': 'sqlite3'}
+_MISFITS = ('Src size is incorrect', 'did not decompress full frame')
+# What a kilobyte of zstd can amount to fits in memory, whatever it says of itself.
+_PIECE_BYTES = 1 << 10
+_BLOCK_BYTES = 1 << 22
+# Recordings that compress better than this are made to fill disks.
+_MOST_RATIO, _LEAST_LIMIT_BYTES = 1000, 1 << 30
 
 
 @dataclass(frozen=True)
@@ -37,11 +50,13 @@ class BagReader:
     Read a bag folder or a single storage file; the input is never written to.
 
     :param path: a folder with metadata.yaml, a .mcap or a .db3 file.
+    :param most_message_bytes: of a message, decompressed.
     :raises BagError: the bag is missing, incomplete, damaged or of a kind that is not known here.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, most_message_bytes: int = MOST_MESSAGE_BYTES) -> None:
         self.path = path
+        self._most_message_bytes = most_message_bytes
         if not path.exists():
             raise BagError(f'got no bag at {path}, expected a bag folder, a .mcap or a .db3 file')
         self.chunk_compression = ''
@@ -132,12 +147,24 @@ class BagReader:
                             continue
                         announced.add(item)
                     else:
+                        if isinstance(item, Message):
+                            self._check_size(item)
                         self._read_bytes = done_bytes + int(size * reader.progress())
                     yield item
             finally:
                 reader.close()
             done_bytes += size
             self._read_bytes = done_bytes
+
+    def _check_size(self, message: Message) -> None:
+        size = len(message.data)
+        if self.messages_compressed:
+            size = max(size, _said_size(message.data) or 0)
+        if size > self._most_message_bytes:
+            raise BagError(
+                f'{message.topic.name}: got a message of {size >> 20} MB at {message.log_ns} ns, '
+                f'expected at most {self._most_message_bytes >> 20} (limits.max_message_mb)'
+            )
 
     def _look_inside(self) -> None:
         counts: dict[tuple[str, str], int] = {}
@@ -185,15 +212,7 @@ class BagReader:
             raise ValueError('a file-compressed bag needs a scratch folder')
         plain = scratch / file.name.removesuffix('.zstd')
         try:
-            try:
-                frame = zstandard.ZstdDecompressor().decompressobj()
-                with file.open('rb') as source, plain.open('xb') as target:
-                    while block := source.read(1 << 20):
-                        target.write(frame.decompress(block))
-            except zstandard.ZstdError as error:
-                raise BagError(f'{file} is damaged: {error}') from error
-            if not frame.eof:
-                raise BagError(f'{file} is cut off: its compressed data has no end')
+            _unpack(file, plain)
             return self._storage_reader(plain)
         finally:
             # Both readers hold the file open; nothing of it stays behind, not even when killed.
@@ -201,24 +220,74 @@ class BagReader:
 
     def _storage_reader(self, path: Path) -> StorageReader:
         if self.metadata.storage == 'mcap':
-            return McapReader(path, self._topics)
+            return McapReader(path, self._topics, self._most_message_bytes)
         return SqliteReader(path, self._topics)
 
 
-def decompressed(data: Data) -> bytes:
+def decompressed(data: Data, most_bytes: int = MOST_MESSAGE_BYTES) -> bytes:
     """
     Return the data of a message of a message-compressed bag.
 
-    :raises BagError: it is damaged.
+    :param most_bytes: that it may amount to.
+    :raises BagError: it is damaged, or amounts to more.
     """
+    too_large = f'a compressed message amounts to more than {most_bytes >> 20} MB'
+    size = _said_size(data)
+    try:
+        if size is not None:
+            if size > most_bytes:
+                raise BagError(too_large)
+            # What says less than it holds does not fit.
+            return zstandard.ZstdDecompressor().decompress(data)
+        frame = zstandard.ZstdDecompressor().decompressobj()
+        plain, done = [], 0
+        for at in range(0, len(data), _PIECE_BYTES):
+            plain.append(frame.decompress(data[at : at + _PIECE_BYTES]))
+            done += len(plain[-1])
+            if done > most_bytes:
+                raise BagError(too_large)
+            if frame.eof:
+                return b''.join(plain)
+    except zstandard.ZstdError as error:
+        if any(text in str(error) for text in _MISFITS):
+            raise BagError('a compressed message is cut off') from error
+        raise BagError(f'a compressed message is damaged: {error}') from error
+    raise BagError('a compressed message is cut off')
+
+
+def _said_size(data: Data) -> int | None:
+    """Return what compressed data says that it amounts to; None where it does not say."""
+    try:
+        size = zstandard.get_frame_parameters(data).content_size
+    except zstandard.ZstdError as error:
+        if not len(data):
+            raise BagError('a compressed message is cut off') from error
+        raise BagError(f'a compressed message is damaged: {error}') from error
+    return None if size == zstandard.CONTENTSIZE_UNKNOWN else size
+
+
+def _unpack(file: Path, plain: Path) -> None:
+    """
+    Decompress a storage file.
+
+    :param plain: is made.
+    :raises BagError: it is damaged, cut off, or amounts to more than recordings do.
+    """
+    most = max(file.stat().st_size * _MOST_RATIO, _LEAST_LIMIT_BYTES)
+    done = 0
     frame = zstandard.ZstdDecompressor().decompressobj()
     try:
-        plain = frame.decompress(data)
+        with file.open('rb') as source, plain.open('xb') as target:
+            while block := source.read(_BLOCK_BYTES):
+                for at in range(0, len(block), _PIECE_BYTES):
+                    done += target.write(frame.decompress(block[at : at + _PIECE_BYTES]))
+                    if done > most:
+                        raise BagError(f'{file} amounts to over {most >> 20} MB: no recording')
+                    if frame.eof:
+                        return
     except zstandard.ZstdError as error:
-        raise BagError(f'a compressed message is damaged: {error}') from error
-    if not frame.eof:
-        raise BagError('a compressed message is cut off')
-    return plain
+        raise BagError(f'{file} is damaged: {error}') from error
+    raise BagError(f'{file} is cut off: its compressed data has no end')
 
 
 def _storage_of(path: Path) -> str:

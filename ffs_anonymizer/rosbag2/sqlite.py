@@ -97,6 +97,7 @@ class SqliteReader:
                     if (
                         number not in topics
                         or not isinstance(stamp_ns, int)
+                        or stamp_ns < 0
                         or not isinstance(data, bytes)
                     ):
                         raise BagError(
@@ -116,7 +117,8 @@ class SqliteReader:
 
     def _topics(self) -> dict[int, Topic]:
         present = self._columns('topics')
-        if not present or not self._columns('messages'):
+        stored = {'id', 'topic_id', 'timestamp', 'data'}.difference(self._columns('messages'))
+        if not present or stored:
             raise BagError(f'{self._path}: got no tables of rosbag2, expected a recorded bag')
         definitions: dict[str, tuple[str, str, str]] = {}
         if self._columns('message_definitions'):
@@ -148,17 +150,29 @@ class SqliteReader:
         return topics
 
     def _columns(self, table: str) -> list[str]:
+        """Return the stored columns of a table; a view, which can hold anything, has none."""
+        kinds = self._rows('SELECT type FROM sqlite_master WHERE name = ? COLLATE NOCASE', table)
+        if kinds != [('table',)]:
+            return []
         return [row[1] for row in self._rows(f'PRAGMA table_info({table})')]
 
-    def _rows(self, query: str) -> list[Any]:
-        with closing(self._database.execute(query)) as cursor:
+    def _rows(self, query: str, *values: str) -> list[Any]:
+        with closing(self._database.execute(query, values)) as cursor:
             return cursor.fetchall()
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError, ValueError, TypeError, KeyError) as error:
+        except (
+            sqlite3.Error,
+            OSError,
+            ValueError,
+            TypeError,
+            KeyError,
+            OverflowError,
+            MemoryError,
+        ) as error:
             raise BagError(f'{self._path} is damaged or no sqlite3 bag: {error}') from error
 
 

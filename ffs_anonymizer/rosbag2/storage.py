@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, Union
 
 Data = Union[bytes, memoryview]
+# Of one message, decompressed, where nobody says otherwise.
+MOST_MESSAGE_BYTES = 1 << 30
+# The times of ROS are signed.
+MOST_TIME_NS = 2**63 - 1
 
 
 @dataclass(frozen=True, eq=False)

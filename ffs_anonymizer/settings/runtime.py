@@ -236,6 +236,12 @@ class LimitsSettings:
         unit='px',
         bounds=(0, 1 << 30),
     )
+    max_message_mb: int = setting(
+        1024,
+        'Largest message of a recording, decompressed; a larger one is refused.',
+        unit='MB',
+        bounds=(1, 1 << 20),
+    )
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,15 @@
 """Test what happens to each topic."""
 
+import base64
+import os
 from types import SimpleNamespace
 
+import cv2
 from ffs_anonymizer.bag.selection import Action, contains_picture, is_picture, Selection
 from ffs_anonymizer.errors import BagError
 from ffs_anonymizer.rosbag2.storage import Attachment, Topic
+from mcap.reader import make_reader
+import numpy as np
 import pytest
 from support.bags import (
     ALL_NAMES,
@@ -12,10 +17,12 @@ from support.bags import (
     drive,
     IMAGE,
     images,
+    jpeg,
     leftovers,
     MARKERS,
     NESTED,
     others,
+    raw_cdr,
     read_bag,
     Record,
     run,
@@ -24,6 +31,7 @@ from support.bags import (
     T0,
     VIDEO,
     write_bag,
+    write_mcap,
 )
 import yaml
 import zstandard
@@ -211,3 +219,138 @@ def test_images_of_another_serialization_are_refused():
 )
 def test_pictures_among_attachments(name, media_type, data, expected):
     assert is_picture(Attachment(name, media_type, 0, 0, data)) is expected
+
+
+NAMED_OTHERWISE = f"""{'=' * 80}
+IDL: my_vision/srv/DetectFaces
+#include "sensor_msgs/msg/Image.idl"
+module my_vision {{ module srv {{
+struct DetectFaces_Request {{ sensor_msgs::msg::Image image; }};
+}}; }};
+"""
+SERVICE_EVENT = (
+    'service_msgs/ServiceEventInfo info\nDetect_Request[<=1] request\n'
+    f'{"=" * 80}\nMSG: a_msgs/srv/Detect_Request\na_msgs/msg/Shot shot\n'
+    f'{"=" * 80}\nMSG: a_msgs/msg/Shot\nsensor_msgs/CompressedImage picture\n'
+)
+OWN_IMAGE = 'uint32 height\nuint32 width\nstring encoding\nuint8[] data'
+CLOUD = (
+    'uint32 height\nuint32 width\nsensor_msgs/PointField[] fields\nuint32 row_step\nuint8[] data'
+)
+
+
+@pytest.mark.parametrize(
+    ('type_name', 'encoding', 'definition', 'expected'),
+    [
+        ('my_vision/srv/DetectFaces_Event', 'ros2idl', NAMED_OTHERWISE, True),
+        ('a_msgs/srv/Detect_Event', 'ros2msg', SERVICE_EVENT, True),
+        ('a_msgs/msg/Own', 'ros2msg', OWN_IMAGE, True),
+        ('a_msgs/msg/A', 'ros2msg', f'Own own\n{"=" * 80}\nMSG: a_msgs/Own\n{OWN_IMAGE}', True),
+        ('a_msgs/msg/A', 'ros2msg', 'string format\nuint8[] data', True),
+        ('a_msgs/msg/A', 'ros2msg', 'byte[] jpeg_data  # compressed', True),
+        ('a_msgs/msg/A', 'ros2msg', 'uint8[100000] thumbnail', True),
+        ('a_msgs/msg/A', 'ros2idl', 'struct A { \n sequence<octet> image_bytes; };', True),
+        ('a_msgs/msg/CameraFrame', 'ros2msg', 'uint8[] data', True),
+        ('a_msgs/msg/A', 'ros2msg', 'uint8[16] image_uuid', False),
+        ('a_msgs/msg/A', 'ros2msg', 'string image_path\nuint8[] payload', False),
+        ('a_msgs/msg/A', 'ros2msg', 'float32[] image_scores', False),
+        ('a_msgs/msg/A', 'ros2msg', '# uint8[] jpeg', False),
+        ('a_msgs/msg/Cloud', 'ros2msg', CLOUD, False),
+        (
+            'std_msgs/msg/UInt8MultiArray',
+            'ros2msg',
+            'MultiArrayLayout layout\nuint8[] data',
+            False,
+        ),
+        ('own.Seen', 'protobuf', '\n\x1a.foxglove.CompressedImage\x12', True),
+        ('own.Seen', 'protobuf', '\n\x1a.foxglove.PoseInFrame\x12', False),
+        ('foxglove.CompressedImage', 'protobuf', '', True),
+        ('foxglove.RawImage', 'flatbuffer', '', True),
+    ],
+)
+def test_pictures_of_other_names_and_schemas(type_name, encoding, definition, expected):
+    topic = Topic('/a', type_name, definition=definition.encode(), definition_encoding=encoding)
+    assert Selection().action(topic) is (Action.REFUSE if expected else Action.COPY)
+
+
+@pytest.mark.parametrize('mode', ['', 'MESSAGE', 'FILE'])
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
+def test_messages_that_hold_pictures_are_refused_whatever_their_type(
+    tmp_path, face_bgr, capsys, mode, storage
+):
+    wall = np.full_like(face_bgr, 90)
+    carried = {
+        'jpeg': jpeg(wall),
+        'png': cv2.imencode('.png', wall)[1].tobytes(),
+        'webp': cv2.imencode('.webp', wall)[1].tobytes(),
+        'raw': raw_cdr(wall),
+        'h264': b'\0\0\0\x01\x67\x64\0\x1f',
+    }
+    for name, data in carried.items():
+        # Deep inside where nothing says what it is, and at the beginning of all else.
+        for spec, before in (
+            (Spec('/blob', 'nobody_msgs/msg/Unheard', definition=''), os.urandom(9000)),
+            (Spec('/blob', 'std_msgs/msg/UInt8MultiArray'), os.urandom(30)),
+            (Spec('/blob', 'nobody_msgs/msg/Unheard'), os.urandom(30)),
+        ):
+            records = [Record('/blob', T0, T0, 1, b'nothing'), Record('/blob', T0 + 1, T0, 2, b'')]
+            records[1] = records[1]._replace(data=before + data)
+            folder = tmp_path / f'{name}{spec.type_name[-5:]}{len(before)}{len(spec.definition)}'
+            source = write_bag(folder, records, specs=[spec], mode=mode, storage=storage, splits=1)
+            assert run(source, tmp_path / 'out') == 1
+            error = capsys.readouterr().err
+            assert (
+                f'these topics can carry pictures that cannot be anonymized: {spec.name}' in error
+            )
+            assert not (tmp_path / 'out').exists()
+    assert run(source, tmp_path / 'out', '--exclude-topics', '/blob') == 0
+    assert read_bag(tmp_path / 'out').records[-1].data == records[-1].data
+
+
+def test_types_without_definition_are_named(tmp_path, face_bgr, capsys):
+    specs = [spec._replace(definition='') for spec in SPECS]
+    source = write_bag(tmp_path / 'in', drive(face_bgr, 1), specs=specs)
+    assert run(source, tmp_path / 'out') == 0
+    (line,) = (x for x in capsys.readouterr().err.splitlines() if 'what their types hold' in x)
+    assert line.endswith(': /odd (nobody_msgs/msg/Unheard)')
+
+
+ATTACHMENTS = {
+    'calibration.yaml': (b'fx: 1\n' * 1000, True),
+    'notes.txt': ('Straße\n'.encode(), True),
+    'log.bin': (b'\0\1\2', False),
+    'broken.txt': (b'caf\xe9', False),
+    'photo.txt': (jpeg(np.zeros((9, 9, 3), np.uint8)), False),
+    'photo.b64': (base64.b64encode(os.urandom(900)), False),
+    'photo.mime': (base64.encodebytes(os.urandom(900)), False),
+    'photo.hex': (os.urandom(900).hex().encode(), False),
+    'model.onnx': (b'ONNX' + os.urandom(90), False),
+}
+
+
+@pytest.mark.parametrize('keep', [(), ('photo.*', '*.bin', 'broken.txt', '*.onnx', 'secret')])
+def test_attachments_and_records_pass_as_plain_text_or_by_name(tmp_path, face_bgr, capsys, keep):
+    path = tmp_path / 'in.mcap'
+    notes = [('vehicle', {'wheels': '4'}), ('secret', {'a': ATTACHMENTS['photo.b64'][0].decode()})]
+    write_mcap(
+        path,
+        SPECS,
+        drive(face_bgr, 1),
+        attachments=[(1, 2, name, '', data) for name, (data, _) in ATTACHMENTS.items()],
+        notes=notes,
+    )
+    words = ['--keep-attachments', *keep] if keep else []
+
+    assert run(path, tmp_path / 'out', *words) == (0 if keep else 1)
+
+    with (tmp_path / 'out' / 'out_0.mcap').open('rb') as stream:
+        reader = make_reader(stream)
+        kept = {item.name: item.data for item in reader.iter_attachments()}
+        records = {note.name for note in reader.iter_metadata()}
+    expected = {name: data for name, (data, passes) in ATTACHMENTS.items() if passes or keep}
+    assert kept == expected
+    assert ('vehicle' in records, 'secret' in records) == (True, bool(keep))
+    errors = capsys.readouterr().err
+    for name, (_, passes) in ATTACHMENTS.items():
+        assert (f"attachment '{name}' () is " in errors) == (not passes and not keep)
+    assert ("metadata record 'secret' holds what is no plain text" in errors) == (not keep)

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import cv2
+from ffs_anonymizer.media.files import SUFFIXES
 import numpy as np
 from numpy.typing import NDArray
 import pytest
-from support.media import BLUR, files, media, write_jpeg
+from support.media import BLUR, files, media, pictures, write_jpeg, write_video
 
 
 @pytest.mark.parametrize(
@@ -160,3 +161,43 @@ def test_a_zone_that_fits_nothing_is_told(
     assert capsys.readouterr().err == error * 2
     assert media(*words, 'ignore_zones=["front 1 2 3 4"]') == 0
     assert capsys.readouterr().err == f'warning: ignore_zones: {told}\n'
+
+
+def test_files_of_cameras_are_told_by_their_first_bytes(
+    tmp_path: Path, face_bgr: NDArray[np.uint8], capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, output = tmp_path / 'in', tmp_path / 'out'
+    source.mkdir()
+    photo = write_jpeg(tmp_path / 'a.jpg', face_bgr).read_bytes()
+    film = write_video(tmp_path / 'a.mp4', face_bgr, times_ms=(0, 33)).read_bytes()
+    for name, data in (
+        ('GX010042.THM', photo),
+        ('IMG_0001', photo),
+        ('stereo.MPO', photo + photo),
+        ('GL010042.LRV', film),
+        ('VID_00_042.insv', film + b'trailer of the camera'),
+        ('story.txt', b'BMW and G@mes, a story'),
+        ('G@mes', b'G@' + bytes(600)),
+        ('empty', b''),
+        ('moving', b'GIF89a' + bytes(99)),
+        ('disc', b'\0\0\x01\xba' + bytes(99)),
+    ):
+        (source / name).write_bytes(data)
+    assert media('-i', source, '-o', output, *BLUR) == 1
+    said = capsys.readouterr()
+    written = ['GL010042.LRV', 'GX010042.THM', 'IMG_0001', 'VID_00_042.insv', 'stereo.MPO']
+    assert files(output) == written
+    assert said.err.splitlines()[1:] == [
+        '  disc: got a mpg file by its first bytes, expected one of '
+        f'{" ".join(SUFFIXES)}; convert it',
+        '  moving: got a gif file by its first bytes, expected one of '
+        f'{" ".join(SUFFIXES)}; convert it',
+    ]
+    assert '3 files: G@mes, empty, story.txt' in said.out
+    assert '7 of class face' in said.out
+    assert len(pictures(output / 'GL010042.LRV')) == len(pictures(output / 'VID_00_042.insv')) == 2
+    assert b'trailer' not in (output / 'VID_00_042.insv').read_bytes()
+    # A file alone is told the same way.
+    assert media('-i', source / 'IMG_0001', '-o', tmp_path / 'one', *BLUR) == 0
+    assert media('-i', source / 'moving', '-o', tmp_path / 'two', *BLUR) == 1
+    assert 'moving: got a gif file by its first bytes' in capsys.readouterr().err

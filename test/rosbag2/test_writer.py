@@ -26,7 +26,7 @@ def test_metadata_is_what_rosbag2_writes(tmp_path, face_bgr):
     assert ours == {**theirs, 'relative_file_paths': ['out_0.mcap'], 'files': [span]}
     assert ours['custom_data'] == {'driver': 'me'}
     reader = make_reader((tmp_path / 'out' / 'out_0.mcap').open('rb'))
-    (note,) = reader.iter_metadata()
+    (note,) = (note for note in reader.iter_metadata() if note.name == 'rosbag2')
     reader._stream.close()
     assert note.name == 'rosbag2'
     assert yaml.safe_load(note.metadata['serialized_metadata']) == ours
