@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -114,14 +114,15 @@ class PacketDecoder:
 
     :param codec: `h264` or `hevc`.
     :param limit_pixels: the largest picture that is decoded.
+    :param keyframes: how many the stream has had before.
     """
 
-    def __init__(self, codec: str, *, limit_pixels: int = 1 << 26) -> None:
+    def __init__(self, codec: str, *, limit_pixels: int = 1 << 26, keyframes: int = 0) -> None:
         self._codec = codec
         self._limit_pixels = limit_pixels
         self._context: av.VideoCodecContext | None = None
         self._pts = 0
-        self._keyframes = 0
+        self._keyframes = keyframes
 
     def decode(self, data: Buffer) -> Picture:
         """
@@ -244,9 +245,14 @@ def _colours(frame: av.VideoFrame) -> tuple[int, ...]:
 class PacketFrame(Frame):
     """Hold the picture of a packet, of which another packet is made."""
 
-    def __init__(self, picture: Picture, encoder: PacketEncoder) -> None:
+    def __init__(
+        self,
+        picture: Picture,
+        encoder: PacketEncoder,
+        decode: Callable[[Samples], Frame] = Samples.decode,
+    ) -> None:
         self._picture, self._encoder = picture, encoder
-        self._inner = picture.samples.decode()
+        self._inner = decode(picture.samples)
         self.image_bgr = self._inner.image_bgr
         self.align_wh_px, self.bleed_px = self._inner.align_wh_px, self._inner.bleed_px
 
@@ -277,22 +283,34 @@ class Transcoder:
     def __init__(self, *, limit_pixels: int = 1 << 26) -> None:
         self._limit_pixels = limit_pixels
         self._codec = ''
+        self._keyframes = 0
         self._decoder: PacketDecoder | None = None
         self._encoder: PacketEncoder | None = None
 
-    def decode(self, data: Buffer, codec: str) -> PacketFrame:
+    def restart(self) -> None:
+        """Hand nothing out until the next keyframe, since packets are missing."""
+        self._decoder = None
+
+    def decode(
+        self, data: Buffer, codec: str, decode: Callable[[Samples], Frame] = Samples.decode
+    ) -> PacketFrame:
         """
         Return the picture of a packet.
 
         :param codec: as the message states it; if it changes, both sides begin anew.
+        :param decode: makes the frame of the picture's samples.
         :raises ImageError: there is none, or none yet.
         """
         wanted = codec_of(codec)
-        if wanted != self._codec or self._decoder is None or self._encoder is None:
-            self._codec = wanted
-            self._decoder = PacketDecoder(wanted, limit_pixels=self._limit_pixels)
-            self._encoder = PacketEncoder(wanted)
-        return PacketFrame(self._decoder.decode(data), self._encoder)
+        if wanted != self._codec or self._encoder is None:
+            self._codec, self._decoder, self._encoder = wanted, None, PacketEncoder(wanted)
+        if self._decoder is None:
+            self._decoder = PacketDecoder(
+                wanted, limit_pixels=self._limit_pixels, keyframes=self._keyframes
+            )
+        picture = self._decoder.decode(data)
+        self._keyframes = picture.keyframes
+        return PacketFrame(picture, self._encoder, decode)
 
 
 def _frame(samples: Samples) -> av.VideoFrame:

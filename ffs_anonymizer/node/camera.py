@@ -10,18 +10,26 @@ import time
 from typing import Any
 
 from ffs_anonymizer.clouds.scene import Link
+from ffs_anonymizer.node.pictures import is_packet
 import numpy as np
 
 QUEUE_FRAMES = 16
+# Packets of a video, of which none is dropped as long as there is room.
+QUEUE_PACKETS = 128
 _LATENCIES_KEPT = 512
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """Hold a message that was received, and when (monotonic clock)."""
+    """
+    Hold a message that was received, and when (monotonic clock).
+
+    :param after_gap: whether messages before it are missing.
+    """
 
     message: Any
     received_s: float
+    after_gap: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,7 @@ class Camera:
         self._waiting: deque[Waiting] = deque()
         self._counters = _Counters()
         self._lock = threading.Lock()
+        self._gap = False
 
     @property
     def is_cloud(self) -> bool:
@@ -97,13 +106,16 @@ class Camera:
         """Add a frame; one frame is dropped where there is no room for both."""
         with self._lock:
             self._counters.received += 1
-            if self._drop_old:
+            packet = is_packet(message)
+            if self._drop_old and not packet:
                 self._counters.dropped += len(self._waiting)
                 self._waiting.clear()
-            elif len(self._waiting) >= QUEUE_FRAMES:
+            elif len(self._waiting) >= (QUEUE_PACKETS if packet else QUEUE_FRAMES):
                 self._counters.dropped += 1
+                self._gap = True
                 return
-            self._waiting.append(Waiting(message, time.monotonic()))
+            self._waiting.append(Waiting(message, time.monotonic(), self._gap))
+            self._gap = False
 
     def take(self) -> Waiting | None:
         """Remove and return the frame that is next; None if there is none."""
@@ -120,6 +132,11 @@ class Camera:
         with self._lock:
             self._counters.dropped += len(self._waiting)
             self._waiting.clear()
+
+    def count_dropped(self) -> None:
+        """Count a frame that was taken, and dropped for a newer one or at the end."""
+        with self._lock:
+            self._counters.dropped += 1
 
     def count_published(
         self, waiting: Waiting, *, regions: int, timings_ms: dict[str, float]
@@ -142,6 +159,7 @@ class Camera:
         """Count frames that the middleware lost on their way here."""
         with self._lock:
             self._counters.lost += frames
+            self._gap = True
 
     def account(self) -> Account:
         """Return the counts; their sum is right at any moment."""

@@ -101,8 +101,14 @@ class Diagnostics:
         message.header.stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(message)
 
-    def of_camera(self, route: Route, now: Account, weakenings: Iterable[str]) -> DiagnosticStatus:
-        """Return what is to be said of a camera, by what was counted since the last time."""
+    def of_camera(
+        self, route: Route, now: Account, *, weakenings: Iterable[str], fault: str
+    ) -> DiagnosticStatus:
+        """
+        Return what is to be said of a camera, by what was counted since the last time.
+
+        :param fault: why nothing comes of it; empty while it does.
+        """
         before = self._before.get(route.topic, Account())
         self._before[route.topic] = now
         failed, dropped = now.failed - before.failed, now.dropped - before.dropped
@@ -121,6 +127,7 @@ class Diagnostics:
         if lost > _LOST_SHARE * (lost + received):
             report.warn([self._lost_text(route, lost, lost + received)])
         report.fail(route.problem)
+        report.fail(fault)
         if failed:
             report.fail(f'{failed} frames were not published: {now.last_error}')
         return report.status(self._node, usual)

@@ -14,6 +14,7 @@ from ffs_anonymizer.clouds.scene import Scene
 from ffs_anonymizer.errors import AnonymizerError, ImageError
 from ffs_anonymizer.frames.message import Frame, rotation_of, turn_of
 from ffs_anonymizer.node.camera import Camera, Waiting
+from ffs_anonymizer.node.pictures import stamp_of
 from ffs_anonymizer.regions.detections import Regions
 from ffs_anonymizer.settings.runtime import Settings
 from ffs_anonymizer.stream import Drawn
@@ -112,6 +113,4 @@ class Measured:
 
 def stamp_ns(waiting: Waiting) -> int:
     """Return the time of a message; drivers that set none are given the time of arrival."""
-    stamp: Any = waiting.message.header.stamp
-    number: int = stamp.sec * _NS_PER_S + stamp.nanosec
-    return number or int(waiting.received_s * _NS_PER_S)
+    return stamp_of(waiting.message) or int(waiting.received_s * _NS_PER_S)

@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 from ffs_anonymizer.regions.detections import CLASSES, Regions
+from std_msgs.msg import Header
 
 try:
     from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
@@ -16,7 +17,14 @@ except ImportError:
 
 IMAGE = 'sensor_msgs/msg/Image'
 COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'
-IMAGE_TYPES = (IMAGE, COMPRESSED_IMAGE)
+VIDEO_TYPES = ('foxglove_msgs/msg/CompressedVideo', 'ffmpeg_image_transport_msgs/msg/FFMPEGPacket')
+IMAGE_TYPES = (
+    IMAGE,
+    COMPRESSED_IMAGE,
+    'foxglove_msgs/msg/RawImage',
+    'foxglove_msgs/msg/CompressedImage',
+    *VIDEO_TYPES,
+)
 CLOUD_TYPES = ('sensor_msgs/msg/PointCloud2',)
 TRANSFORMS = 'tf2_msgs/msg/TFMessage'
 INFO_TYPES = ('sensor_msgs/msg/CameraInfo',)
@@ -35,6 +43,13 @@ def message_type(name: str) -> Any:
         return getattr(module, kind)
     except AttributeError as error:
         raise ImportError(f'{package} has no message {kind}') from error
+
+
+def header_of(message: Any) -> Any:
+    """Return the header of a message, or one made of the fields that foxglove has instead."""
+    if hasattr(message, 'header'):
+        return message.header
+    return Header(stamp=message.timestamp, frame_id=message.frame_id)
 
 
 def detections_of(header: Any, regions: Regions) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ffs_anonymizer.networks import Networks
 from ffs_anonymizer.node.camera import Account
 from ffs_anonymizer.node.service import Service
 from ffs_anonymizer.settings.runtime import Settings
@@ -20,6 +21,7 @@ class AnonymizerNode(Node):  # type: ignore[misc]
 
     :param parameter_files: those that it was given; one that is not for it is refused.
     :param stopped: tells whether the process is to end, which ends the loading too.
+    :param networks: open ones, shared with other nodes of the process; None: own ones.
     :param node_options: handed to `rclpy.node.Node`: namespace, context, parameter_overrides ...
     :raises AnonymizerError: a parameter is wrong, or a model cannot be loaded.
     """
@@ -30,12 +32,15 @@ class AnonymizerNode(Node):  # type: ignore[misc]
         node_name: str = 'anonymizer',
         parameter_files: Sequence[Path] = (),
         stopped: Callable[[], bool] = lambda: False,
+        networks: Networks | None = None,
         **node_options: Any,
     ) -> None:
         super().__init__(node_name, **node_options)
         self._service: Service | None = None
         try:
-            self._service = Service(self, parameter_files=parameter_files, stopped=stopped)
+            self._service = Service(
+                self, parameter_files=parameter_files, stopped=stopped, networks=networks
+            )
             self._service.load()
             self._service.open()
         except BaseException:

@@ -15,7 +15,7 @@ import sys
 import threading
 from types import FrameType
 
-# How long a worker that was not finished in time, or is still loading, may take to end.
+# How long each thread that was not finished in time, or is still loading, may take to end.
 END_S = 1.0
 _WORKER = 'anonymizer'
 
@@ -63,7 +63,7 @@ def _run(kind: str, args: Sequence[str] | None) -> int:
 def _leave(code: int) -> None:
     """End the process at once if the worker hangs in native code, which nothing can interrupt."""
     for thread in threading.enumerate():
-        if thread.name == _WORKER:
+        if thread.name.startswith(_WORKER):
             thread.join(END_S)
             if thread.is_alive():
                 with contextlib.suppress(OSError, ValueError):

@@ -8,7 +8,8 @@ from typing import Any
 
 from ffs_anonymizer.errors import AnonymizerError, SettingsError
 from ffs_anonymizer.node import qos
-from ffs_anonymizer.node.messages import message_type
+from ffs_anonymizer.node.camera import QUEUE_PACKETS
+from ffs_anonymizer.node.messages import message_type, VIDEO_TYPES
 from ffs_anonymizer.node.topics import Topic
 from rclpy.exceptions import ParameterException
 from rclpy.node import Node
@@ -224,9 +225,13 @@ class Route:
             message_type(self._type_name),
             self._source,
             self._on_message,
-            self._profile(self._reliability, self._depth),
+            self._profile(self._reliability, max(self._depth, self._least_depth())),
             **options,
         )
+
+    def _least_depth(self) -> int:
+        # A packet of a video that is lost takes the pictures after it along.
+        return QUEUE_PACKETS if self._type_name in VIDEO_TYPES else 1
 
     def _unsubscribe(self) -> None:
         if self._subscription is not None:

@@ -14,6 +14,7 @@ from ffs_anonymizer.anonymizer import Anonymized
 from ffs_anonymizer.clouds.scene import Scene
 from ffs_anonymizer.errors import AnonymizerError, SettingsError
 from ffs_anonymizer.frames.message import idle_rotations
+from ffs_anonymizer.networks import Networks
 from ffs_anonymizer.node import parameters, qos, topics, weakenings
 from ffs_anonymizer.node.camera import Account, Camera, QUEUE_FRAMES
 from ffs_anonymizer.node.diagnostics import Diagnostics, PERIOD_S, Reminder, Report
@@ -23,12 +24,14 @@ from ffs_anonymizer.node.messages import (
     COMPRESSED_IMAGE,
     DETECTIONS,
     detections_of,
+    header_of,
     IMAGE_TYPES,
     INFO_TYPES,
     message_type,
     TRANSFORMS,
 )
 from ffs_anonymizer.node.parameter_files import check_parameter_file
+from ffs_anonymizer.node.pictures import is_packet, stamp_of
 from ffs_anonymizer.node.route import Route, SENSOR_DEPTH
 from ffs_anonymizer.node.snapshot import Snapshots
 from ffs_anonymizer.node.topics import Topic
@@ -41,7 +44,6 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_srvs.srv import Trigger
 
 READY = 'ready: models are loaded'
-_NS_PER_S = 1_000_000_000
 _POLL_S = 0.1
 _QUIET_S = 5.0
 # How long a topic may stay without a publisher before the log says so, and how often it does.
@@ -62,6 +64,7 @@ class Service:
     :param node: a plain or a managed one.
     :param parameter_files: those that the node was given.
     :param stopped: tells whether the process is to end, which ends the loading too.
+    :param networks: open ones, shared with other nodes of the process; None: own ones.
     :raises SettingsError: a parameter or a topic's name is wrong, or a file is not for the node.
     """
 
@@ -71,8 +74,10 @@ class Service:
         *,
         parameter_files: Sequence[Path] = (),
         stopped: Callable[[], bool] = lambda: False,
+        networks: Networks | None = None,
     ) -> None:
         self._node = node
+        self._networks = networks
         self._stopped = stopped
         for path in parameter_files:
             check_parameter_file(path, node.get_fully_qualified_name())
@@ -142,6 +147,7 @@ class Service:
             deliver=self._deliver,
             report=self._report,
             stopped=self._stopped,
+            networks=self._networks,
         )
         for name, value in self._worker.description.items():
             self._logger.info(f'{name}: {value}')
@@ -261,7 +267,7 @@ class Service:
             found.append('cloud.geometry is keep: the shape of faces stays in the cloud')
         fallen_s, reason = self._fallen.get(topic, (0.0, ''))
         if reason and time.monotonic() - fallen_s <= 2 * PERIOD_S:
-            found.append(f'faces fall back to {self.settings.face.fallback}: {reason}')
+            found.append(reason)
         return found
 
     def _say_weakenings(self) -> None:
@@ -365,13 +371,15 @@ class Service:
         self._infos.append((route, infos, topic))
 
     def _poll(self) -> None:
+        assert self._worker is not None
+        self._worker.give_up_late()
         for route in (*self._routes.values(), *self._passed):
             route.poll()
 
     # -- frames
 
     def _take(self, camera: Camera, worker: Worker, message: Any) -> None:
-        if self._snapshots is not None and camera.kind == 'image':
+        if self._snapshots is not None and camera.kind == 'image' and not is_packet(message):
             self._snapshots.before(camera.topic, message)
         worker.put(camera, message)
 
@@ -401,14 +409,13 @@ class Service:
             self._fallen[camera.topic] = (time.monotonic(), anonymized.replaced.warnings[0])
         detections = self._detections
         if detections is not None and camera.kind == 'image':
-            detections.publish(detections_of(message.header, anonymized.regions))
+            detections.publish(detections_of(header_of(message), anonymized.regions))
         route.publish(message)
         if self._snapshots is not None and camera.kind == 'image':
             self._write_snapshot(self._snapshots, camera.topic, message)
-        stamp = message.header.stamp
         for _, infos, topic in self._infos:
             if camera.topic in topic.images:
-                infos.image_published(stamp.sec * _NS_PER_S + stamp.nanosec)
+                infos.image_published(stamp_of(message))
 
     def _write_snapshot(self, snapshots: Snapshots, topic: str, message: Any) -> None:
         try:
@@ -442,8 +449,12 @@ class Service:
         for camera in self._cameras:
             route = self._routes.get(camera.topic)
             if route is not None:
+                assert self._worker is not None
                 yield self._diagnostics.of_camera(
-                    route, camera.account(), self._weakenings(camera.topic)
+                    route,
+                    camera.account(),
+                    weakenings=self._weakenings(camera.topic),
+                    fault=self._worker.stuck_reason(camera.topic),
                 )
         copied = {topic.name: topic for topic in self._topics.copies}
         unpaired = {route.topic: infos.fit_no_image for route, infos, _ in self._infos}

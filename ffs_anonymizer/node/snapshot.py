@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 from ffs_anonymizer.errors import SettingsError
 from ffs_anonymizer.frames.message import decode
+from ffs_anonymizer.node.pictures import stamp_of
 
 
 class Snapshots:
@@ -63,11 +64,11 @@ class Snapshots:
         """
         with self._lock:
             kept = self._before.get(topic)
-            if kept is None or kept.header != message.header:
+            if kept is None or stamp_of(kept) != stamp_of(message):
                 return None
             del self._before[topic]
-        stamp = message.header.stamp
-        name = f'{topic.strip("/").replace("/", "_")}_{stamp.sec}.{stamp.nanosec:09}'
+        seconds, nanoseconds = divmod(stamp_of(message), 1_000_000_000)
+        name = f'{topic.strip("/").replace("/", "_")}_{seconds}.{nanoseconds:09}'
         paths = [self._folder / f'{name}_{side}.png' for side in ('before', 'after')]
         for path, shown in zip(paths, (kept, message), strict=True):
             _write(path, cv2.imencode('.png', decode(shown).image_bgr)[1].tobytes())

@@ -9,14 +9,18 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 import contextlib
 import threading
 import time
-from typing import Any
+from typing import Any, Union
 
 from ffs_anonymizer.anonymizer import Anonymized, Recipe, Request
 from ffs_anonymizer.errors import AnonymizerError, ImageError
-from ffs_anonymizer.frames.message import decode, Frame, MOST_LIVE_PIXELS, rotation_of
+from ffs_anonymizer.frames.frame import Frame
+from ffs_anonymizer.frames.message import rotation_of
 from ffs_anonymizer.networks import Networks
 from ffs_anonymizer.node.camera import Camera, Waiting
+from ffs_anonymizer.node.decoder import Decoder
 from ffs_anonymizer.node.measured import Measured, stamp_ns
+from ffs_anonymizer.node.pictures import Pictures
+from ffs_anonymizer.node.turns import Turns, weights
 from ffs_anonymizer.settings.runtime import Settings
 from ffs_anonymizer.stream import Stream
 
@@ -28,6 +32,8 @@ HANGS_AFTER_S = 5.0
 # How long the end waits for the piece in work.
 END_S = 3.0
 _LOOK_S = 0.1
+# A camera, its message, and its picture where it has one of its own.
+_Taken = tuple[Camera, Waiting, Union[Frame, None]]
 
 
 class StoppedError(AnonymizerError):
@@ -44,6 +50,7 @@ class Worker:
     :param deliver: hands out one result; called in the worker's thread.
     :param report: told of each failure: the camera and the reason; called in the worker's thread.
     :param stopped: tells whether the loading is to end.
+    :param networks: open ones that others use as well, and that stay open; None: own ones.
     :raises AnonymizerError: the models cannot be loaded.
     :raises StoppedError: the loading was to end; its thread ends when it can.
     """
@@ -56,6 +63,7 @@ class Worker:
         deliver: Callable[[Camera, Any, Anonymized], None],
         report: Callable[[Camera, str], None],
         stopped: Callable[[], bool] = lambda: False,
+        networks: Networks | None = None,
     ) -> None:
         self._cameras = tuple(cameras)
         self.measured = Measured(settings, cameras)
@@ -67,14 +75,18 @@ class Worker:
         self._wake = threading.Condition()
         self._updates: deque[tuple[Settings, Future[None]]] = deque()
         self._stop = False
-        self._turn = 0
+        self._turns = Turns(weights(settings.priorities, [c.topic for c in self._cameras]))
         self._streams = {camera.topic: Stream((camera.topic,)) for camera in self._cameras}
         self._failures_in_a_row = 0
         self._dead_reason = ''
         self._busy_since_s: float | None = None
+        self._decoders: dict[str, Decoder] = {}
         loaded: Future[dict[str, str]] = Future()
         self._thread = threading.Thread(
-            target=self._run, args=(settings, loaded), name='anonymizer', daemon=True
+            target=self._run,
+            args=(settings, loaded, networks),
+            name='anonymizer',
+            daemon=True,
         )
         self._thread.start()
         while not loaded.done():
@@ -84,6 +96,20 @@ class Worker:
                 raise StoppedError('the process ends')
         self.description = loaded.result()
 
+    def _decoder(self, camera: Camera, settings: Settings) -> Decoder:
+        pictures = Pictures(camera.topic, settings)
+
+        def decode(waiting: Waiting) -> Frame:
+            if camera.kind == 'cloud':
+                return self.measured.decode(camera, waiting.message)
+            return pictures.decode(waiting.message, after_gap=waiting.after_gap)
+
+        return Decoder(camera, decode=decode, ready=self._look, failed=self._failed)
+
+    def _look(self) -> None:
+        with self._wake:
+            self._wake.notify()
+
     def put(self, camera: Camera, message: Any) -> None:
         """Queue a frame; any thread may call this."""
         with self._wake:
@@ -91,6 +117,18 @@ class Worker:
                 return
             camera.put(message)
             self._wake.notify()
+        if camera.topic in self._decoders:
+            self._decoders[camera.topic].wake()
+
+    def give_up_late(self) -> None:
+        """Count frames as failed that take too long to decode."""
+        for decoder in self._decoders.values():
+            decoder.give_up_late()
+
+    def stuck_reason(self, topic: str) -> str:
+        """Return why nothing comes of a camera; empty while it does."""
+        decoder = self._decoders.get(topic)
+        return decoder.stuck_reason if decoder else ''
 
     def update(self, settings: Settings, timeout_s: float = 2.0) -> None:
         """
@@ -141,31 +179,37 @@ class Worker:
             self._stop = True
             self._wake.notify()
         self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        ended = [decoder.close(_LOOK_S) for decoder in self._decoders.values()]
+        for camera in self._cameras:
+            camera.drop_waiting()
+        return all(ended) and not self._thread.is_alive()
 
-    def _run(self, settings: Settings, loaded: Future[dict[str, str]]) -> None:
+    def _run(
+        self, settings: Settings, loaded: Future[dict[str, str]], shared: Networks | None
+    ) -> None:
         try:
-            networks = Networks(settings)
+            networks = shared or Networks(settings)
         except BaseException as error:  # handed to the constructor, which raises it
             loaded.set_exception(error)
             return
-        with networks:
+        with contextlib.nullcontext() if shared else networks:
             try:
                 recipe = Recipe(networks, settings)
+                self._decoders = {
+                    camera.topic: self._decoder(camera, settings)
+                    for camera in self._cameras
+                    if not camera.links
+                }
                 loaded.set_result(networks.words())
             except BaseException as error:  # handed to the constructor, which raises it
                 loaded.set_exception(error)
                 return
-            try:
-                while (after := self._step(recipe)) is not None:
-                    recipe = after
-            finally:
-                for camera in self._cameras:
-                    camera.drop_waiting()
+            while (after := self._step(recipe)) is not None:
+                recipe = after
 
     def _step(self, recipe: Recipe) -> Recipe | None:
         """Do the next piece of work; return the recipe for the one after, None for the end."""
-        taken: list[tuple[Camera, Waiting]] = []
+        taken: list[_Taken] = []
         with self._wake:
             while not self._stop and not self._updates and not taken:
                 taken = self._next(len(self._cameras) if recipe.gains_by_joining else 1)
@@ -193,29 +237,42 @@ class Worker:
         done.set_result(None)
         return updated
 
-    def _next(self, most: int) -> list[tuple[Camera, Waiting]]:
-        """Return a frame each of the cameras that have waited longest for their turn."""
-        taken: list[tuple[Camera, Waiting]] = []
-        first = self._turn
-        for index in range(first, first + len(self._cameras)):
-            if len(taken) == most:
+    def _next(self, most: int) -> list[_Taken]:
+        """Return a frame each of the cameras whose turn it is."""
+        taken: list[_Taken] = []
+        waiting = {index for index, camera in enumerate(self._cameras) if self._has_frame(camera)}
+        while len(taken) < most:
+            index = self._turns.take(waiting)
+            if index is None:
                 break
-            camera = self._cameras[index % len(self._cameras)]
-            waiting = camera.take() if self.measured.is_due(camera) else None
-            if waiting is not None:
-                self._turn = (index + 1) % len(self._cameras)
-                taken.append((camera, waiting))
+            waiting.discard(index)
+            camera = self._cameras[index]
+            if camera.links:
+                first = camera.take()
+                if first is not None:
+                    taken.append((camera, first, None))
+                continue
+            decoded = self._decoders[camera.topic].take()
+            if decoded is not None:
+                taken.append((camera, decoded.waiting, decoded.frame))
         return taken
 
-    def _process(self, recipe: Recipe, taken: Sequence[tuple[Camera, Waiting]]) -> None:
+    def _has_frame(self, camera: Camera) -> bool:
+        if camera.links:
+            return camera.first() is not None and self.measured.is_due(camera)
+        return self._decoders[camera.topic].has_frame
+
+    def _process(self, recipe: Recipe, taken: Sequence[_Taken]) -> None:
         begun, requests = [], []
-        for camera, waiting in taken:
-            with self._answering_for(camera):
-                if camera.links:
+        for camera, waiting, frame in taken:
+            if frame is None:
+                with self._answering_for(camera):
                     self._finish(camera, waiting, self.measured.hide(recipe, camera, waiting))
-                    continue
-                requests.append(self._request(recipe, camera, waiting))
-                begun.append((camera, waiting))
+                continue
+            arrival_ns = int(waiting.received_s * 1e9)
+            stream = self._streams[camera.topic]
+            requests.append(Request(frame, stream, stamp_ns(waiting), arrival_ns))
+            begun.append((camera, waiting))
         answers = recipe.anonymize_together(requests)
         for (camera, waiting), request, answer in zip(begun, requests, answers, strict=True):
             result, self._streams[camera.topic] = answer
@@ -233,17 +290,6 @@ class Worker:
         count = len(result.regions) or result.replaced.counts.get('hidden', 0)
         camera.count_published(waiting, regions=count, timings_ms=result.timings_ms)
 
-    def _request(self, recipe: Recipe, camera: Camera, waiting: Waiting) -> Request:
-        is_cloud = camera.kind == 'cloud'
-        message = waiting.message
-        frame = (
-            self.measured.decode(camera, message)
-            if is_cloud
-            else decode_live(message, camera.topic, recipe.settings)
-        )
-        arrival_ns = int(waiting.received_s * 1e9)
-        return Request(frame, self._streams[camera.topic], stamp_ns(waiting), arrival_ns)
-
     @contextlib.contextmanager
     def _answering_for(self, camera: Camera) -> Iterator[None]:
         """Count what goes wrong with one of a camera's frames."""
@@ -252,30 +298,17 @@ class Worker:
         except ImageError as error:
             self._failed(camera, str(error))
         except AnonymizerError as error:
-            self._failed(camera, str(error), backend=True)
+            self._failed(camera, str(error), False)
         except Exception as error:  # our own fault must neither end the node nor pass a frame
-            self._failed(camera, f'{type(error).__name__}: {error}', backend=True)
+            self._failed(camera, f'{type(error).__name__}: {error}', False)
 
-    def _failed(self, camera: Camera, reason: str, *, backend: bool = False) -> None:
+    def _failed(self, camera: Camera, reason: str, is_own_fault: bool = True) -> None:
+        """Count a frame without an image; any thread may call this."""
         camera.count_failed(reason)
-        if backend:
+        if not is_own_fault:
             self._failures_in_a_row += 1
             if self._failures_in_a_row >= DEAD_AFTER_FRAMES:
                 self._dead_reason = (
                     f'the last {self._failures_in_a_row} frames failed, most recently: {reason}'
                 )
         self._report(camera, reason)
-
-
-def decode_live(message: Any, topic: str, settings: Settings) -> Frame:
-    """
-    Decode a camera's image as the settings say.
-
-    :raises ImageError: it holds no picture, or one that is damaged or too large.
-    """
-    return decode(
-        message,
-        topic=topic,
-        rotation=rotation_of(settings.rotation, topic),
-        most_pixels=settings.limits.max_pixels or MOST_LIVE_PIXELS,
-    )

@@ -270,6 +270,10 @@ class Settings:
     publish_detections: bool = setting(
         True, 'Node: publish `~/detections` where vision_msgs is installed.'
     )
+    priorities: tuple[str, ...] = setting(
+        (),
+        'Node: shares of the turns where cameras wait, `<topic or glob> <weight>`; else 1.',
+    )
     snapshot_folder: str = setting(
         '',
         'Node: where `~/snapshot` writes a frame of each camera before and after; empty: nowhere.',

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 import threading
 import time
@@ -9,11 +9,15 @@ from typing import Any
 
 from ffs_anonymizer.anonymizer import Anonymized, Recipe, Request
 from ffs_anonymizer.errors import ModelError, SettingsError
+from ffs_anonymizer.frames.video_packets import is_keyframe, PacketDecoder
+from ffs_anonymizer.networks import Networks
+from ffs_anonymizer.node import decoder, pictures
 from ffs_anonymizer.node.camera import Camera
 from ffs_anonymizer.node.worker import DEAD_AFTER_FRAMES, Worker
 from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 import pytest
+from support.video_packets import moving, stream
 
 SETTINGS = Settings().updated({'mask_zones': ['* 0 0 8 8'], 'face.threshold': 1.0})
 
@@ -35,13 +39,25 @@ def picture(name: str, **changes: Any) -> SimpleNamespace:
 class Desk:
     """Takes what the worker hands out; the first delivery waits until the gate opens."""
 
-    def __init__(self, settings: Settings = SETTINGS, *, drop_old: bool = False) -> None:
+    def __init__(
+        self,
+        settings: Settings = SETTINGS,
+        *,
+        drop_old: bool = False,
+        networks: Networks | None = None,
+    ) -> None:
         self.gate = threading.Event()
         self.delivered: list[tuple[str, str, Anonymized]] = []
         self.reported: list[tuple[str, str]] = []
         self.error: Exception | None = None
         self.cameras = [Camera(topic, drop_old=drop_old) for topic in ('/a', '/b')]
-        self.worker = Worker(settings, self.cameras, deliver=self._take, report=self._note)
+        self.worker = Worker(
+            settings,
+            self.cameras,
+            deliver=self._take,
+            report=self._note,
+            networks=networks,
+        )
 
     def put(self, camera: int, message: Any) -> None:
         self.worker.put(self.cameras[camera], message)
@@ -103,6 +119,7 @@ def test_waiting_frames_go_together_where_that_gains(
     monkeypatch.setattr(Recipe, 'gains_by_joining', gains)
     monkeypatch.setattr(Recipe, 'anonymize_together', counted)
     desk = Desk()
+    desk.keeps_pace = True
     desk.put(0, picture('first'))
     while not sizes:
         time.sleep(0.01)
@@ -200,3 +217,168 @@ def test_close_drops_what_waits_and_takes_no_more() -> None:
     assert account.published == len(desk.delivered) <= 1
     desk.put(0, picture('d'))
     assert desk.cameras[0].account() == account
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Let the decoding of a picture whose name begins with `bomb` wait for an event."""
+    gate = threading.Event()
+    decode = pictures.decode
+
+    def wait_for_gate(message: Any, **options: Any) -> Any:
+        if message.name.startswith('bomb'):
+            assert gate.wait(20)
+        return decode(message, **options)
+
+    monkeypatch.setattr(pictures, 'decode', wait_for_gate)
+    yield gate
+    gate.set()
+
+
+def until(holds: Callable[[], object]) -> None:
+    end_s = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < end_s
+        time.sleep(0.005)
+
+
+def test_frame_that_takes_long_to_decode_stops_no_other_camera(
+    desk: Desk, slow: threading.Event
+) -> None:
+    desk.gate.set()
+    desk.put(0, picture('bomb'))
+    for name in 'xyz':
+        desk.put(1, picture(name))
+    until(lambda: len(desk.delivered) == 3)
+    assert desk.cameras[0].account().waiting == 1
+    slow.set()
+    desk.finish()
+    assert [name for _, name, _ in desk.delivered] == ['x', 'y', 'z', 'bomb']
+
+
+def test_frame_over_the_time_budget_fails_once_and_never_comes(
+    desk: Desk, slow: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoder, 'BUDGET_S', 0.05)
+    desk.gate.set()
+    desk.put(0, picture('bomb'))
+    camera = desk.cameras[0]
+
+    def given_up() -> bool:
+        desk.worker.give_up_late()
+        return camera.account().failed == 1
+
+    until(given_up)
+    assert camera.account().last_error == 'not decoded within 0.05 s'
+    assert desk.worker.stuck_reason('/a').startswith('decoding has taken')
+    assert desk.worker.stuck_reason('/b') == ''
+    slow.set()
+    desk.put(0, picture('next'))
+    desk.finish()
+    assert [name for _, name, _ in desk.delivered] == ['next']
+    account = camera.account()
+    assert (account.received, account.published, account.failed) == (2, 1, 1)
+
+
+def test_end_does_not_wait_for_what_is_being_decoded(desk: Desk, slow: threading.Event) -> None:
+    desk.gate.set()
+    desk.put(0, picture('bomb'))
+    until(lambda: desk.worker._decoders['/a']._since_s is not None)
+    began_s = time.monotonic()
+    assert not desk.worker.close()
+    assert time.monotonic() - began_s < 2
+
+
+def test_priorities_are_shares_of_the_turns() -> None:
+    desk = Desk(SETTINGS.updated({'priorities': ['/b 3']}))
+    desk.put(0, picture('first'))
+    until(lambda: desk.cameras[0].account().waiting and not desk.worker._decoders['/a'].has_frame)
+    for n in range(8):
+        desk.put(0, picture(f'a{n}'))
+        desk.put(1, picture(f'b{n}'))
+    until(lambda: all(d.has_frame for d in desk.worker._decoders.values()))
+    desk.finish()
+    names = [name for _, name, _ in desk.delivered][1:9]
+    # One decoded frame waits of each, so that a camera may miss a turn while its next is decoded.
+    assert sum(name.startswith('b') for name in names) >= 5
+
+
+def test_wrong_priorities_are_refused() -> None:
+    with pytest.raises(SettingsError, match='priorities: got'):
+        Desk(SETTINGS.updated({'priorities': ['/b often']}))
+
+
+def test_networks_may_be_shared_and_stay_open() -> None:
+    with Networks(SETTINGS) as networks:
+        for _ in range(2):
+            desk = Desk(networks=networks)
+            desk.put(0, picture('a'))
+            desk.finish()
+            assert [name for _, name, _ in desk.delivered] == ['a']
+
+
+class CompressedVideo(SimpleNamespace):
+    """Hold the fields of foxglove_msgs/CompressedVideo, which is not on PyPI."""
+
+
+def packet(at: int, data: bytes) -> CompressedVideo:
+    stamp = SimpleNamespace(sec=1, nanosec=at * 33_000_000)
+    return CompressedVideo(
+        name=f'p{at}', timestamp=stamp, frame_id='front', data=data, format='h264'
+    )
+
+
+@pytest.mark.parametrize('drop_old', [False, True])
+def test_video_packets_go_round_in_their_order(drop_old: bool) -> None:
+    desk = Desk(drop_old=drop_old)
+    desk.gate.set()
+    packets = stream(moving(12), gop=4)
+    for at, data in enumerate(packets[1:], start=1):
+        desk.put(0, packet(at, data))
+        if not drop_old:
+            until(lambda: not desk.cameras[0].account().waiting)
+    desk.finish()
+    account = desk.cameras[0].account()
+    assert account.failed == 3
+    assert 'no keyframe has come yet' in account.last_error
+    assert account.published + account.dropped == 8
+    names = [name for _, name, _ in desk.delivered]
+    assert names == sorted(names, key=lambda name: int(name[1:]))
+    assert names[-1] == 'p11'
+    if not drop_old:
+        assert account.dropped == 0
+    viewer = PacketDecoder('h264')
+    made = [bytes(result.data) for _, _, result in desk.delivered]
+    assert is_keyframe(made[0], 'h264')
+    for data in made:
+        shown = viewer.decode(data).samples.decode().image_bgr
+        assert shown[1:6, 1:6].max() < 24
+        assert shown[20:].max() > 100
+
+
+def test_missing_packets_are_waited_out() -> None:
+    desk = Desk()
+    desk.gate.set()
+    packets = stream(moving(12), gop=4)
+    for at, data in enumerate(packets):
+        if at == 5:
+            desk.cameras[0].count_lost(1)
+            continue
+        desk.put(0, packet(at, data))
+        until(lambda: not desk.cameras[0].account().waiting)
+    desk.finish()
+    names = [name for _, name, _ in desk.delivered]
+    assert names == [f'p{at}' for at in (0, 1, 2, 3, 4, 8, 9, 10, 11)]
+
+
+class RawImage(SimpleNamespace):
+    """Hold the fields of foxglove_msgs/RawImage."""
+
+
+def test_foxglove_raw_image(desk: Desk) -> None:
+    plain = vars(picture('raw'))
+    del plain['header'], plain['is_bigendian']
+    desk.put(0, RawImage(**plain, timestamp=SimpleNamespace(sec=1, nanosec=0), frame_id='front'))
+    desk.finish()
+    assert [name for _, name, _ in desk.delivered] == ['raw']
+    assert desk.delivered[0][2].data[0] == 0

@@ -1,0 +1,154 @@
+"""The decoding of one camera's frames, apart from the networks and within a time budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+import threading
+import time
+
+from ffs_anonymizer.errors import ImageError
+from ffs_anonymizer.frames.frame import Frame
+from ffs_anonymizer.node.camera import Camera, Waiting
+from ffs_anonymizer.node.pictures import is_packet
+
+# Longer than a picture of 64 megapixels takes; a frame that is not decoded by then is given up.
+BUDGET_S = 2.0
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Hold a frame that can go to the networks, and the message it came in."""
+
+    waiting: Waiting
+    frame: Frame
+
+
+class Decoder:
+    """
+    Decode a camera's frames in a thread of its own, so that none of them stops another camera.
+
+    One decoded frame waits for the networks; the next is begun when it is taken. Of a video every
+    packet is decoded, since the next one needs it, and the newest picture waits.
+
+    :param decode: of the message's picture; called in the thread.
+    :param ready: told that there is a frame to take.
+    :param failed: told why a frame has no picture, and whether that is its own fault.
+    """
+
+    def __init__(
+        self,
+        camera: Camera,
+        *,
+        decode: Callable[[Waiting], Frame],
+        ready: Callable[[], None],
+        failed: Callable[[Camera, str, bool], None],
+    ) -> None:
+        self.camera = camera
+        self._decode = decode
+        self._ready = ready
+        self._failed = failed
+        self._wake = threading.Condition()
+        self._decoded: Decoded | None = None
+        self._since_s: float | None = None
+        self._given_up = False
+        self._stop = False
+        self._thread = threading.Thread(
+            target=self._run, name=f'anonymizer decoder of {camera.topic}', daemon=True
+        )
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Look for frames; any thread may call this."""
+        with self._wake:
+            self._wake.notify()
+
+    def take(self) -> Decoded | None:
+        """Remove and return the frame that is next; None if there is none."""
+        with self._wake:
+            decoded, self._decoded = self._decoded, None
+            if decoded is not None:
+                self._wake.notify()
+            return decoded
+
+    @property
+    def stuck_reason(self) -> str:
+        """Return why nothing comes of the camera; empty while it does."""
+        since_s = self._since_s
+        late_s = 0.0 if since_s is None else time.monotonic() - since_s
+        return f'decoding has taken {late_s:.0f} s' if late_s > BUDGET_S else ''
+
+    @property
+    def has_frame(self) -> bool:
+        """Tell whether there is a frame to take."""
+        return self._decoded is not None
+
+    def give_up_late(self) -> None:
+        """Count a frame as failed that is still not decoded after the budget; once each."""
+        with self._wake:
+            if self._since_s is None or self._given_up:
+                return
+            late_s = time.monotonic() - self._since_s
+            if late_s < BUDGET_S:
+                return
+            self._given_up = True
+        self._failed(self.camera, f'not decoded within {BUDGET_S:g} s', True)
+
+    def close(self, timeout_s: float) -> bool:
+        """
+        Drop what waits, and end.
+
+        :returns: False where a frame is still being decoded; its thread is left behind.
+        """
+        with self._wake:
+            self._stop = True
+            self._wake.notify()
+        self._thread.join(timeout_s)
+        if self.take() is not None:
+            self.camera.count_dropped()
+        self.camera.drop_waiting()
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                waiting = None
+                while not self._stop and waiting is None:
+                    waiting = self.camera.take() if self._may_begin() else None
+                    if waiting is None:
+                        self._wake.wait()
+                if waiting is None:
+                    return
+                self._since_s, self._given_up = time.monotonic(), False
+                if self._stop:
+                    self.camera.count_dropped()
+                    return
+            self._decode_one(waiting)
+
+    def _may_begin(self) -> bool:
+        first = self.camera.first()
+        if first is None or self._decoded is None:
+            return first is not None
+        return self.camera.drops_old and is_packet(first.message)
+
+    def _decode_one(self, waiting: Waiting) -> None:
+        frame: Frame | None = None
+        reason, is_own_fault = '', True
+        try:
+            frame = self._decode(waiting)
+        except ImageError as error:
+            reason = str(error)
+        except Exception as error:  # our own fault must neither end the node nor pass a frame
+            reason, is_own_fault = f'{type(error).__name__}: {error}', False
+        with self._wake:
+            given_up, self._since_s = self._given_up, None
+            if not given_up and frame is not None:
+                if self._decoded is not None:
+                    self.camera.count_dropped()
+                self._decoded = Decoded(waiting, frame)
+        if given_up:
+            return
+        if frame is None:
+            self._failed(self.camera, reason, is_own_fault)
+        else:
+            self._ready()
