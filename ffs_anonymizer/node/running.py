@@ -40,12 +40,12 @@ def run(kind: str, args: Sequence[str], stop: Stop) -> int:
     :param kind: the name of its class.
     :param args: the command line with the program's name and its ROS arguments.
     """
-    options = _options(args)
     profile = middleware.use_large_frames()
     logger = get_logger('anonymizer')
     made = None
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+        options = _options(args)
         made = _KINDS[kind](parameter_files=parameter_files(args), stopped=lambda: stop.came)
         logger = made.get_logger()
         logger.info(f'Fast DDS profile: {profile or "not found, large frames may be lost"}')

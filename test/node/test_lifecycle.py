@@ -6,6 +6,7 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from ffs_anonymizer.errors import SettingsError
+from ffs_anonymizer.models.roster import default_detector
 from ffs_anonymizer.node.lifecycle import AnonymizerLifecycleNode
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
@@ -97,12 +98,10 @@ def test_failed_transition_goes_to_error_processing_and_back(live: Live) -> None
 
 
 def test_network_that_is_there_at_last_is_loaded(live: Live, tmp_path: Any) -> None:
-    from ffs_anonymizer.regions.detector import default_model
-
     path = tmp_path / 'later.onnx'
     start(live, **{'detector.model_path': str(path)})
     assert change(live, 'configure') == [False]
-    path.symlink_to(default_model())
+    path.symlink_to(default_detector())
     assert change(live, 'configure', 'activate') == [True, True]
 
 
