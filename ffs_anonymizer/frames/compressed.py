@@ -24,9 +24,10 @@ from ffs_anonymizer.frames.containers import (
 from ffs_anonymizer.frames.frame import (
     bgr_from,
     Buffer,
-    clear_alpha,
     Frame,
     LINEAR,
+    may_be_picture,
+    opaque,
     Tone,
     write_bgr,
 )
@@ -50,7 +51,9 @@ class _FileFrame(Frame):
         self._samples = _decode(picture)
         channels = 1 if self._samples.ndim == 2 else self._samples.shape[2]
         self._channels = _CHANNELS[channels]
-        self._hides = channels == 4 and clear_alpha(self._samples)
+        self._hides = channels == 4 and may_be_picture(cv2.extractChannel(self._samples, 3))
+        if self._hides:
+            self._samples[..., 3] = opaque(self._samples.dtype)
         if channels == 1 and self._is_deep():
             refuse_depth_samples(self._samples, topic)
         self._tone = Tone.of(self._samples) if self._is_deep() else LINEAR

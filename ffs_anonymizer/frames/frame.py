@@ -219,20 +219,16 @@ def opaque(dtype: Any) -> int:
     return 255 if np.dtype(dtype).itemsize == 1 else 65535
 
 
-def clear_alpha(samples: NDArray[Any]) -> bool:
+def may_be_picture(alpha: NDArray[Any]) -> bool:
     """
-    Make an alpha plane opaque that might be a picture: nobody has looked for faces in it.
+    Return whether an alpha plane might be a picture, in which nobody has looked for faces.
 
     A mask is none, nor is one with soft edges.
 
-    :param samples: (H, W, 4) uint8 or uint16, written in place.
-    :returns: whether it was.
+    :param alpha: (H, W) uint8 or uint16.
     """
-    alpha, full = cv2.extractChannel(samples, 3), opaque(samples.dtype)
+    full = opaque(alpha.dtype)
     plain = np.count_nonzero(alpha >= full - full // _NEARLY)
     if plain < alpha.size:
         plain += np.count_nonzero(alpha <= full // _NEARLY)
-    if alpha.size - plain <= _MOST_HALF_CLEAR * alpha.size:
-        return False
-    samples[..., 3] = full
-    return True
+    return bool(alpha.size - plain > _MOST_HALF_CLEAR * alpha.size)

@@ -17,9 +17,9 @@ from ffs_anonymizer.frames.containers import check_size, MOST_PIXELS
 from ffs_anonymizer.frames.frame import (
     bgr_from,
     Buffer,
-    clear_alpha,
     Frame,
     LINEAR,
+    may_be_picture,
     opaque,
     Rect,
     Tone,
@@ -149,9 +149,10 @@ class _PackedFrame(_RawFrame):
         if self._dtype != 'u1':
             self._tone = Tone.of(samples)
         self.image_bgr = bgr_from(samples, self._channels, self._tone)
-        self._hides = len(self._channels) == 4 and self._channels != 'mono'
+        self._hides = samples.ndim == 3 and samples.shape[2] == 4
         if self._hides:
-            self._hides = clear_alpha(samples.astype(samples.dtype.newbyteorder('='), copy=True))
+            kind = samples.dtype.newbyteorder('=')
+            self._hides = may_be_picture(np.ascontiguousarray(samples[..., 3], kind))
 
     def without(self, rects_xyxy_px: NDArray[np.int32]) -> None:
         """Choose the brightness of 16 bits from the samples outside the rectangles."""
@@ -253,7 +254,8 @@ class _PlanesFrame(_RawFrame):
         super().__init__(msg, source, stride)
         self.align_wh_px = _chroma_block_wh(self._encoding)
         luma, u, v = self._luma_u_v(source)
-        chroma = cv2.merge([u, v])
+        is_pair = u.strides[1] == 2 and u.ctypes.data < v.ctypes.data
+        chroma = _paired(u) if is_pair else cv2.merge([u, v])
         if self._encoding == 'nv24':
             # As UYVY of twice the width, each pixel a pair of its own: OpenCV converts all alike.
             pairs = np.empty((self._height, self._width, 4), np.uint8)
@@ -396,7 +398,7 @@ def refuse_depth_samples(samples: NDArray[np.uint16], topic: str = '') -> None:
         raise ImageError(f'got 16-bit grey on {topic}, {_NO_PICTURE}; rename it if it is none')
     height, width = samples.shape
     seen = samples[:: max(1, height // _SAMPLED), :: max(1, width // _SAMPLED)]
-    levels = np.unique(seen)
+    levels = np.flatnonzero(np.bincount(seen.ravel(), minlength=1))
     if len(levels) < 3 or levels[0] != 0:
         return
     step = int(np.diff(levels).min())
@@ -517,6 +519,13 @@ def _view(
     inner = np.empty((1, *shape[1:]), dtype).strides[1:]
     rows: NDArray[Any] = np.ndarray(shape, dtype, buffer, offset, (stride, *inner))
     return rows
+
+
+def _paired(first: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the pairs of which the first samples are given, without copying them."""
+    shape, strides = (*first.shape, 2), (*first.strides, 1)
+    pairs: NDArray[np.uint8] = np.lib.stride_tricks.as_strided(first, shape, strides)
+    return pairs
 
 
 def _even(n: int) -> int:
