@@ -59,6 +59,7 @@ setup(
         ],
         'test': [
             'pytest>=7',
+            'hypothesis',  # damaged inputs
             'jsonschema',  # the schema of the privacy record
             'matplotlib',  # the plots of quantize and bench
             'mypy',

@@ -70,3 +70,9 @@ def test_no_file_skips_itself_while_it_is_imported() -> None:
             if isinstance(node, ast.Call)
         }
         assert not called & {'pytest.importorskip', 'pytest.skip'}, path
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    """Without packages pytest tells them apart by their names alone."""
+    names = [path.name for path in (ROOT / 'test').rglob('test_*.py')]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
