@@ -5,8 +5,6 @@ from hypothesis import strategies as st
 import pytest
 from support.fuzz import damaged, PARSERS, survives
 
-pytest.importorskip('hypothesis')
-
 
 @pytest.mark.parametrize('name', PARSERS)
 def test_whole_inputs_are_read(name, tmp_path):

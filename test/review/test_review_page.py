@@ -16,15 +16,13 @@ from ffs_anonymizer.settings.parameter_file import load
 from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 import pytest
+from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
 from support.bags import raw_cdr, Record, SPECS, STEP, T0, write_bag
 from support.program import ROOT
-
-webdriver = pytest.importorskip('selenium.webdriver')
-
-from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402, I100
-from selenium.webdriver.common.by import By  # noqa: E402, I100
-from selenium.webdriver.common.keys import Keys  # noqa: E402, I100
-from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402, I100
 
 FRAMES = 6
 PLACES = ((10, 10), (200, 150), (390, 20))
