@@ -102,7 +102,13 @@ def run(
     if plan.waits_for_cameras:
         refuse_reuse(job, 'clouds and depth images follow what their cameras saw')
     check_first_images(plan)
-    report = Report()
+    report = Report(
+        undone=[
+            f'custom data {name!r} of metadata.yaml is no plain text: left out; with '
+            f'--keep-attachments {name} it is copied as it is'
+            for name in plan.hidden_data
+        ]
+    )
     with contextlib.ExitStack() as stack:
         recipe = stack.enter_context(opened(job.settings, report, tell)) if plan.chosen else None
         found = stack.enter_context(read_list(job, map(plan.label, plan.chosen)))

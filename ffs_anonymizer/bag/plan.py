@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ffs_anonymizer.bag.ledger import Ledger
 from ffs_anonymizer.bag.measured import Sensors
@@ -12,12 +12,15 @@ from ffs_anonymizer.bag.selection import (
     Action,
     can_carry_pictures,
     DEPTH_SUFFIX,
+    hides_bytes,
+    is_plain_text,
     is_searched,
     is_suspect,
     is_undefined,
     picture_error,
     Selection,
     shows_picture,
+    WAY_OUT,
 )
 from ffs_anonymizer.clouds.cloud import Cloud
 from ffs_anonymizer.errors import AnonymizerError, BagError, SettingsError
@@ -26,7 +29,7 @@ from ffs_anonymizer.jobs.job import FileJob
 from ffs_anonymizer.regions.zones import Zone
 from ffs_anonymizer.rosbag2 import cdr
 from ffs_anonymizer.rosbag2.reader import BagReader, decompressed
-from ffs_anonymizer.rosbag2.storage import Message, Topic
+from ffs_anonymizer.rosbag2.storage import Message, Note, Topic
 from ffs_anonymizer.rosbag2.writer import Format
 from ffs_anonymizer.terminal import printable
 
@@ -69,6 +72,7 @@ class BagPlan:
         self.job = job
         most_bytes = job.settings.limits.max_message_mb << 20
         self.reader = BagReader(job.source, most_message_bytes=most_bytes)
+        self.hidden_data = self._leave_out_hidden_data()
         self.topics = self.reader.topics()
         self.actions = job.selection.check(self.topics)
         self.sensors = Sensors(job.settings, are_compressed=self.reader.messages_compressed)
@@ -118,6 +122,11 @@ class BagPlan:
             raise BagError(
                 f'{topic.name} ({topic.type_name}) is in the storage file but not in '
                 'metadata.yaml; `ros2 bag reindex` a copy of the bag'
+            )
+        if action not in (Action.DROP, Action.COPY_ASKED) and hides_bytes(topic):
+            raise BagError(
+                f'{topic.name} ({topic.type_name}): what it says of itself is no plain text, or '
+                f'can hide other data; {WAY_OUT}'
             )
         if action is Action.CLOUD:
             return self.actions[key]
@@ -240,11 +249,25 @@ class BagPlan:
             )
         return lines
 
+    def _leave_out_hidden_data(self) -> list[str]:
+        """Keep of the custom data in metadata.yaml what is plain text; return the other names."""
+        custom = self.reader.metadata.custom_data
+        hidden = [
+            name
+            for name, value in custom.items()
+            if not (is_plain_text(name) and is_plain_text(value))
+            and not self.job.selection.keeps(Note(name, {}))
+        ]
+        kept = {name: value for name, value in custom.items() if name not in hidden}
+        self.reader.metadata = replace(self.reader.metadata, custom_data=kept)
+        return hidden
+
     def _uncoloured(self) -> set[tuple[str, str]]:
         """Return the clouds that show nobody by colours, as far as a look at each says it."""
         clouds = {key for key, action in self.actions.items() if action is Action.CLOUD}
         waiting = {key for key in clouds if not self.sensors.links(*key)}
-        found: set[tuple[str, str]] = set()
+        found = {key for key in waiting if self._is_empty(key)}
+        waiting -= found
         if not waiting or self.reader.metadata.compression_mode == 'file':
             return found
         with contextlib.closing(self.reader.items()) as items:
@@ -261,7 +284,7 @@ class BagPlan:
                 with contextlib.suppress(AnonymizerError):
                     if not self.is_coloured(item):
                         found.add(key)
-        return found | {key for key in waiting if self._is_empty(key)}
+        return found
 
     def is_coloured(self, message: Message) -> bool:
         """

@@ -76,14 +76,18 @@ _OPEN_TYPES = frozenset(
     f'std_msgs/msg/{name}' for name in ('String', 'ByteMultiArray', 'UInt8MultiArray')
 )
 # As pictures and films begin, and the encodings of raw images as CDR strings; each long enough to
-# be no accident in gigabytes of noise.
-_PICTURE_BYTES = re.compile(
-    rb'\xff\xd8\xff(?:\xe0..JFIF\0|\xe1..Exif\0|\xdb\0[\x43\x84]|\xc0\0[\x0b\x11]\x08)'
-    rb'|\x89PNG\r\n\x1a\n|RIFF....WEBPVP8|....ftyp(?:isom|mp4|avc1|qt  |heic|avif)'
-    rb'|\0\0\0\x01[\x27\x47\x67][\x42\x4d\x58\x64\x6e\x7a]|\0\0\0\x01\x40\x01\x0c\x01'
-    rb'|[\x05\x06]\0\0\0(?:bgr8|rgb8|bgra8|rgba8|mono8|nv12|nv21|uyvy|yuyv|8UC3)\0'
-    rb'|\x0c\0\0\0bayer_[rgb]{4}8\0|[\x07\x0b]\0\0\0(?:mono16|yuv422(?:_yuy2)?)\0',
-    re.DOTALL,
+# be no accident in gigabytes of noise, and with a beginning that is searched for fast.
+_PICTURE_BYTES = tuple(
+    re.compile(pattern, re.DOTALL)
+    for pattern in (
+        rb'\xff\xd8\xff(?:\xe0..JFIF\0|\xe1..Exif\0|\xdb\0[\x43\x84]|\xc0\0[\x0b\x11]\x08)',
+        rb'\x89PNG\r\n\x1a\n',
+        rb'RIFF....WEBPVP8',
+        rb'ftyp(?:isom|mp4|avc1|qt  |heic|avif)',
+        rb'\0\0\0\x01(?:[\x27\x47\x67][\x42\x4d\x58\x64\x6e\x7a]|\x40\x01\x0c\x01)',
+        rb'\0\0\0[\x05-\x0c]?(?:bgra?8|rgba?8|mono8|mono16|nv12|nv21|uyvy|yuyv|8UC3'
+        rb'|bayer_[rgb]{4}8|yuv422(?:_yuy2)?)\0',
+    )
 )
 _HEAD_BYTES = 1 << 12
 _IMAGE_MEDIA = ('image/', 'video/')
@@ -262,7 +266,7 @@ def shows_picture(topic: Topic, data: Data) -> bool:
         beginning.
     """
     searched = data if is_undefined(topic) else data[:_HEAD_BYTES]
-    return _PICTURE_BYTES.search(searched) is not None
+    return any(pattern.search(searched) for pattern in _PICTURE_BYTES)
 
 
 def refusal(item: Attachment | Note) -> str:
@@ -275,6 +279,16 @@ def refusal(item: Attachment | Note) -> str:
     if is_picture(item):
         return f'{what} is a picture'
     return '' if is_plain_text(item.data) else f'{what} is no plain text'
+
+
+def hides_bytes(topic: Topic) -> bool:
+    """Return whether what a topic says of itself is long enough to be something else."""
+    texts = (topic.name, topic.qos, topic.type_hash, *(topic.channel_metadata or {}).values())
+    definition = topic.definition.decode('utf-8', 'replace')
+    is_text = topic.definition_encoding in ('', 'ros2msg', 'ros2idl')
+    return not all(map(is_plain_text, texts)) or (
+        is_text and _HIDDEN_BYTES.search(definition) is not None
+    )
 
 
 def is_plain_text(data: bytes | str) -> bool:

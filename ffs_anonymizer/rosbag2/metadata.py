@@ -249,7 +249,10 @@ def _topic_section(topic: Topic, raw: Mapping[str, Any] | None, version: int) ->
     section['offered_qos_profiles'] = _profiles(topic.qos) if listed else topic.qos
     if version >= FIRST_WITH_HASH:
         section['type_description_hash'] = topic.type_hash
-    section.update({name: value for name, value in (raw or {}).items() if value is not None})
+    known = (*section, 'type_description_hash')
+    section.update(
+        {name: value for name, value in (raw or {}).items() if name in known and value is not None}
+    )
     return section
 
 

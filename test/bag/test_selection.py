@@ -354,3 +354,44 @@ def test_attachments_and_records_pass_as_plain_text_or_by_name(tmp_path, face_bg
     for name, (_, passes) in ATTACHMENTS.items():
         assert (f"attachment '{name}' () is " in errors) == (not passes and not keep)
     assert ("metadata record 'secret' holds what is no plain text" in errors) == (not keep)
+
+
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
+def test_what_topics_say_of_themselves_hides_nothing(tmp_path, face_bgr, capsys, storage):
+    hidden = base64.b64encode(os.urandom(900)).decode()
+    lines = base64.encodebytes(os.urandom(900)).decode()
+    for spec in (
+        Spec('/odd', 'nobody_msgs/msg/Unheard', qos=f'- {hidden}'),
+        Spec('/odd', 'nobody_msgs/msg/Unheard', type_hash=hidden),
+        Spec('/odd', 'nobody_msgs/msg/Unheard', definition=f'# {hidden}\nfloat64 a'),
+        Spec('/odd', 'nobody_msgs/msg/Unheard', definition=f'float64 a\n{lines}'),
+    ):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        records = [Record('/odd', T0, T0, 1, b'a')]
+        source = write_bag(folder, records, specs=[spec], storage=storage, splits=1)
+        assert run(source, tmp_path / 'out') == 1
+        text = '/odd (nobody_msgs/msg/Unheard): what it says of itself is no plain text'
+        assert text in capsys.readouterr().err
+        assert not (tmp_path / 'out').exists()
+    assert run(source, tmp_path / 'out', '--exclude-topics', '/odd') == 0
+
+
+def test_metadata_yaml_hides_nothing(tmp_path, face_bgr, capsys):
+    hidden = base64.b64encode(os.urandom(900)).decode()
+    custom = {'driver': 'me', 'photo': hidden}
+    source = write_bag(tmp_path / 'in', drive(face_bgr, 1), custom=custom)
+    assert run(source, tmp_path / 'out') == 1
+    text = "custom data 'photo' of metadata.yaml is no plain text: left out"
+    assert text in capsys.readouterr().err
+    written = (tmp_path / 'out' / 'metadata.yaml').read_text()
+    assert 'driver: me' in written
+    assert hidden not in written
+    assert run(source, tmp_path / 'kept', '--keep-attachments', 'photo') == 0
+    assert hidden in (tmp_path / 'kept' / 'metadata.yaml').read_text()
+    # Keys of topics that are not rosbag2's have no place.
+    path = source / 'metadata.yaml'
+    text = path.read_text()
+    path.write_text(text.replace('name: /odd\n', f'more: {hidden}\n      name: /odd\n'))
+    assert path.read_text() != text
+    assert run(source, tmp_path / 'third') == 1
+    assert hidden not in (tmp_path / 'third' / 'metadata.yaml').read_text()
