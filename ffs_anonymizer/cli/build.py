@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, TypeVar
 from ffs_anonymizer.cli.options import add_settings_options, settings_from
 from ffs_anonymizer.errors import ModelError, SettingsError
 from ffs_anonymizer.models.manifest import is_generator as is_generator_inputs
+from ffs_anonymizer.models.manifest import load_manifest
 from ffs_anonymizer.models.roster import roster
+from ffs_anonymizer.regions.layouts import layout_of
+from ffs_anonymizer.regions.looks import looks_at
 
 if TYPE_CHECKING:
     from ffs_anonymizer.backend.tensorrt.engine_cache import EngineCache
@@ -164,10 +167,14 @@ def plan(
     if is_generator_inputs(inputs):
         variants = [{k: (n, *shape[1:]) for k, shape in inputs.items()} for n in batches]
     elif len(inputs) == 1 and len(shape := next(iter(inputs.values()))) == 4:
-        for width, height in sizes_wh:
-            sides = (max(round(side * scale), 1) for side in (height, width))
-            canvas = (-(-side // _STRIDE) * _STRIDE for side in sides)
-            wanted = (1, 3, *canvas)
+        again = _looks_again(path)
+        canvases = [
+            look.canvas_wh
+            for size_wh in sizes_wh
+            for look in looks_at(size_wh, scale, _STRIDE, looks_again=again)
+        ]
+        for width, height in canvases:
+            wanted = (1, 3, height, width)
             fixed = tuple(b if a < 0 else a for a, b in zip(shape, wanted, strict=True))
             if {next(iter(inputs)): fixed} not in variants:
                 variants.append({next(iter(inputs)): fixed})
@@ -196,6 +203,16 @@ def _inputs(path: Path) -> dict[str, tuple[int, ...]]:
         )
         for value in graph.input
     }
+
+
+def _looks_again(path: Path) -> bool:
+    """Tell whether a detector's layout asks for a second look."""
+    import onnx
+
+    manifest = load_manifest(path)
+    names = [value.name for value in onnx.load_model_from_string(_model_bytes(path)).graph.output]
+    named = '' if manifest is None else manifest.layout
+    return bool(layout_of(dict.fromkeys(names, ()), of=str(path), named=named).second_look)
 
 
 def _model_bytes(path: Path) -> bytes:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+import functools
+import itertools
+import operator
 
 import cv2
 from ffs_anonymizer.backend import Backend, TensorSpec
@@ -11,9 +14,16 @@ from ffs_anonymizer.models.manifest import Manifest
 from ffs_anonymizer.regions import boxes
 from ffs_anonymizer.regions.detections import CLASSES, Detections, FACE, PLATE
 from ffs_anonymizer.regions.layouts import layout_of
+from ffs_anonymizer.regions.looks import Look, looks_at
 from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 from numpy.typing import NDArray
+
+# What is larger where the finest look sees it counts, too, where a coarser one finds it.
+LARGE_PX = 200.0
+# Part of a box of which something is left to do where another covers as much: a coarse box that a
+# finer one stands for, one that the edge of a tile cut off, one that a larger covers wholly.
+_SEEN_ALREADY, _CUT_OFF, _WHOLLY = 0.75, 0.9, 0.99
 
 
 class Network:
@@ -26,7 +36,7 @@ class Network:
     """
 
     STRIDE = 32
-    # What is lower at the second look is seen better at the first.
+    # What is lower at the second look of a layout that asks for one is seen better at the first.
     LEAST_AGAIN_PX = 16.0
 
     def __init__(self, model: Backend, class_index: int) -> None:
@@ -44,7 +54,7 @@ class Network:
         self, image_bgr: NDArray[np.uint8], *, threshold: float, nms_iou: float, scale: float
     ) -> Detections:
         """
-        Find the objects of a frame.
+        Find the objects of a frame, of every size.
 
         :param image_bgr: (H, W, 3) uint8.
         :param threshold: lowest score.
@@ -52,34 +62,56 @@ class Network:
         :param scale: size at which the network sees the frame; one of fixed size sees all of it.
         :raises ModelError: the network fails or returns what is no number.
         """
-        found = self._look(image_bgr, threshold, scale)
-        again = self.layout.second_look
-        if again and min(self._input.shape[2:]) < 0:
-            larger = self._look(image_bgr, threshold, scale * again)
-            heights = larger.xyxy_px[:, 3] - larger.xyxy_px[:, 1]
-            found += larger.take(heights * (scale * again) >= self.LEAST_AGAIN_PX)
-        return found.take(boxes.nms(found.xyxy_px, found.scores, nms_iou))
-
-    def _look(self, image_bgr: NDArray[np.uint8], threshold: float, scale: float) -> Detections:
-        """Find the objects of a frame at one size; boxes of one object may overlap."""
         height, width = image_bgr.shape[:2]
         fixed_h, fixed_w = self._input.shape[2:]
-        if fixed_h > 0 and fixed_w > 0:
-            scale = min(fixed_w / width, fixed_h / height)
-        seen_w, seen_h = max(round(width * scale), 1), max(round(height * scale), 1)
-        canvas_w = fixed_w if fixed_w > 0 else -(-seen_w // self.STRIDE) * self.STRIDE
-        canvas_h = fixed_h if fixed_h > 0 else -(-seen_h // self.STRIDE) * self.STRIDE
-        if (seen_w, seen_h) != (width, height):
-            interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-            image_bgr = np.asarray(
-                cv2.resize(image_bgr, (seen_w, seen_h), interpolation=interpolation), np.uint8
-            )
+        looks = looks_at(
+            (width, height),
+            scale,
+            self.STRIDE,
+            fixed_wh=(fixed_w, fixed_h),
+            looks_again=bool(self.layout.second_look),
+        )
+        found = Detections.empty()
+        for level, same in itertools.groupby(looks, lambda look: look.level):
+            parts = [self._look(image_bgr, look, threshold) for look in same]
+            seen = functools.reduce(operator.add, parts)
+            seen = seen.take(boxes.nms(seen.xyxy_px, seen.scores, nms_iou))
+            if len(parts) > 1:
+                seen = seen.take(_not_cut_off(seen.xyxy_px))
+            if level:
+                seen = seen.take(self._is_large(seen.xyxy_px, looks[0].scale_wh[1]))
+            found = _merged(found, seen)
+        return found
+
+    def _is_large(self, xyxy_px: NDArray[np.float32], finest: float) -> NDArray[np.bool_]:
+        """Return which boxes are too large for the finest look to be relied on."""
+        size = xyxy_px[:, 2:] - xyxy_px[:, :2]
+        if self.layout.second_look:
+            return np.asarray(size[:, 1] * finest >= self.LEAST_AGAIN_PX / self.layout.second_look)
+        return np.asarray(size.max(axis=1) * finest >= LARGE_PX)
+
+    def _look(self, image_bgr: NDArray[np.uint8], look: Look, threshold: float) -> Detections:
+        """Return what one look finds, in pixels of the frame, overlapping boxes included."""
+        height, width = image_bgr.shape[:2]
+        x0, y0, x1, y1 = look.xyxy_px
+        (left, top), (seen_w, seen_h), (canvas_w, canvas_h) = (
+            look.at_px,
+            look.seen_wh,
+            look.canvas_wh,
+        )
+        part = image_bgr[y0:y1, x0:x1]
+        if (seen_w, seen_h) != (x1 - x0, y1 - y0):
+            shrinks = look.scale_wh[0] < 1
+            method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+            resized = cv2.resize(part, (seen_w, seen_h), interpolation=method)
+            part = np.asarray(resized, np.uint8)
         feed = np.full((1, 3, canvas_h, canvas_w), self.layout.grey, np.float32)
+        shown = feed[0, :, top : top + seen_h, left : left + seen_w]
         for channel in range(3):
             target = 2 - channel if self.layout.is_rgb else channel
-            feed[0, target, :seen_h, :seen_w] = cv2.extractChannel(image_bgr, channel)
+            shown[target] = cv2.extractChannel(part, channel)
         if self.layout.white != 255:
-            feed[0, :, :seen_h, :seen_w] *= self.layout.white / 255
+            shown *= self.layout.white / 255
         outputs = self.model.infer({self._input.name: feed})
         if not all(np.isfinite(outputs[name]).all() for name in self._score_names):
             raise ModelError(f'{self.model.path}: got scores that are not finite')
@@ -89,13 +121,37 @@ class Network:
             raise ModelError(f'{self.model.path}: {error}') from error
         if not np.isfinite(found.xyxy_px).all():
             raise ModelError(f'{self.model.path}: got boxes that are not finite')
-        back = np.array([width / seen_w, height / seen_h], np.float32)
-        xyxy_px = boxes.clip(found.xyxy_px * np.tile(back, 2), (width, height))
-        all_found = Detections.of(xyxy_px, found.scores, self.class_index, found.points_px * back)
+        back = np.array([(x1 - x0) / seen_w, (y1 - y0) / seen_h], np.float32)
+        moved = np.array([x0 - left * back[0], y0 - top * back[1]], np.float32)
+        xyxy_px = found.xyxy_px * np.tile(back, 2) + np.tile(moved, 2)
+        xyxy_px = boxes.clip(xyxy_px, (width, height))
+        points_px = found.points_px * back + moved
         wanted = boxes.filled(xyxy_px)
         if self._kinds is not None:
             wanted &= np.isin(found.kinds, self._kinds)
-        return all_found.take(wanted)
+        return Detections.of(xyxy_px, found.scores, self.class_index, points_px).take(wanted)
+
+
+def _merged(fine: Detections, coarse: Detections) -> Detections:
+    """Return what finer looks found, and what a coarser one found beside it."""
+    coarse = coarse.take(_not_within(coarse.xyxy_px, fine.xyxy_px, _SEEN_ALREADY))
+    return fine.take(_not_within(fine.xyxy_px, coarse.xyxy_px, _WHOLLY)) + coarse
+
+
+def _not_cut_off(xyxy_px: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return which boxes do not lie in a larger one, as what the edge of a tile cuts off does."""
+    area = np.prod(xyxy_px[:, 2:] - xyxy_px[:, :2], axis=1)
+    smaller = area[:, None] < area[None]
+    within = (boxes.inside(xyxy_px, xyxy_px) >= _CUT_OFF) & smaller
+    return np.asarray(~within.any(axis=1), np.bool_)
+
+
+def _not_within(
+    some: NDArray[np.float32], others: NDArray[np.float32], part: float
+) -> NDArray[np.bool_]:
+    """Return which boxes do not lie, by this part of their area, in another."""
+    within = boxes.inside(some, others) >= part
+    return np.asarray(~within.any(axis=1), np.bool_)
 
 
 def detect(

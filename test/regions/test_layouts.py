@@ -108,7 +108,8 @@ def test_large_objects_are_found_by_a_second_look_at_a_smaller_picture(tmp_path)
     image[100:104, 200:204] = 255
     found = found_by(path, image=image)
     sizes = sorted((found.xyxy_px[:, 2:] - found.xyxy_px[:, :2]).astype(int).tolist())
-    assert sizes == [[64, 32], [256, 128]]
+    # The smaller one lies in the larger, which covers both.
+    assert sizes == [[256, 128]]
 
 
 def found_by(path, *, threshold=0.5, index=PLATE, image=None):

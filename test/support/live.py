@@ -48,7 +48,6 @@ class Live:
         node_name: str = 'anonymizer',
         namespace: str = '',
         kind: Any = AnonymizerNode,
-        networks: Any = None,
         **values: Any,
     ) -> Any:
         overrides = [
@@ -60,15 +59,8 @@ class Live:
                 namespace=namespace,
                 context=self.context,
                 parameter_overrides=overrides,
-                networks=networks,
             )
         )
-
-    def remove(self, node: Any) -> None:
-        """End a node before the test does."""
-        self.executor.remove_node(node)
-        self.nodes.remove(node)
-        node.destroy_node()
 
     def blind(self, *topics: str, **values: Any) -> Any:
         return self.start(image_topics=list(topics), **{**BLIND, **values})
