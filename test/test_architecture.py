@@ -156,3 +156,17 @@ def test_the_commands_start_without_heavy_libraries() -> None:
         loaded_by('from ffs_anonymizer.cli.program import make_parser; make_parser()', heavy)
         == set()
     )
+
+
+def test_the_design_lists_the_folders_in_this_order() -> None:
+    """What stands on a line of docs/design.md is what a layer holds."""
+    text = (ROOT / 'docs' / 'design.md').read_text('utf-8')
+    table = text[text.index('## Folders') : text.index('## Loaded')]
+    named = re.findall(r'`([a-z0-9_]+(?:/|\.py))`', table)
+    modules = [pattern.rstrip('*') for layer_ in LAYERS for pattern in layer_]
+    private = {'__init__.py', '__main__.py'}
+    assert {*named} == {*modules} - private
+    places = {
+        name: i for i, layer_ in enumerate(LAYERS) for name in (p.rstrip('*') for p in layer_)
+    }
+    assert [places[name] for name in named] == sorted(places[name] for name in named)

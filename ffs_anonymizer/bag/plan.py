@@ -190,7 +190,7 @@ class BagPlan:
         copied = [
             f'{name} ({type_name})'
             for (name, type_name), action in self.actions.items()
-            if action is Action.COPY and is_suspect(type_name)
+            if action is Action.COPY and is_suspect(type_name) and type_name != cdr.POINT_CLOUD
         ]
         undefined = [
             f'{t.name} ({t.type_name})'

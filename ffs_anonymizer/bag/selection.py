@@ -43,7 +43,9 @@ WAY_OUT = (
 )
 # Their textures are drawn by programs, not taken by cameras.
 _MARKER_PACKAGE = 'visualization_msgs'
-_SUSPECT = re.compile(r'image|picture|photo|video|jpe?g|h\.?26[45]|packet|frame(s|data)?$', re.I)
+_SUSPECT = re.compile(
+    r'image|cloud|picture|photo|video|jpe?g|h\.?26[45]|packet|frame(s|data)?$', re.I
+)
 _FOLDERS = r'(?:msg|srv|action)'
 _FOLDER = re.compile(rf'/{_FOLDERS}/')
 _LOCAL = re.compile(r'^\s*([A-Z]\w*)', re.M)

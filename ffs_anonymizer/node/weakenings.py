@@ -53,6 +53,8 @@ def _of_tracking(settings: Settings) -> Iterator[str]:
             f'obscure.cells is {settings.obscure.cells}: blurred and mosaic faces may be '
             'recognised'
         )
+    if settings.generator.pose:
+        yield 'generator.pose is true: eyes, nose and mouth of drawn faces lie where they were'
     if settings.snapshot_folder:
         yield 'snapshot_folder is set: ~/snapshot writes pictures with their faces there'
     if settings.generator.on_error == 'fallback':

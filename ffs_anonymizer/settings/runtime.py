@@ -313,8 +313,8 @@ class Settings:
     )
     rotation: tuple[str, ...] = setting(
         (),
-        'Cameras that hang turned: `<topic or glob> 0|90|180|270`, the degrees clockwise that '
-        'make their picture upright for the search; the output lies as the input does.',
+        'Cameras that hang turned: `<topic or glob> <degrees>`, the 0, 90, 180 or 270 clockwise '
+        'that make their picture upright for the search; the output lies as the input does.',
     )
     face: FaceSettings = field(default_factory=FaceSettings)
     plate: ClassSettings = field(default_factory=ClassSettings)

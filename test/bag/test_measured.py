@@ -1,6 +1,10 @@
 """Clouds and depth images in bags."""
 
+import json
+
+import cv2
 from ffs_anonymizer.clouds.cloud import Cloud
+from ffs_anonymizer.jobs.output import record_of
 from ffs_anonymizer.rosbag2 import cdr
 import numpy as np
 import pytest
@@ -9,6 +13,8 @@ from support.clouds import camera_info, cloud_message, points_from, transform, X
 from support.sensor_bags import (
     CLOUD,
     cloud_cdr,
+    COMPRESSED,
+    compressed_depth_cdr,
     depth_cdr,
     IMAGE,
     INFO,
@@ -101,6 +107,45 @@ def test_the_face_is_gone_from_image_depth_and_clouds(tmp_path, face_bgr, mode, 
     said = capsys.readouterr().out
     assert "hide what its camera's picture hides" in said
     assert 'anonymize the cloud' in said
+
+
+def test_compressed_depth(tmp_path, face_bgr):
+    topic = '/depth/image/compressedDepth'
+    before = [row for row in rows(face_bgr) if row[0] == '/cam/image']
+    before.append((topic, T0 + 5, compressed_depth_cdr(scene(face_bgr), T0)))
+    source = sensor_bag(tmp_path / 'in', before, {'/cam/image': IMAGE, topic: COMPRESSED})
+
+    assert run(source, tmp_path / 'out', *LINKS) == 0
+
+    message = cdr.parse_compressed_image(by_topic(read_bag(tmp_path / 'out').records)[topic])
+    png = np.frombuffer(message.data, np.uint8)[12:]
+    assert cv2.imdecode(png, cv2.IMREAD_UNCHANGED)[FACE].min() > 1800
+    assert message.format == '16UC1; compressedDepth png'
+
+
+def test_the_record_counts_what_was_hidden(tmp_path, face_bgr):
+    source = sensor_bag(tmp_path / 'in', rows(face_bgr), TYPES_OF)
+
+    assert run(source, tmp_path / 'out', *LINKS) == 0
+
+    record = json.loads(record_of(tmp_path / 'out').read_text())
+    streams = record['streams']
+    for topic in ('/depth/image', '/lidar'):
+        assert (streams[topic]['items'], streams[topic]['methods']) == (1, {'hidden': 1})
+    assert streams['/points']['regions'] == {'face': 1}
+
+
+def test_messages_that_sound_like_clouds_are_told_of(tmp_path, face_bgr, capsys):
+    plain = cloud_cdr(flat_cloud(face_bgr, fields=XYZ_RGB[:3]), T0)
+    old = 'sensor_msgs/msg/PointCloud'
+    both = [('/lidar', T0, plain), ('/old', T0, b'\0\1\0\0old')]
+    source = sensor_bag(tmp_path / 'in', both, {'/lidar': CLOUD, '/old': old}, splits=1)
+
+    assert run(source, tmp_path / 'out') == 0
+
+    told = capsys.readouterr().err
+    assert 'do they carry pictures? /old (sensor_msgs/msg/PointCloud)' in told
+    assert '/lidar' not in told
 
 
 def test_clouds_without_colours_are_copied(tmp_path, face_bgr):

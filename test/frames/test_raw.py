@@ -452,3 +452,15 @@ def test_same_as_cv_bridge(encoding):
     except cv_bridge.CvBridgeError as error:
         pytest.skip(f'unknown to this cv_bridge: {error}')
     assert np.abs(decode_image(plain).image_bgr - theirs).max() <= BRIDGED[encoding]
+
+
+# Of sensor_msgs/image_encodings, all that cv_bridge can turn into bgr8.
+COLOURS_OF_ROS = (
+    *(f'{name}{bits}' for name in ('rgb', 'rgba', 'bgr', 'bgra', 'mono') for bits in (8, 16)),
+    *(f'bayer_{order}{bits}' for order in ('rggb', 'bggr', 'gbrg', 'grbg') for bits in (8, 16)),
+    *('uyvy', 'yuyv', 'yuv422', 'yuv422_yuy2', 'nv21', 'nv24'),
+)
+
+
+def test_no_encoding_is_left_that_cv_bridge_alone_knows():
+    assert set(COLOURS_OF_ROS) <= set(ENCODINGS)

@@ -12,9 +12,11 @@ from typing import Any
 import cv2
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from ffs_anonymizer.errors import ModelError, SettingsError
+from ffs_anonymizer.frames.video_packets import PacketDecoder
+from ffs_anonymizer.networks import Networks
 from ffs_anonymizer.node import diagnostics, service
 from ffs_anonymizer.node.service import Service
-from ffs_anonymizer.settings.runtime import PARAMETERS
+from ffs_anonymizer.settings.runtime import PARAMETERS, Settings
 import numpy as np
 from numpy.typing import NDArray
 import pytest
@@ -27,6 +29,7 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from support.live import BEST_EFFORT, BLIND, buffer, DOMAIN, image, jpeg, Live, RELIABLE
 from support.onnx_models import save_hanging_generator
+from support.video_packets import moving, stream
 
 pytestmark = pytest.mark.usefixtures('isolated')
 ROOT = Path(__file__).resolve().parents[2]
@@ -618,6 +621,43 @@ def test_nodes_share_an_executor_and_relative_names_stay_in_their_namespace(live
     for publisher, received in zip(publishers, outputs, strict=True):
         live.pass_one(publisher, image(), received)
     assert [len(received) for received in outputs] == [1, 1]
+
+
+def test_nodes_of_one_process_share_their_networks(live: Live) -> None:
+    settings = Settings().updated({'face.method': 'blur'})
+    with Networks(settings, concurrency=2) as networks:
+        opened = len(networks.describe())
+        pairs = []
+        for name in ('front', 'rear'):
+            topic = f'/{name}/image_raw'
+            node = live.start(
+                name, networks=networks, image_topics=[topic], face__method='blur', **BLIND
+            )
+            publisher = live.publisher(Image, topic)
+            pairs.append((node, publisher, live.received(Image, f'/anonymized{topic}')))
+        live.matched(*(publisher for _, publisher, _ in pairs))
+        for _, publisher, outputs in pairs:
+            live.pass_one(publisher, image(), outputs)
+        assert len(networks.describe()) == opened
+        live.remove(pairs[0][0])
+        # The others go on when one has gone.
+        live.pass_one(pairs[1][1], image(stamp=2), pairs[1][2])
+        live.remove(pairs[1][0])
+
+
+def test_foxglove_video_where_it_is_installed(live: Live) -> None:
+    foxglove = pytest.importorskip('foxglove_msgs.msg')
+    live.blind('/cam/video')
+    publisher = live.publisher(foxglove.CompressedVideo, '/cam/video')
+    outputs = live.received(foxglove.CompressedVideo, '/anonymized/cam/video')
+    live.matched(publisher)
+    decoder = PacketDecoder('h264')
+    for packet in stream(moving(6), gop=3):
+        message = foxglove.CompressedVideo(format='h264', frame_id='front', data=buffer(packet))
+        output = live.pass_one(publisher, message, outputs)
+        assert (output.format, output.frame_id) == ('h264', 'front')
+        shown = decoder.decode(bytes(output.data)).samples.decode().image_bgr
+        assert shown[10:22, 10:22].max() < 24
 
 
 def test_statuses_name_the_node_with_its_namespace(live: Live) -> None:

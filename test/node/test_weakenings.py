@@ -26,6 +26,8 @@ def test_defaults_weaken_nothing() -> None:
         ({'tracker__max_gap_ms': 0.0}, 'tracker.max_gap_ms is 0: .* missed in one frame is seen'),
         ({'detector__scale': 0.3}, 'detector.scale is 0.3: small faces are not found'),
         ({'obscure__cells': 16}, 'obscure.cells is 16: blurred and mosaic faces may be recog'),
+        ({'generator__pose': True}, 'generator.pose is true: eyes, nose and mouth of drawn faces'),
+        ({'snapshot_folder': '/private'}, 'snapshot_folder is set'),
         ({'generator__on_error': 'fallback'}, 'where the generator fails, frames still leave'),
         ({'ignore_zones': ['/cam 0 0 9 9']}, '1 ignore zone leaves the faces in it as they are$'),
     ],

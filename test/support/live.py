@@ -48,6 +48,7 @@ class Live:
         node_name: str = 'anonymizer',
         namespace: str = '',
         kind: Any = AnonymizerNode,
+        networks: Any = None,
         **values: Any,
     ) -> Any:
         overrides = [
@@ -59,8 +60,15 @@ class Live:
                 namespace=namespace,
                 context=self.context,
                 parameter_overrides=overrides,
+                networks=networks,
             )
         )
+
+    def remove(self, node: Any) -> None:
+        """End a node before the test does."""
+        self.executor.remove_node(node)
+        self.nodes.remove(node)
+        node.destroy_node()
 
     def blind(self, *topics: str, **values: Any) -> Any:
         return self.start(image_topics=list(topics), **{**BLIND, **values})

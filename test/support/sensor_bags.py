@@ -1,5 +1,6 @@
 """Serialized clouds, depth images, camera_info and transforms, written by rosbags."""
 
+import cv2
 import numpy as np
 from support.bags import Record, Spec, TYPES, write_bag
 
@@ -44,6 +45,14 @@ def depth_cdr(depth_m, stamp_ns):
     data = samples.view(np.uint8).reshape(-1)
     message = T[IMAGE](header('camera', stamp_ns), height, width, '16UC1', 0, 2 * width, data)
     return serialized(message, IMAGE)
+
+
+def compressed_depth_cdr(depth_m, stamp_ns):
+    """Serialize a depth image in mm as compressed_depth_image_transport does."""
+    png = cv2.imencode('.png', (depth_m * 1000).round().astype(np.uint16))[1].tobytes()
+    data = np.frombuffer(bytes(12) + png, np.uint8)
+    message = T[COMPRESSED](header('camera', stamp_ns), '16UC1; compressedDepth png', data)
+    return serialized(message, COMPRESSED)
 
 
 def info_cdr(info, stamp_ns):
