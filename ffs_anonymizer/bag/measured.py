@@ -12,7 +12,7 @@ from ffs_anonymizer.clouds.cloud import blank_cloud, Cloud, decode_cloud
 from ffs_anonymizer.clouds.depth import blank_depth
 from ffs_anonymizer.clouds.scene import Link, Scene
 from ffs_anonymizer.errors import AnonymizerError
-from ffs_anonymizer.frames.message import rotation_of, turn_of
+from ffs_anonymizer.frames.message import rotation_of, Turn, turn_of
 from ffs_anonymizer.pipeline import Outcome
 from ffs_anonymizer.rosbag2 import cdr
 from ffs_anonymizer.rosbag2.reader import decompressed
@@ -116,7 +116,9 @@ class Sensors:
         topic = message.topic
         if topic.name in self._images and outcome.data is not None:
             stamp_ns = item.image.stamp_ns or message.log_ns
-            turn = turn_of(item.image, rotation_of(self._settings.rotation, topic.name))
+            rotation = rotation_of(self._settings.rotation, topic.name)
+            is_file = isinstance(item.image, cdr.CdrCompressedImage)
+            turn = turn_of(item.image, rotation) if is_file else Turn.of(1, rotation)
             boxes = outcome.regions.xyxy_px
             self._scene.add_regions(topic.name, stamp_ns, outcome.size_wh, boxes, turn)
         # What cannot be read is not known, and is missed where it is needed.

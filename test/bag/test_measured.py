@@ -135,6 +135,17 @@ def test_the_record_counts_what_was_hidden(tmp_path, face_bgr):
     assert streams['/points']['regions'] == {'face': 1}
 
 
+def test_what_is_hidden_again_by_a_list_is_hidden_alike(tmp_path, face_bgr):
+    source = sensor_bag(tmp_path / 'in', rows(face_bgr), TYPES_OF)
+    first = tmp_path / 'first.jsonl'
+    assert run(source, tmp_path / 'one', *LINKS, '--write-detections', first) == 0
+
+    again = (*LINKS, '--detections', first)
+    assert run(source, tmp_path / 'two', *again) == 0
+    one, two = (by_topic(read_bag(tmp_path / name).records) for name in ('one', 'two'))
+    assert one == two
+
+
 def test_messages_that_sound_like_clouds_are_told_of(tmp_path, face_bgr, capsys):
     plain = cloud_cdr(flat_cloud(face_bgr, fields=XYZ_RGB[:3]), T0)
     old = 'sensor_msgs/msg/PointCloud'
