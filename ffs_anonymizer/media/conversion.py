@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 import contextlib
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 import shutil
 import time
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
 
 _DECODED_PER_FILE_BYTE = 10
 _PREVIEW_SIDE_PX = 1280
+_WRITERS = 8
 
 
 def run(
@@ -166,14 +170,31 @@ def _is_kept(work: Work, file: MediaFile, earlier: Earlier | None) -> bool:
 def anonymize_images(work: Work, files: list[MediaFile]) -> None:
     """Make the outputs of all images."""
     tasks = _image_tasks(work, files)
-    with contextlib.closing(anonymize_all(tasks, work.recipe)) as outcomes:
-        for outcome in outcomes:
+    write = partial(_write_image, preview=work.job.previews)
+    with (
+        contextlib.closing(anonymize_all(tasks, work.recipe)) as outcomes,
+        contextlib.closing(_in_threads(write, outcomes)) as written,
+    ):
+        for outcome, done in written:
             file = outcome.item.file
             work.list(file, None, outcome)
             with listed(file, work.report):
-                _write_image(outcome, preview=work.job.previews)
+                done.result()
                 work.report.count(file.name, outcome)
             work.progress()
+
+
+def _in_threads(
+    write: Callable[[Outcome[_Loaded]], None], outcomes: Iterable[Outcome[_Loaded]]
+) -> Generator[tuple[Outcome[_Loaded], Future[None]], None, None]:
+    """Yield each outcome in order, and its writing: disks take longer to be sure than to write."""
+    waiting: deque[tuple[Outcome[_Loaded], Future[None]]] = deque()
+    with ThreadPoolExecutor(_WRITERS, thread_name_prefix='disk') as threads:
+        for outcome in outcomes:
+            waiting.append((outcome, threads.submit(write, outcome)))
+            if len(waiting) > _WRITERS:
+                yield waiting.popleft()
+        yield from waiting
 
 
 @dataclass(frozen=True)
