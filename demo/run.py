@@ -36,8 +36,8 @@ Messages = dict[str, list[bytes]]
 
 PREFIX = '/anonymized'
 READY = 'ready: models are loaded'
-# The node generates faces, as it does by default. The bag tool blurs, so that the detector can be
-# asked afterwards: it must not be sure of a face where one was.
+# Faces are blurred, so that the detector can be asked afterwards: it must not be sure of a face
+# where one was.
 BLUR = ('--method', 'blur')
 CHECKED_EVERY = 4
 FACE_SCORE = 0.5
@@ -313,9 +313,10 @@ def draw(path: Path, before: Messages, after: Messages) -> None:
     i = len(before[FRONT]) // 8
     source = message(FRONT, before[FRONT][i])
     columns = [decode_image(m).image_bgr for m in (source, message(FRONT, after[FRONT][i]))]
-    with Networks(Settings()) as networks:
+    drawn = Settings().updated({'face.method': 'generate'})
+    with Networks(drawn) as networks:
         generated = decode_image(source).image_bgr
-        columns.append(Recipe(networks, Settings()).anonymize_array(generated))
+        columns.append(Recipe(networks, drawn).anonymize_array(generated))
     cv2.imwrite(str(path), np.hstack(columns))
 
 

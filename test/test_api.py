@@ -26,7 +26,7 @@ def test_frames_of_a_camera_remember(face_bgr):
         'show': lambda *what: shown.append(what),
     }
     exec(BLOCKS[0].split('settings =')[0] + BLOCKS[1], names)
-    assert [counts for _, _, counts in shown] == [{'generate': 1}, {'blur': 1}]
+    assert [counts for _, _, counts in shown] == [{'blur': 1}] * 2
     assert [regions.detected.tolist() for _, regions, _ in shown] == [[True], [False]]
 
 

@@ -62,7 +62,7 @@ class ClassSettings:
 class FaceSettings(ClassSettings):
     """Hold what is done with faces."""
 
-    method: str = setting('generate', 'How a region is replaced.', choices=METHODS, live=True)
+    method: str = setting('blur', 'How a region is replaced.', choices=METHODS, live=True)
     region_scale: float = _region_scale(1.45)
 
 

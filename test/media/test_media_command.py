@@ -17,7 +17,8 @@ from support.program import ROOT
 def test_it_says_what_runs_and_under_which_licence(
     photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert media('-i', photo, '-o', photo.with_name('generated.jpg')) == 0
+    drawn = ('--method', 'generate')
+    assert media('-i', photo, '-o', photo.with_name('generated.jpg'), *drawn) == 0
     said = capsys.readouterr().out
     assert '  face detector: ' in said
     assert "  generator's licence: research use" in said
