@@ -281,12 +281,12 @@ def test_the_whole_recipe(models, tmp_path, capsys):
     assert [(row['size'], row['faces']) for row in result['stages']] == [('720p', 0), ('720p', 4)]
     none, four = result['stages']
     assert set(none['ms']) == {*stages.STAGES, 'total'}
-    assert none['ms']['generate'] == 0 < four['ms']['generate']
+    assert 0 < none['ms']['paint'] < four['ms']['paint']
     for row in (none, four):
         parts = sum(row['ms'][stage] for stage in stages.STAGES)
         assert parts == pytest.approx(row['ms']['total'], rel=0.25)
         assert 0 < row['networks_share'] < 1
-        assert row['largest_other'] not in ('detect', 'generate')
+        assert row['largest_other'] not in ('detect', 'paint')
     assert result['recipe']['method'] == 'generate'
     measured = set(result['edges']) | {row['what'] for row in result['not_measured']}
     assert {'bag', 'node', 'power'} <= measured
