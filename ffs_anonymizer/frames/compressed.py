@@ -10,6 +10,7 @@ from ffs_anonymizer.frames import jpeg
 from ffs_anonymizer.frames.containers import (
     assemble,
     check_size,
+    fits,
     MOST_PIXELS,
     parse,
     Picture,
@@ -229,7 +230,7 @@ def _guess(
 ) -> Picture:
     """Describe a file of the kind that damaged data begins with, or else that the format names."""
     kind = next((kind for word, kind in _KINDS.items() if word in format_name.lower()), '')
-    channels, bits = 3, 8
+    channels, bits, told_wh = 3, 8, size_wh
     try:
         if sniff(data) == 'jpg':
             kind = 'jpg'
@@ -243,6 +244,8 @@ def _guess(
             size_wh = webp_size(data[12:16], data[20:30])
     except ImageError:
         pass
+    if size_wh is not None and not fits(size_wh, data):
+        size_wh = told_wh
     if not kind or size_wh is None:
         raise ImageError(
             f'no black picture for {format_name!r}: the data states no kind or size ({reason})'

@@ -139,12 +139,18 @@ def parse(data: bytes, *, most_pixels: int = MOST_PIXELS) -> Picture:
         raise ImageError(f'got a file cut off at {len(data)} bytes; it is damaged') from error
     check_size(picture.kind, picture.size_wh, most_pixels)
     width, height = picture.size_wh
-    if width * height > max(_FREE_PIXELS, len(data) * _MOST_PIXELS_PER_BYTE):
+    if not fits(picture.size_wh, data):
         raise ImageError(
             f'got a {picture.kind} of {width}x{height} pixels in {len(data)} bytes, expected at '
             f'most {_MOST_PIXELS_PER_BYTE} a byte; it is made to exhaust memory'
         )
     return picture
+
+
+def fits(size_wh: tuple[int, int], data: bytes) -> bool:
+    """Return whether a file can be of a size that it states, or is made to exhaust memory."""
+    most = max(_FREE_PIXELS, len(data) * _MOST_PIXELS_PER_BYTE)
+    return size_wh[0] * size_wh[1] <= most
 
 
 def check_size(kind: str, size_wh: tuple[int, int], most_pixels: int = MOST_PIXELS) -> None:
@@ -186,11 +192,15 @@ def runs_on(picture: Picture) -> bool:
 
     It then has to be encoded anew. What is not seen: see `jpeg.runs_on`.
     """
-    if picture.header is not None:
-        return jpeg.runs_on(picture.header)
-    if picture.kind == 'png':
-        return _png_runs_on(picture.coded)
-    return picture.kind != 'webp' or _webp_runs_on(picture.coded)
+    try:
+        if picture.header is not None:
+            return jpeg.runs_on(picture.header)
+        if picture.kind == 'png':
+            return _png_runs_on(picture.coded)
+        return picture.kind != 'webp' or _webp_runs_on(picture.coded)
+    except (cv2.error, zlib.error, IndexError):
+        # What cannot be looked at is not known to be nothing.
+        return True
 
 
 def _parse_jpeg(data: bytes) -> Picture:

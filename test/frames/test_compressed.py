@@ -387,6 +387,14 @@ def test_black_of_a_size_told(name, beginning):
         black_compressed(msg)
 
 
+def test_black_of_a_file_that_states_an_absurd_size_is_of_the_size_told():
+    data = WEBP[:26] + bytes([0xFF, 0x3F, 0xFF, 0x3F]) + WEBP[30:]
+    msg = SimpleNamespace(format='webp', data=data)
+    assert decoded(black_compressed(msg, (20, 10))).shape == (10, 20, 3)
+    with pytest.raises(ImageError, match='the data states no kind or size'):
+        black_compressed(msg)
+
+
 def test_black_of_a_size_that_no_camera_has():
     with pytest.raises(ImageError, match='png of 65536x65536 pixels, expected 1 to'):
         black_compressed(SimpleNamespace(format='png', data=b''), (65536, 65536))
