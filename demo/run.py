@@ -168,8 +168,9 @@ def live(output: Path, messages: Messages, findings: Findings) -> None:
         def recorded() -> bool:
             got = [topic for topic, _, _ in recorder.messages]
             return all(
-                got.count(PREFIX + topic) == int(recorder.diagnostics[topic]['frames out'])
-                for topic in IMAGE_TOPICS
+                got.count(PREFIX + image) == got.count(PREFIX + info)
+                and got.count(PREFIX + image) == int(recorder.diagnostics[image]['frames out'])
+                for image, info in zip(IMAGE_TOPICS, INFO_TOPICS, strict=True)
             )
 
         try:
@@ -243,12 +244,16 @@ def check_live(
         ]
         findings.expect(-1 not in places, f'{topic}: a header or layout differs from its input')
         findings.expect(places == sorted({*places}), f'{topic}: a frame came twice or too late')
-    for topic in INFO_TOPICS:
+    for topic, image_topic in zip(INFO_TOPICS, IMAGE_TOPICS, strict=True):
         # Fast DDS pads what it sends to whole words.
         was, now = (
             [TYPESTORE.deserialize_cdr(data, 'sensor_msgs/msg/CameraInfo') for data in side]
             for side in (before[topic], after.get(PREFIX + topic, []))
         )
+        # Each goes with its image, and is dropped with it.
+        images = [message(image_topic, data) for data in after.get(PREFIX + image_topic, [])]
+        stamps = [repr(image.header.stamp) for image in images]
+        was = [info for info in was if repr(info.header.stamp) in stamps]
         findings.expect(
             list(map(repr, was)) == list(map(repr, now)),
             f'{topic}: {len(now)} of {len(was)} came, or came changed',
