@@ -60,7 +60,8 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
         module = ModuleType(name)
         if isinstance(content, str):
             content = {word: type(word, (Entity,), {}) for word in content.split()}
+        if name == 'launch.substitutions':
+            content['LaunchConfiguration'] = LaunchConfiguration
         for word, value in content.items():
             setattr(module, word, value)
         monkeypatch.setitem(sys.modules, name, module)
-    setattr(sys.modules['launch.substitutions'], 'LaunchConfiguration', LaunchConfiguration)  # noqa: B010
