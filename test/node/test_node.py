@@ -13,6 +13,7 @@ import cv2
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from ffs_anonymizer.errors import ModelError, SettingsError
 from ffs_anonymizer.frames.video_packets import PacketDecoder
+from ffs_anonymizer.models.roster import default_detector
 from ffs_anonymizer.networks import Networks
 from ffs_anonymizer.node import diagnostics, service
 from ffs_anonymizer.node.service import Service
@@ -423,6 +424,15 @@ def test_integer_is_taken_for_a_double(live: Live) -> None:
     assert parameter.type_ == Parameter.Type.DOUBLE
     assert live.set_parameter('mask_zones', []) == (True, '')
     assert node.get_parameter('mask_zones').type_ == Parameter.Type.STRING_ARRAY
+
+
+def test_model_file_that_is_gone_stops_no_change(live: Live, tmp_path: Path) -> None:
+    path = tmp_path / 'detector.onnx'
+    path.write_bytes(default_detector().read_bytes())
+    node = live.start(**{'detector.model_path': str(path), 'face.method': 'blur'})
+    path.unlink()
+    assert live.set_parameter('face.threshold', 0.3) == (True, '')
+    assert node.settings.face.threshold == 0.3
 
 
 def test_every_setting_is_declared_with_its_meaning(live: Live) -> None:
