@@ -87,7 +87,8 @@ def test_transitions_leave_nothing_behind(live: Live) -> None:
     for _ in range(3):
         assert change(live, 'configure', 'activate', 'deactivate') == [True] * 3
         assert change(live, 'activate', 'deactivate', 'cleanup') == [True] * 3
-    assert held() == before
+    # Less is what earlier tests had left to the garbage collector.
+    assert all(now <= then for now, then in zip(held(), before, strict=True))
     assert outputs_offered(live) == 0
 
 
