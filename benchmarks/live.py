@@ -236,7 +236,7 @@ def _run(
         'latency in the node p95 ms': float(last.get('latency p95 ms', 'nan')),
         **{
             f'{stage} ms of the last frame': float(last[f'{stage} ms'])
-            for stage in ('detect', 'track', 'crop', 'generate', 'paste', 'encode')
+            for stage in ('detect', 'track', 'paint', 'paste', 'encode')
             if f'{stage} ms' in last
         },
     }

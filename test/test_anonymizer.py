@@ -11,6 +11,7 @@ from ffs_anonymizer.frames.message import decode_image, ENCODINGS
 from ffs_anonymizer.networks import Networks
 from ffs_anonymizer.painting.budget import Cost
 from ffs_anonymizer.regions.detections import Detections, FACE, PLATE
+from ffs_anonymizer.regions.zones import MOST_ZONES
 from ffs_anonymizer.settings.runtime import Settings
 from ffs_anonymizer.stream import JUMPED, Stream
 import numpy as np
@@ -145,7 +146,7 @@ def test_outside_regions_and_feathers_nothing_changes(make, tmp_path, method):
     result = run(recipe, msg, [(30, 20, 60, 60)])
     before = np.frombuffer(msg.data, np.uint8).reshape(HEIGHT, WIDTH, 3)
     after = np.frombuffer(result.data, np.uint8).reshape(HEIGHT, WIDTH, 3)
-    feather = 4 if method in ('generate', 'blur') else 0
+    feather = {'generate': 4, 'blur': 8}.get(method, 0)
     outside = np.ones((HEIGHT, WIDTH), np.bool_)
     outside[20 - feather : 60 + feather, 30 - feather : 60 + feather] = False
     assert np.array_equal(before[outside], after[outside])
@@ -196,7 +197,7 @@ def test_each_class_has_its_method(make):
     result, _ = recipe.anonymize(decode_image(msg), Stream(), detections=found)
     out = np.frombuffer(result.data, np.uint8).reshape(HEIGHT, WIDTH, 3)
     assert (out[10:30, 10:30] == 0).all()
-    assert len(np.unique(out[10:30, 50:80].reshape(-1, 3), axis=0)) == 6 * 4
+    assert len(np.unique(out[10:30, 50:80].reshape(-1, 3), axis=0)) == 3 * 2
 
 
 @pytest.mark.parametrize('encoding', ['bgr8', 'nv12', 'bayer_rggb8'])
@@ -563,3 +564,27 @@ def test_only_what_is_surely_a_face_is_drawn(coded):
     assert everything.anonymize(frame, Stream(), detections=found)[0].replaced.counts == {
         'generate': 1
     }
+
+
+def test_a_blurred_face_is_no_face_to_a_detector(make, face_bgr):
+    recipe = make(face__method='blur', face__region_scale=1.45)
+    assert len(recipe.detect(ArrayFrame(face_bgr))) == 1
+    blurred = ArrayFrame(recipe.anonymize_array(face_bgr))
+    assert len(recipe.detect(blurred)) == 0
+
+
+def test_the_fade_of_a_blur_holds_none_of_its_sharp_surroundings(make):
+    recipe = make(face__method='blur', feather=0.25)
+    image = np.random.default_rng(0).integers(0, 256, (240, 240, 3), np.uint8)
+    frame = ArrayFrame(image)
+    recipe.anonymize(frame, Stream(), detections=faces((80, 80, 160, 160)))
+    band = frame.image_bgr[100:140, 50:78].astype(float)
+    assert image[100:140, 50:78].std() > 60
+    assert band.std() < 15
+    assert np.array_equal(frame.image_bgr[:40], image[:40])
+
+
+def test_more_zones_than_a_frame_can_bear_are_refused(make):
+    zones = [f'* {i} 0 {i + 1} 1' for i in range(MOST_ZONES + 1)]
+    with pytest.raises(SettingsError, match='mask_zones: got 1001 zones, expected at most 1000'):
+        make(face__method='solid', mask_zones=zones)

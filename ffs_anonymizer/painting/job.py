@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import cv2
 from ffs_anonymizer.painting import composite, obscure
 from ffs_anonymizer.painting.composite import Patch
 from ffs_anonymizer.painting.crops import enclosing_squares
@@ -17,6 +18,8 @@ from ffs_anonymizer.settings.runtime import ObscureSettings, Settings
 import numpy as np
 from numpy.typing import NDArray
 
+# A blurred patch is flat where its surroundings are not: it takes a wider fade to look soft.
+BLUR_FEATHERS = 2
 _HEADER, _CROP, _HOLE, _PATCH = 8, 5, 4, 12
 
 
@@ -137,10 +140,11 @@ def job_of(
     crop_index[drawn] = np.arange(len(drawn))
     order = composite.far_to_near(rects_xyxy_px)
     seeds = latent_seeds(settings.generator.seed, stream, regions.track_ids)
-    outers, pixels = [], []
+    outers, pixels, under = [], [], []
     for i in order.tolist():
         rect, method, crop = rects_xyxy_px[i], int(methods[i]), int(crop_index[i])
         feather = settings.feather if method <= BLUR or method == PLATE else 0.0
+        feather *= BLUR_FEATHERS if method == BLUR else 1
         outer = composite.with_feather(rect, feather, size_wh=(width, height))
         if crop >= 0:
             low, side = np.tile(squares[crop, :2], 2), int(squares[crop, 2])
@@ -157,17 +161,21 @@ def job_of(
             pixels.append(drawing)
         else:
             pixels.append(_obscured(image_bgr, method, rect, outer, settings.obscure))
+            if method == BLUR:
+                under.append((outer, _surroundings(image_bgr, rect, outer, rects_xyxy_px)))
         outers.append(outer)
+    # What blurred patches fade into comes before all of them.
+    below = [outer for outer, _ in under]
     return Job(
         squares,
         methods[drawn],
         seeds[drawn],
         points_of(regions.take(drawn), pose=settings.generator.pose),
         rects_xyxy_px,
-        np.array(outers, np.int32).reshape(-1, 4),
-        rects_xyxy_px[order],
-        crop_index[order],
-        tuple(pixels),
+        np.array([*below, *outers], np.int32).reshape(-1, 4),
+        np.array([*below, *rects_xyxy_px[order]], np.int32).reshape(-1, 4),
+        np.concatenate([np.full(len(below), -1, np.int32), crop_index[order]]),
+        (*(surroundings for _, surroundings in under), *pixels),
     )
 
 
@@ -188,6 +196,33 @@ def _obscured(
     right, bottom = int(outer_xyxy_px[2] - x1), int(outer_xyxy_px[3] - y1)
     blurred = obscure.blur(region, settings.cells)
     return np.pad(blurred, ((top, bottom), (left, right), (0, 0)), mode='edge')
+
+
+def _surroundings(
+    image_bgr: NDArray[np.uint8],
+    rect_xyxy_px: NDArray[np.int32],
+    outer_xyxy_px: NDArray[np.int32],
+    holes_xyxy_px: NDArray[np.int32],
+) -> NDArray[np.uint8]:
+    """
+    Return what a blurred patch fades into: its surroundings, blurred, and nothing of any hole.
+
+    A fade into the surroundings themselves could be undone: it is their pixels times a known
+    number.
+    """
+    x0, y0, x1, y1 = (int(v) for v in outer_xyxy_px)
+    shown = image_bgr[y0:y1, x0:x1].astype(np.float32)
+    known = np.ones(shown.shape[:2], np.float32)
+    limit = [x1 - x0, y1 - y0] * 2
+    for left, top, right, bottom in np.clip(holes_xyxy_px - [x0, y0] * 2, 0, limit).tolist():
+        known[top:bottom, left:right] = 0
+    # Wide enough that nothing sharp comes back, narrow enough that its own edge does not show.
+    side = 2 * (int(np.abs(outer_xyxy_px - rect_xyxy_px).max()) // 6) + 3
+    border = cv2.BORDER_REPLICATE
+    weight = cv2.blur(known, (side, side), borderType=border)
+    summed = cv2.blur(shown * known[:, :, None], (side, side), borderType=border)
+    mixed = summed / np.maximum(weight, 1e-6)[:, :, None]
+    return np.asarray(np.rint(np.clip(mixed, 0, 255)), np.uint8)
 
 
 def beside(

@@ -8,6 +8,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+# What blur leaves of the differences between cells. With it, 3 cells and regions of 1.45 times the
+# box, CenterFace found none and YuNet 2 of 99 blurred faces (scores from 0.3); with 6 cells at
+# full contrast they found 85 and 97 of 97.
+CONTRAST = 0.4
+
 
 def cell_edges(size_px: int, cells: int) -> NDArray[np.intp]:
     """Return the cells + 1 edges that cut a side into cells of almost equal whole pixels."""
@@ -58,11 +63,16 @@ def blur(image_bgr: NDArray[np.uint8], cells: int) -> NDArray[np.uint8]:
     """
     Return a region with no more detail than its cells' means, smoothly joined.
 
+    Their contrast goes down, too: of the shades of a face at full contrast a detector still takes
+    some for one.
+
     :param image_bgr: (H, W, 3) uint8, the region.
     :param cells: cells along the longer side.
     :returns: (H, W, 3) uint8.
     """
     means, _, _ = cell_means(image_bgr, cells)
+    middle = means.reshape(-1, 3).mean(axis=0)
+    means = np.rint(middle + (means - middle) * CONTRAST).astype(np.uint8)
     height, width = image_bgr.shape[:2]
     smooth = cv2.resize(means, (width, height), interpolation=cv2.INTER_CUBIC)
     return np.asarray(smooth, np.uint8).reshape(image_bgr.shape)

@@ -67,6 +67,17 @@ def grow(xyxy_px: Boxes, scale: NDArray[np.float64] | float) -> NDArray[np.float
     return np.concatenate([boxes[:, :2] - more, boxes[:, 2:] + more], axis=1)
 
 
+def union(a_xyxy_px: Boxes, b_xyxy_px: Boxes) -> NDArray[np.float64]:
+    """
+    Return the smallest boxes that hold both of each pair.
+
+    :param a_xyxy_px: (N, 4).
+    :param b_xyxy_px: (N, 4).
+    """
+    a, b = a_xyxy_px.astype(np.float64), b_xyxy_px.astype(np.float64)
+    return np.concatenate([np.minimum(a, b)[:, :2], np.maximum(a, b)[:, 2:]], axis=1)
+
+
 def clip(xyxy_px: Boxes, size_wh: tuple[int, int]) -> NDArray[np.float32]:
     """
     Return boxes cut off at the frame's edges; those outside of it become empty.

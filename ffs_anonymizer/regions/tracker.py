@@ -23,6 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 SHORTEST_LIFE_MS = 1000.0
+# Where predictions do not grow, what is covered still comes down to what is found.
+_SHRINKS_PER_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Tracks(Rows):
     :param centre_px: (N, 2) float64, centre at the last detection.
     :param size_px: (N, 2) float64, width and height at the last detection.
     :param velocity_px_s: (N, 2) float64, of the centre.
+    :param held_xyxy_px: (N, 4) float64, what was covered at the last detection, before it grows.
     :param seen_ns: (N,) int64, stamp of the last detection.
     :param scores: (N,) float32, of the last detection.
     :param best_scores: (N,) float32, highest of all detections.
@@ -43,6 +46,7 @@ class Tracks(Rows):
     centre_px: NDArray[np.float64]
     size_px: NDArray[np.float64]
     velocity_px_s: NDArray[np.float64]
+    held_xyxy_px: NDArray[np.float64]
     seen_ns: NDArray[np.int64]
     classes: NDArray[np.int8]
     scores: NDArray[np.float32]
@@ -55,6 +59,7 @@ class Tracks(Rows):
         'centre_px': ((2,), np.float64),
         'size_px': ((2,), np.float64),
         'velocity_px_s': ((2,), np.float64),
+        'held_xyxy_px': ((4,), np.float64),
         'seen_ns': ((), np.int64),
         'classes': ((), np.int8),
         'scores': ((), np.float32),
@@ -103,6 +108,9 @@ def advance(
     most. A track that meets none lives on for `max_gap_ms`, and for a second at least, so that ids
     stay stable where gaps are not covered. A detection that meets none starts a track.
 
+    What is covered shrinks no faster than a prediction grows: a smaller detection, of a part of
+    what is there, uncovers nothing at once.
+
     :param stamp_ns: the frame's time, on a clock that never runs backwards.
     """
     elapsed_s = np.maximum(stamp_ns - tracks.seen_ns, 0) / 1e9
@@ -125,6 +133,10 @@ def advance(
     step_s = np.maximum(elapsed_s[matched], 1e-3)[:, None]
     measured = (centre[taken] - tracks.centre_px[matched]) / step_s
     velocity = (tracks.velocity_px_s[matched] + measured) / 2
+    shrunk = 1 - max(settings.growth_per_s, _SHRINKS_PER_S) * elapsed_s[matched]
+    moved = tracks.held_xyxy_px[matched] + np.tile(tracks.velocity_px_s[matched] * step_s, 2)
+    left = boxes.grow(moved, np.maximum(shrunk, 0.0))
+    held = boxes.union(left, found[taken])
     best = np.maximum(tracks.best_scores[matched], detections.scores[taken])
     order = np.concatenate([taken, new])
     ids = np.concatenate([tracks.ids[matched], tracks.next_id + np.arange(len(new))])
@@ -132,6 +144,7 @@ def advance(
         np.concatenate([centre[order], tracks.centre_px[lost]]),
         np.concatenate([size[order], tracks.size_px[lost]]),
         np.concatenate([velocity, np.zeros((len(new), 2)), tracks.velocity_px_s[lost]]),
+        np.concatenate([held, found[new], tracks.held_xyxy_px[lost]]),
         np.concatenate([np.full(len(order), stamp_ns, np.int64), tracks.seen_ns[lost]]),
         np.concatenate([detections.classes[order], tracks.classes[lost]]),
         np.concatenate([detections.scores[order], tracks.scores[lost]]),
@@ -162,12 +175,9 @@ def regions(
     """
     elapsed_s = np.maximum(stamp_ns - tracks.seen_ns, 0)[:, None] / 1e9
     growth = 1 + settings.growth_per_s * elapsed_s
-    stays = _boxes(tracks.centre_px, tracks.size_px * growth)
-    moves = _boxes(tracks.centre_px + tracks.velocity_px_s * elapsed_s, tracks.size_px * growth)
-    swept = np.concatenate(
-        [np.minimum(stays, moves)[:, :2], np.maximum(stays, moves)[:, 2:]], axis=1
-    )
-    swept = swept.astype(np.float32)
+    moved = tracks.held_xyxy_px + np.tile(tracks.velocity_px_s * elapsed_s, 2)
+    both = boxes.grow(tracks.held_xyxy_px, growth[:, 0]), boxes.grow(moved, growth[:, 0])
+    swept = boxes.union(*both).astype(np.float32)
     covered = elapsed_s[:, 0] * 1e3 <= settings.max_gap_ms
     detected = elapsed_s[:, 0] == 0
     found = Regions(

@@ -77,7 +77,8 @@ class DetectorSettings:
     )
     scale: float = setting(
         1.0,
-        'Size at which the detector sees the frame; more finds smaller faces, less is faster.',
+        'Size at which the detector sees the frame; more finds smaller faces, the time goes by '
+        'its square.',
         unit='times',
         bounds=(0.1, 4.0),
         live=True,
@@ -174,7 +175,7 @@ class ObscureSettings:
     """Hold blur, mosaic and solid boxes."""
 
     cells: int = setting(
-        6,
+        3,
         'Cells along the longer side that blur and mosaic leave of a region, whatever its size.',
         bounds=(1, 16),
         live=True,

@@ -1,3 +1,5 @@
+import itertools
+
 from ffs_anonymizer.regions.detections import Detections, FACE, PLATE, Regions
 from ffs_anonymizer.regions.tracker import advance, backfill, regions, Tracks
 from ffs_anonymizer.settings.runtime import TrackerSettings
@@ -97,6 +99,26 @@ def test_time_that_runs_backwards_ends_nothing():
     assert [len(r) for r in results] == [1, 1]
 
 
+def test_a_smaller_detection_uncovers_nothing_at_once():
+    whole, part = (40, 5, 140, 95), (60, 30, 120, 90)
+    frames = [(0, detections(whole))] + [(33 * i, detections(part)) for i in range(1, 40)]
+    widths = []
+    for result in run(frames):
+        (box,) = result.xyxy_px
+        assert len(result) == 1
+        widths.append(float(box[2] - box[0]))
+    assert widths[1] > 95
+    steps = [b / a for a, b in itertools.pairwise(widths)]
+    assert min(steps) > 1 - 1.5 * 0.033
+    assert widths[-1] == 60
+
+
+def test_what_moves_steadily_is_covered_as_it_is_found():
+    frames = [(33 * i, detections((20 + 4 * i, 10, 50 + 4 * i, 50))) for i in range(30)]
+    last = run(frames)[-1]
+    assert np.allclose(last.xyxy_px, [[136, 10, 166, 50]], atol=1)
+
+
 def test_regions_check_their_shapes():
     with pytest.raises(ValueError, match='Regions: got shapes'):
         Regions(*(np.zeros(shape) for shape in ((1, 4), 1, 1, 1, 1, 2, (1, 5, 2), (1, 4))))
@@ -141,6 +163,7 @@ def test_a_region_all_but_out_of_the_frame_is_none():
         np.array([[1939.99997, 500.0]]),
         np.array([[40.0, 60.0]]),
         np.zeros((1, 2)),
+        np.array([[1919.99997, 470.0, 1959.99997, 530.0]]),
         np.array([0]),
         np.array([FACE], np.int8),
         np.array([0.9], np.float32),
