@@ -108,3 +108,16 @@ def test_the_table_of_parameters_is_the_program_s_own() -> None:
     )
     assert table is not None
     assert table.group(1) == to_markdown()
+
+
+def test_tests_that_the_documents_name_exist() -> None:
+    named = {
+        (name, path, test)
+        for name, text in DOCUMENTS.items()
+        for path, test in re.findall(r'`([\w/]*test_\w+\.py)(?:::(\w+))?`', text)
+    }
+    assert len(named) > 40
+    for name, path, test in named:
+        file = ROOT / 'test' / path.removeprefix('test/')
+        assert file.is_file(), f'{name}: {path}'
+        assert not test or f'def {test}(' in file.read_text('utf-8'), f'{name}: {path}::{test}'
