@@ -19,7 +19,7 @@ def test_what_is_open_is_opened_once_and_what_is_missing_then(tmp_path):
     blurred = drawn.updated({'face.method': 'blur'})
     with Networks(blurred) as opened:
         detectors, generators, _ = opened.of(blurred)
-        assert (len(detectors), generators) == (1, ())
+        assert (len(detectors), generators) == (2, ())
         again, generators, painters = opened.of(drawn)
         assert again[0] is detectors[0]
         assert opened.of(drawn)[1:] == (generators, painters)

@@ -160,7 +160,12 @@ def test_the_pictures_do_not_depend_on_how_many_are_looked_at_at_once(tmp_path, 
     """The same frames, faces generated, one after the other and side by side."""
     path = save_generator(tmp_path / 'generator.onnx', size_px=64)
     settings = Settings().updated(
-        {'face.method': 'generate', 'generator.model_path': str(path), 'threads': 1}
+        {
+            'face.method': 'generate',
+            'generator.model_path': str(path),
+            'detector.plate_model_path': 'none',
+            'threads': 1,
+        }
     )
     height, width = face_bgr.shape[:2]
     frames = [np.roll(face_bgr, 2 * i, axis=1) for i in range(12)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ffs_anonymizer.regions.zones import Zone
-from ffs_anonymizer.settings.runtime import ClassSettings, Settings
+from ffs_anonymizer.settings.runtime import ClassSettings, NO_PLATES, Settings
 
 # Of a detection's score; the detectors give most upright faces more.
 HIGH_THRESHOLD = 0.5
@@ -24,9 +24,15 @@ def weakenings(settings: Settings, topic: str, size_wh: tuple[int, int] | None) 
     return [
         *_of_class(settings.face, 'face'),
         *_of_class(settings.plate, 'plate'),
+        *_of_models(settings),
         *_of_tracking(settings),
         *_of_zones(settings, topic, size_wh),
     ]
+
+
+def _of_models(settings: Settings) -> Iterator[str]:
+    if settings.detector.plate_model_path == NO_PLATES:
+        yield f'detector.plate_model_path is {NO_PLATES}: no plate is ever replaced'
 
 
 def _of_class(settings: ClassSettings, name: str) -> Iterator[str]:

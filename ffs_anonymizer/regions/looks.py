@@ -17,6 +17,10 @@ LAST_SIDE_PX = 160
 LAST_BORDER_PX = 40
 
 
+# In a smaller picture, a network that looks again sees too little to tell what is there.
+LEAST_SIDE_PX = 64
+
+
 @dataclass(frozen=True)
 class Look:
     """
@@ -72,7 +76,8 @@ def looks_at(
             seen = _scaled((x1 - x0, y1 - y0), scale)
             part = (x0, y0, x1, y1)
             looks.append(Look(part, seen, (0, 0), _canvas(seen, stride), level))
-        if len(columns) * len(rows) == 1 and not (looks_again and level == 0):
+        tells = min(size_wh) * scale >= COARSER * LEAST_SIDE_PX
+        if len(columns) * len(rows) == 1 and not (looks_again and level == 0 and tells):
             break
         scale /= COARSER
     last = LAST_SIDE_PX / max(size_wh)

@@ -242,6 +242,12 @@ def add_export_parser(subparsers: Subparsers) -> None:
         '--metrics', type=Path, help='JSON that `evaluate --json` wrote, for manifest and card'
     )
     parser.add_argument('--notes', type=Path, help='Markdown for the card')
+    parser.add_argument(
+        '--score-shift',
+        type=float,
+        default=0.0,
+        help='detector: added to the logit of every score, chosen on held-out frames',
+    )
     parser.set_defaults(run=run_export)
 
 
@@ -260,7 +266,13 @@ def run_export(args: argparse.Namespace) -> int:
     if args.task == DETECTOR:
         from ffs_anonymizer.training.detector.export import export_detector
 
-        done = export_detector(args.input, args.output, name=args.name, provenance=provenance)
+        done = export_detector(
+            args.input,
+            args.output,
+            name=args.name,
+            provenance=provenance,
+            score_shift=args.score_shift,
+        )
     else:
         done = export(
             args.input,

@@ -23,7 +23,9 @@ def test_it_says_what_runs_and_under_which_licence(
     assert '  face detector: ' in said
     assert "  generator's licence: research use" in said
     assert media('-i', photo, '-o', photo.with_name('blurred.jpg'), *BLUR) == 0
-    assert 'licence' not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "generator's licence" not in said
+    assert "  plate detector's licence: Apache-2.0" in said
 
 
 def test_dry_run_writes_nothing(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:

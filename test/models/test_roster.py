@@ -14,9 +14,12 @@ def names(**changes):
 def test_each_role_has_the_file_that_the_settings_name():
     shipped = default_generator().name
     face = ('face detector', 'centerface.onnx')
-    assert names() == [face, ('generator', shipped)]
-    assert names(face__method='blur', generator__small_model_path='s.onnx') == [face]
+    plates = ('plate detector', 'ffs-plates.onnx')
+    assert names(face__method='generate') == [face, plates, ('generator', shipped)]
+    assert names(face__method='blur', detector__plate_model_path='none') == [face]
+    assert names(face__method='blur', generator__small_model_path='s.onnx') == [face, plates]
     assert names(
+        face__method='generate',
         detector__model_path='f.onnx',
         detector__plate_model_path='p.onnx',
         generator__model_path='g.onnx',
@@ -31,7 +34,7 @@ def test_each_role_has_the_file_that_the_settings_name():
 
 def test_a_file_that_is_missing_or_is_another_is_told(tmp_path):
     path = save_generator(tmp_path / 'g.onnx')
-    settings = Settings().updated({'generator.model_path': str(path)})
+    settings = Settings().updated({'face.method': 'generate', 'generator.model_path': str(path)})
     roster.check(settings)
     path.with_suffix('.json').write_text('{}')
     with pytest.raises(ModelError, match='g.json: not a model manifest'):

@@ -22,6 +22,7 @@ def test_defaults_weaken_nothing() -> None:
         ({'face__threshold': 1.0}, 'face.threshold is 1: no face is ever replaced'),
         ({'face__threshold': 0.6}, 'face.threshold is 0.6: faces of a lower score stay visible'),
         ({'plate__threshold': 1.0}, 'plate.threshold is 1: no plate is ever replaced'),
+        ({'detector__plate_model_path': 'none'}, 'plate_model_path is none: no plate is ever'),
         ({'face__region_scale': 1.0}, 'face.region_scale is 1: the edges of faces stay visible'),
         ({'tracker__max_gap_ms': 0.0}, 'tracker.max_gap_ms is 0: .* missed in one frame is seen'),
         ({'detector__scale': 0.3}, 'detector.scale is 0.3: small faces are not found'),

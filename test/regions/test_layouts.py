@@ -110,6 +110,9 @@ def test_large_objects_are_found_by_a_second_look_at_a_smaller_picture(tmp_path)
     sizes = sorted((found.xyxy_px[:, 2:] - found.xyxy_px[:, :2]).astype(int).tolist())
     # The smaller one lies in the larger, which covers both.
     assert sizes == [[256, 128]]
+    # Of a small frame, a second look would see too little.
+    (box,) = found_by(path, image=np.ascontiguousarray(image[64:192, 128:384])).xyxy_px
+    assert (box[2:] - box[:2]).astype(int).tolist() == [64, 32]
 
 
 def found_by(path, *, threshold=0.5, index=PLATE, image=None):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 import io
 from pathlib import Path
 
@@ -61,12 +62,15 @@ def export_detector(
     *,
     name: str = '',
     provenance: Provenance | None = None,
+    score_shift: float = 0.0,
 ) -> Exported:
     """
     Write <name>.onnx, <name>-fp16.onnx, a manifest beside each and a card.
 
     :param name: of the files; that of the network with the prefix `ffs-` where there is none.
     :param provenance: what the manifest and the card should say.
+    :param score_shift: added to the logit of every score: in frames objects are rarer than in the
+        scenes of training, so scores come out too high; choose it on held-out frames.
     :raises ModelError: the checkpoint is unfit, or a file differs too much from torch.
     """
     # The averaged network, folded
@@ -74,6 +78,9 @@ def export_detector(
     settings = from_mapping(checkpoint['settings'], DetectorTrainSettings)
     detector = make_detector(settings.network).eval()
     load_weights(detector, checkpoint['ema'], str(checkpoint_path))
+    with torch.no_grad():
+        for _, last in detector.heads:
+            last.bias[: detector.classes] += score_shift
     folded = fold_detector(detector)
     seen = probe()
     with torch.no_grad():
@@ -100,6 +107,8 @@ def export_detector(
 
     # With what says what it is
     parameters = sum(p.numel() for p in detector.parameters())
+    measured = {'score_shift': score_shift, **(provenance.metrics or {})}
+    provenance = replace(provenance, metrics=measured)
     for path, precision in ((fp32, 'fp32'), (fp16, 'fp16')):
         save_manifest(make_manifest(path, name, precision, checkpoint, provenance), path)
     exported = Exported(fp32, fp16, fold_error, errors[fp32], errors[fp16])
@@ -225,6 +234,8 @@ def card(
         f'| largest difference from torch | folding {exported.fold_error:.1e}, '
         f'FP32 {exported.fp32_error:.1e}, FP16 {exported.fp16_error:.1e} (scores; boxes in '
         'strides) |',
+        f'| scores | probabilities in training scenes, their logits shifted by '
+        f'{(provenance.metrics or {}).get("score_shift", 0.0):g} |',
         f'| trained for | {checkpoint["step"]} steps, {checkpoint["images"]} images seen |',
         f'| training data | {provenance.training_data} |',
         f'| licence | {provenance.licence} |',

@@ -67,6 +67,19 @@ def test_the_runtime_reads_the_boxes_that_the_network_was_taught(
     np.testing.assert_allclose(found.scores[0], scores[best], atol=1e-5)
 
 
+def test_scores_are_shifted_and_the_card_says_so(checkpoint: Path, tmp_path: Path) -> None:
+    image, _ = draw_street(5)
+    logits = []
+    for shift in (0.0, -2.0):
+        path = export_detector(checkpoint, tmp_path, name=f's{shift:g}', score_shift=shift).fp32
+        network = Network(open_model(path, device='cpu'), PLATE)
+        found = network.detect(image, threshold=0.0, nms_iou=0.3, scale=1.0)
+        best = float(found.scores.max())
+        logits.append(np.log(best / (1 - best)))
+    assert logits[1] - logits[0] == pytest.approx(-2.0, abs=1e-3)
+    assert 'logits shifted by -2' in (tmp_path / 's-2.md').read_text()
+
+
 def test_frames_of_any_size_are_taken(exported: Path) -> None:
     network = Network(open_model(exported, device='cpu'), PLATE)
     for size in ((1, 1), (33, 70), (240, 100)):
