@@ -63,7 +63,7 @@ class FaceSettings(ClassSettings):
     """Hold what is done with faces."""
 
     method: str = setting('blur', 'How a region is replaced.', choices=METHODS, live=True)
-    region_scale: float = _region_scale(1.45)
+    region_scale: float = _region_scale(1.2)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ def test_it_says_what_runs_and_under_which_licence(
     assert media('-i', photo, '-o', photo.with_name('generated.jpg'), *drawn) == 0
     said = capsys.readouterr().out
     assert '  face detector: ' in said
-    assert "  generator's licence: research use" in said
+    assert "  generator's licence: Apache-2.0" in said
     assert media('-i', photo, '-o', photo.with_name('blurred.jpg'), *BLUR) == 0
     said = capsys.readouterr().out
     assert "generator's licence" not in said

@@ -102,4 +102,4 @@ def test_shipped_weights_fit_their_manifest() -> None:
     assert manifest.task == 'generator'
     shipped = sorted(path.parent.glob('*.onnx'))
     assert all(load_manifest(other) is not None for other in shipped)
-    assert sum(other.stat().st_size for other in shipped) < 25e6
+    assert sum(other.stat().st_size for other in shipped) < 40e6

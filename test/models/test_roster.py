@@ -7,7 +7,8 @@ from support.onnx_models import save_generator
 
 
 def names(**changes):
-    named = {name.replace('__', '.'): value for name, value in changes.items()}
+    named = {'face.method': 'generate'}
+    named |= {name.replace('__', '.'): value for name, value in changes.items()}
     return [(r.name, r.path.name) for r in roster.roster(Settings().updated(named))]
 
 
