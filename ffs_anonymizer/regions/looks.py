@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import itertools
 import math
 
-# A network takes about 195 bytes for each pixel that it sees: 0.9 GB for a look.
-MOST_PIXELS = 4_500_000
+# A network takes about 390 bytes for each pixel that it sees, what the runtime keeps included.
+MOST_PIXELS = 3_800_000
 # Parts of a frame overlap so far: what is larger is seen whole by the next, coarser looks.
 OVERLAP_PX = 256
 COARSER = 4
