@@ -93,12 +93,14 @@ class Anonymized:
     :param regions: what was replaced.
     :param replaced: how it was replaced.
     :param timings_ms: milliseconds by stage.
+    :param size_wh: width and height of the upright frame in pixels; (0, 0): it has none.
     """
 
     data: Data
     regions: Regions
     replaced: Replaced
     timings_ms: Timings
+    size_wh: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -369,7 +371,8 @@ def _finish(
         raise replaced
     with _stage('encode', timings_ms):
         data = choice.frame.encode(replaced.touched_xyxy_px)
-    return Anonymized(data, choice.regions, replaced, timings_ms)
+    height, width = choice.frame.image_bgr.shape[:2]
+    return Anonymized(data, choice.regions, replaced, timings_ms, (width, height))
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from ffs_anonymizer.node import parameters, qos, topics, weakenings
 from ffs_anonymizer.node.camera import Account, Camera, QUEUE_FRAMES
 from ffs_anonymizer.node.diagnostics import Diagnostics, PERIOD_S, Reminder, Report
 from ffs_anonymizer.node.infos import Infos
+from ffs_anonymizer.node.listing import Listing
 from ffs_anonymizer.node.messages import (
     CLOUD_TYPES,
     COMPRESSED_IMAGE,
@@ -105,6 +106,7 @@ class Service:
         self._timers: list[Any] = []
         self._lenses: list[Any] = []
         self._detections: Any = None
+        self._listing: Listing | None = None
         self._diagnostics = Diagnostics(node)
         self._snapshots: Snapshots | None = None
         if self.settings.snapshot_folder:
@@ -161,6 +163,12 @@ class Service:
         assert self._worker is not None
         if DETECTIONS is not None and self.settings.publish_detections:
             self._detections = self._node.create_publisher(DETECTIONS, '~/detections', 5)
+        if self.settings.write_detections:
+            self._listing = Listing(
+                Path(self.settings.write_detections),
+                source=self._node.get_fully_qualified_name(),
+                settings=self.settings,
+            )
         self._routes = {
             camera.topic: self._source_route(topic, camera, self._worker)
             for (topic, _), camera in zip(self._sources, self._cameras, strict=True)
@@ -192,6 +200,7 @@ class Service:
         if self._detections is not None:
             self._node.destroy_publisher(self._detections)
             self._detections = None
+        self._end_listing()
         for camera in self._cameras:
             camera.drop_waiting()
 
@@ -210,6 +219,7 @@ class Service:
             return
         if not worker.close():
             self._logger.error('the frame in work does not end: it is left behind')
+        self._end_listing()
         self._sum_up()
 
     @property
@@ -410,12 +420,34 @@ class Service:
         detections = self._detections
         if detections is not None and camera.kind == 'image':
             detections.publish(detections_of(header_of(message), anonymized.regions))
+        if self._listing is not None and camera.kind == 'image':
+            self._list(self._listing, camera.topic, message, anonymized)
         route.publish(message)
         if self._snapshots is not None and camera.kind == 'image':
             self._write_snapshot(self._snapshots, camera.topic, message)
         for _, infos, topic in self._infos:
             if camera.topic in topic.images:
                 infos.image_published(stamp_of(message))
+
+    def _list(self, listing: Listing, topic: str, message: Any, anonymized: Anonymized) -> None:
+        try:
+            listing.add(
+                topic,
+                stamp_ns=stamp_of(message),
+                size_wh=anonymized.size_wh,
+                regions=anonymized.regions,
+            )
+        except AnonymizerError as error:
+            self._logger.error(str(error))
+
+    def _end_listing(self) -> None:
+        listing, self._listing = self._listing, None
+        if listing is None:
+            return
+        try:
+            listing.close()
+        except AnonymizerError as error:
+            self._logger.error(str(error))
 
     def _write_snapshot(self, snapshots: Snapshots, topic: str, message: Any) -> None:
         try:

@@ -271,6 +271,9 @@ class Settings:
     publish_detections: bool = setting(
         True, 'Node: publish `~/detections` where vision_msgs is installed.'
     )
+    write_detections: str = setting(
+        '', 'Node: new file for what is found, as `bag --write-detections` writes it; empty: none.'
+    )
     priorities: tuple[str, ...] = setting(
         (),
         'Node: shares of the turns where cameras wait, `<topic or glob> <weight>`; else 1.',

@@ -17,6 +17,7 @@ from ffs_anonymizer.models.roster import default_detector
 from ffs_anonymizer.networks import Networks
 from ffs_anonymizer.node import diagnostics, service
 from ffs_anonymizer.node.service import Service
+from ffs_anonymizer.regions.detections_file import DetectionsReader
 from ffs_anonymizer.settings.runtime import PARAMETERS, Settings
 import numpy as np
 from numpy.typing import NDArray
@@ -763,6 +764,32 @@ def test_snapshot_is_one_pair_for_the_user_alone(live: Live, tmp_path: Path) -> 
     np.testing.assert_array_equal(pictures[0], np.array(image().data).reshape(40, 48, 3))
     assert not pictures[1][8:24, 8:24].any()
     live.until('it is told', lambda: statuses and 'snapshot_folder' in statuses[-1].message)
+
+
+def test_what_is_found_is_listed_where_it_is_wanted(live: Live, tmp_path: Path) -> None:
+    data = pytest.importorskip('skimage.data')
+    photo = np.ascontiguousarray(data.astronaut()[:320, 60:380, ::-1])
+    path = tmp_path / 'found.jsonl'
+    node = live.start(image_topics=['/cam/image_raw'], write_detections=str(path))
+    publisher = live.publisher(Image, '/cam/image_raw')
+    outputs = live.received(Image, '/anonymized/cam/image_raw')
+    live.matched(publisher)
+    for seconds in (7, 8):
+        source = Image(
+            height=320, width=320, encoding='bgr8', step=960, data=buffer(photo.tobytes())
+        )
+        source.header.stamp.sec = seconds
+        live.pass_one(publisher, source, outputs)
+    assert not path.exists()
+    node.destroy_node()
+    with DetectionsReader(path) as listed:
+        assert listed.source == '/anonymizer'
+        for seconds in (7, 8):
+            found = listed.find('/cam/image_raw', stamp_ns=seconds * 1_000_000_000)
+            assert found.size_wh == (320, 320)
+            assert len(found.regions) == 1
+    with pytest.raises(SettingsError, match='write_detections: .* exists already'):
+        live.start(image_topics=['/cam/image_raw'], write_detections=str(path))
 
 
 def test_snapshots_are_only_where_they_are_allowed(live: Live, tmp_path: Path) -> None:
