@@ -8,10 +8,13 @@ from ffs_anonymizer.settings.runtime import Settings
 import pytest
 from support.onnx_models import save_generator
 
+# Faces are drawn, and plates are not looked for.
+DRAWN = {'face.method': 'generate', 'detector.plate_model_path': 'none'}
+
 
 def generating(path, **changes):
     named = {name.replace('__', '.'): value for name, value in changes.items()}
-    return Settings().updated({'generator.model_path': str(path), **named})
+    return Settings().updated({**DRAWN, 'generator.model_path': str(path), **named})
 
 
 def test_what_is_open_is_opened_once_and_what_is_missing_then(tmp_path):
@@ -19,7 +22,7 @@ def test_what_is_open_is_opened_once_and_what_is_missing_then(tmp_path):
     blurred = drawn.updated({'face.method': 'blur'})
     with Networks(blurred) as opened:
         detectors, generators, _ = opened.of(blurred)
-        assert (len(detectors), generators) == (2, ())
+        assert (len(detectors), generators) == (1, ())
         again, generators, painters = opened.of(drawn)
         assert again[0] is detectors[0]
         assert opened.of(drawn)[1:] == (generators, painters)
@@ -30,7 +33,7 @@ def test_what_is_open_is_opened_once_and_what_is_missing_then(tmp_path):
 
 
 def test_a_missing_model_is_an_error_at_once_and_leaves_what_is_open(tmp_path):
-    blurred = Settings().updated({'face.method': 'blur'})
+    blurred = Settings().updated({**DRAWN, 'face.method': 'blur'})
     missing = generating(tmp_path / 'none.onnx')
     with pytest.raises(ModelError, match='none.onnx: got nothing there'):
         Networks(missing)
@@ -79,7 +82,7 @@ def test_a_processor_that_can_takes_the_default_in_8_bits(
     )
     monkeypatch.setattr(networks, 'multiplies_bytes', lambda: able)
     path = str(files['own']) if own else ''
-    settings = Settings().updated({'generator.model_path': path, 'device': 'cpu'})
+    settings = Settings().updated({**DRAWN, 'generator.model_path': path, 'device': 'cpu'})
     with Networks(settings) as opened:
         (chosen,) = opened.of(settings)[1]
         assert chosen.model.path.name == expected
