@@ -24,11 +24,12 @@ FACE = (slice(95, 230), slice(230, 330))
 @pytest.fixture(scope='module')
 def anonymizer():
     try:
-        networks = Networks(Settings())
+        faces_alone = Settings().updated({'detector.plate_model_path': 'none'})
+        networks = Networks(faces_alone)
     except ModelError as error:
         pytest.skip(str(error))
     with networks:
-        yield Memory(Recipe(networks, Settings()))
+        yield Memory(Recipe(networks, faces_alone))
 
 
 @pytest.fixture(scope='module')

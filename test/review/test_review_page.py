@@ -77,7 +77,9 @@ def work(tmp_path_factory):
 
 
 def bag(folder, output, *words):
-    command = ['bag', '-i', folder / 'in', '-o', folder / output, '--method', 'solid', *words]
+    faces_alone = ('--set', 'detector.plate_model_path=none')
+    words = ('--method', 'face=solid', *faces_alone, *words)
+    command = ['bag', '-i', folder / 'in', '-o', folder / output, *words]
     return main([*map(str, command)])
 
 
