@@ -76,7 +76,10 @@ def latent_seeds(seed: int, stream: str, track_ids: NDArray[np.int64]) -> NDArra
     :param stream: its name.
     :param track_ids: (N,), numbers in the stream.
     """
-    texts = (f'{seed}/{track}/{stream}'.encode() for track in track_ids.tolist())
+    texts = (
+        f'{seed}/{track}/{stream}'.encode('utf-8', 'surrogateescape')
+        for track in track_ids.tolist()
+    )
     digests = [hashlib.sha256(text).digest() for text in texts]
     return np.array([int.from_bytes(d[:8], 'big') for d in digests], np.uint64)
 

@@ -113,7 +113,7 @@ def test_what_does_not_fit_is_refused(tmp_path, face_bgr, capsys):
     reuse = ('--reuse', output, '--reuse-detections', found)
     assert 'got one of them, expected both' in told('--detections', found, '--reuse', output)
     assert 'got no --detections, expected the corrected list' in told(*reuse)
-    other = ('--set', 'obscure.cells=3')
+    other = ('--set', 'obscure.cells=5')
     assert 'was made with other settings' in told('--detections', found, *reuse, *other)
     record = tmp_path / 'a.privacy.json'
     kept = record.read_text()

@@ -17,6 +17,7 @@ import numpy as np
 from support.bags import compressed_cdr, jpeg, raw_cdr
 
 MOST_PIXELS = 1 << 20
+MOST_BYTES = 1 << 24
 _SCENE = np.random.default_rng(3).integers(0, 255, (24, 32, 3), np.uint8)
 
 
@@ -40,7 +41,7 @@ def _mcap() -> bytes:
 def _read_mcap(data: bytes, folder) -> None:
     path = folder / 'fuzzed.mcap'
     path.write_bytes(data)
-    reader = McapReader(path, {})
+    reader = McapReader(path, {}, MOST_BYTES)
     try:
         reader.contents()
         for _ in reader.items(None, None):
