@@ -13,7 +13,7 @@ from pathlib import Path
 import time
 from typing import Any, TYPE_CHECKING, Union
 
-from ffs_anonymizer.bag.measured import blank, may_show_persons, Measured
+from ffs_anonymizer.bag.measured import blank, may_show_persons, MeasuredMessage
 from ffs_anonymizer.bag.plan import BagJob, BagPlan, table
 from ffs_anonymizer.bag.preflight import check_first_images
 from ffs_anonymizer.bag.selection import Action, depth_error, picture_error, refusal
@@ -76,7 +76,7 @@ class _Kept:
     known: Found
 
 
-_Passing = Union[Item, _Picture, _Kept, Measured]
+_Passing = Union[Item, _Picture, _Kept, MeasuredMessage]
 
 
 def run(
@@ -329,9 +329,9 @@ class _Conversion:
                 cloud = cdr.parse_point_cloud(payload)
                 if not self._plan.sensors.links(topic.name, topic.type_name):
                     return self._cloud_task(message, cloud)
-                measured = Measured(message, cloud)
+                measured = MeasuredMessage(message, cloud)
             else:
-                measured = Measured(message, cdr.parse(topic.type_name, payload))
+                measured = MeasuredMessage(message, cdr.parse(topic.type_name, payload))
         except AnonymizerError as error:
             return _failing(message, error)
         return Task(measured, clock_ns=message.log_ns, size_bytes=len(message.data))
@@ -424,7 +424,7 @@ class _Conversion:
                 )
         elif isinstance(item, _Kept):
             self._write_kept(writer, item)
-        elif isinstance(item, Measured):
+        elif isinstance(item, MeasuredMessage):
             self._write_measured(writer, item)
         elif isinstance(item, Message):
             self._report.stream(self._label(item.topic)).items += 1
@@ -476,7 +476,7 @@ class _Conversion:
                 regions=known.regions,
             )
 
-    def _write_measured(self, writer: BagWriter, measured: Measured) -> None:
+    def _write_measured(self, writer: BagWriter, measured: MeasuredMessage) -> None:
         message = measured.message
         tally = self._report.stream(self._label(message.topic))
         tally.items += 1
@@ -489,7 +489,7 @@ class _Conversion:
             tally.methods['hidden'] += count
         writer.add_message(message, data, is_compressed=False)
 
-    def _blank_instead(self, measured: Measured, error: AnonymizerError) -> bytes:
+    def _blank_instead(self, measured: MeasuredMessage, error: AnonymizerError) -> bytes:
         """Return a message in which nothing was measured, where the user wants to go on."""
         message = measured.message
         where = f'{message.topic.name}, message recorded at {message.log_ns} ns: {error}'

@@ -29,7 +29,7 @@ _MOST_WAITING = 4096
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredMessage:
     """
     Hold a cloud or a depth image whose regions are those of cameras.
 
@@ -90,7 +90,7 @@ class Sensors:
                     yield held.popleft()
         yield from held
 
-    def hide(self, measured: Measured) -> tuple[bytes, int]:
+    def hide(self, measured: MeasuredMessage) -> tuple[bytes, int]:
         """
         Return the serialized message without what cameras saw, and how many regions there were.
 
@@ -136,7 +136,7 @@ class Sensors:
         return decompressed(data) if self._are_compressed else data
 
     def _must_wait(self, item: object, clock_ns: int, waiting: int) -> bool:
-        if not isinstance(item, Measured) or waiting > _MOST_WAITING:
+        if not isinstance(item, MeasuredMessage) or waiting > _MOST_WAITING:
             return False
         topic = item.message.topic
         gap_ns = int(self._settings.cloud.max_gap_ms * 1e6)

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from ffs_anonymizer.frames.frame import Buffer, Frame
 from ffs_anonymizer.frames.message import black_like
 from ffs_anonymizer.frames.upright import upright
-from ffs_anonymizer.frames.video_packets import codec_of, PacketDecoder, PacketEncoder, Picture
+from ffs_anonymizer.frames.video_packets import (
+    codec_of,
+    DecodedPicture,
+    PacketDecoder,
+    PacketEncoder,
+)
 from ffs_anonymizer.rosbag2.cdr import CdrPacket
 
 
@@ -23,7 +28,7 @@ class VideoImage:
     """
 
     packet: CdrPacket
-    picture: Picture
+    picture: DecodedPicture
     encoder: PacketEncoder
 
     @property

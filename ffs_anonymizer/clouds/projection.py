@@ -200,7 +200,7 @@ class CameraModel:
 
 
 @dataclass(frozen=True)
-class View:
+class CameraView:
     """
     Hold what a camera sees of a cloud, and what must not be seen.
 
@@ -333,7 +333,7 @@ def grown(
     return np.concatenate([np.clip(low, 0, limit), np.clip(high, 0, limit)], axis=1)
 
 
-def cover(cloud: Cloud, views: Sequence[View], geometry: str) -> Buffer:
+def cover(cloud: Cloud, views: Sequence[CameraView], geometry: str) -> Buffer:
     """
     Return a cloud's bytes with the points in the regions of cameras made anonymous.
 
@@ -393,7 +393,9 @@ class _Look:
     something nearer hides it there.
     """
 
-    def __init__(self, view: View, points: NDArray[np.float64], known: NDArray[np.bool_]) -> None:
+    def __init__(
+        self, view: CameraView, points: NDArray[np.float64], known: NDArray[np.bool_]
+    ) -> None:
         self.view = view
         self.pixels, self.depth = view.camera.project(points, view.to_camera, view.size_wh)
         self.pixels[~known] = np.nan

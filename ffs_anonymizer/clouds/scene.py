@@ -11,7 +11,7 @@ from typing import Any
 
 from ffs_anonymizer.clouds import depth, projection
 from ffs_anonymizer.clouds.cloud import Cloud
-from ffs_anonymizer.clouds.projection import CameraModel, Transforms, View
+from ffs_anonymizer.clouds.projection import CameraModel, CameraView, Transforms
 from ffs_anonymizer.errors import ImageError, SettingsError
 from ffs_anonymizer.frames.frame import Buffer
 from ffs_anonymizer.frames.upright import Turn
@@ -67,7 +67,7 @@ def info_topic(image_topic: str) -> str:
 
 
 @dataclass(frozen=True)
-class Seen:
+class SeenPicture:
     """
     Hold the regions of a picture.
 
@@ -95,7 +95,7 @@ class Scene:
 
     def __init__(self, max_gap_ms: float) -> None:
         self._max_gap_ns = int(max_gap_ms * 1e6)
-        self._seen: dict[str, list[Seen]] = {}
+        self._seen: dict[str, list[SeenPicture]] = {}
         self._infos: dict[str, Any] = {}
         self._transforms = Transforms()
         self._lock = threading.Lock()
@@ -136,7 +136,7 @@ class Scene:
         whole = np.concatenate([np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])], axis=1)
         stored = turn.stored(whole.astype(np.int32), size_wh).astype(np.float64)
         stored_wh = size_wh[::-1] if turn.transpose else size_wh
-        one = Seen(stamp_ns, stored_wh, stored, size_wh, found)
+        one = SeenPicture(stamp_ns, stored_wh, stored, size_wh, found)
         with self._lock:
             self._add_seen(self._seen.setdefault(image_topic, []), one)
 
@@ -146,7 +146,7 @@ class Scene:
             every = [self._seen.get(link.image) for link in links]
             return all(seen and seen[-1].stamp_ns >= stamp_ns for seen in every)
 
-    def nearest(self, image_topic: str, stamp_ns: int) -> Seen:
+    def nearest(self, image_topic: str, stamp_ns: int) -> SeenPicture:
         """
         Return the regions of the picture that is nearest in time.
 
@@ -196,7 +196,7 @@ class Scene:
         every = np.concatenate(rects)
         return image.cover(every, geometry), len(every)
 
-    def _add_seen(self, seen: list[Seen], one: Seen) -> None:
+    def _add_seen(self, seen: list[SeenPicture], one: SeenPicture) -> None:
         stamp_ns = one.stamp_ns
         if seen and stamp_ns < seen[-1].stamp_ns - _MEMORY_NS:
             # Time has jumped back, as when a recording starts again.
@@ -206,7 +206,7 @@ class Scene:
         while seen[0].stamp_ns < seen[-1].stamp_ns - _MEMORY_NS:
             seen.pop(0)
 
-    def _view(self, link: Link, cloud_frame: str, stamp_ns: int) -> View:
+    def _view(self, link: Link, cloud_frame: str, stamp_ns: int) -> CameraView:
         seen = self._nearest(link.image, stamp_ns)
         info = self._infos.get(link.info)
         if info is None:
@@ -214,9 +214,9 @@ class Scene:
         camera = CameraModel.of(info, is_rectified='rect' in link.image)
         to_camera = self._transforms.lookup(camera.frame, cloud_frame, stamp_ns)
         boxes = projection.grown(seen.xyxy_px, seen.stamp_ns - stamp_ns, seen.size_wh)
-        return View(camera, to_camera, seen.size_wh, boxes)
+        return CameraView(camera, to_camera, seen.size_wh, boxes)
 
-    def _nearest(self, image_topic: str, stamp_ns: int) -> Seen:
+    def _nearest(self, image_topic: str, stamp_ns: int) -> SeenPicture:
         known = self._seen.get(image_topic)
         if not known:
             raise ImageError(f'got no anonymized picture of {image_topic} so far')

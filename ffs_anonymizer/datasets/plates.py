@@ -62,7 +62,7 @@ COLOURS = {  # BGR
 
 
 @dataclass(frozen=True)
-class Format:
+class PlateFormat:
     """
     Say how the plates of one kind look.
 
@@ -85,24 +85,24 @@ class Format:
 
 
 FORMATS = (
-    Format('DE', 4.7, ('ll ll ddd', 'l ll dddd', 'lll l dd', 'll ld E'), mark='band'),
-    Format('FR', 4.7, ('ll-ddd-ll',), mark='bands'),
-    Format('IT', 4.7, ('ll dddll',), mark='bands'),
-    Format('ES', 4.7, ('dddd lll',), mark='band'),
-    Format('RO', 4.7, ('ll dd lll', 'B ddd lll'), mark='band'),
-    Format('PL', 4.7, ('lll ddddd', 'll ddddl'), mark='band'),
-    Format('SE', 4.7, ('lll ddl', 'lll ddd'), mark='band'),
-    Format('BE', 4.7, ('d-lll-ddd',), ink=('maroon', 'red'), mark='band'),
-    Format('CH', 4.4, ('ll dddddd', 'll ddddd'), mark='emblem'),
-    Format('UK front', 4.7, ('lldd lll',)),
-    Format('UK rear', 4.7, ('lldd lll',), ('yellow',)),
-    Format('NL', 4.7, ('ll-ddd-l', 'd-lll-dd', 'll-ll-dd'), ('yellow',), mark='band'),
-    Format('DK', 4.6, ('ll dd ddd',), mark='strip'),
-    Format('RU', 4.6, ('lddd ll|dd', 'lddd ll|ddd'), mark='split'),
-    Format('UA', 4.6, ('ll dddd ll',), mark='band'),
-    Format('TR', 4.6, ('dd ll ddd', 'dd lll dd', 'dd l dddd'), mark='band'),
-    Format('IL', 4.6, ('dd-ddd-dd', 'ddd-dd-ddd'), ('yellow',), mark='band'),
-    Format(
+    PlateFormat('DE', 4.7, ('ll ll ddd', 'l ll dddd', 'lll l dd', 'll ld E'), mark='band'),
+    PlateFormat('FR', 4.7, ('ll-ddd-ll',), mark='bands'),
+    PlateFormat('IT', 4.7, ('ll dddll',), mark='bands'),
+    PlateFormat('ES', 4.7, ('dddd lll',), mark='band'),
+    PlateFormat('RO', 4.7, ('ll dd lll', 'B ddd lll'), mark='band'),
+    PlateFormat('PL', 4.7, ('lll ddddd', 'll ddddl'), mark='band'),
+    PlateFormat('SE', 4.7, ('lll ddl', 'lll ddd'), mark='band'),
+    PlateFormat('BE', 4.7, ('d-lll-ddd',), ink=('maroon', 'red'), mark='band'),
+    PlateFormat('CH', 4.4, ('ll dddddd', 'll ddddd'), mark='emblem'),
+    PlateFormat('UK front', 4.7, ('lldd lll',)),
+    PlateFormat('UK rear', 4.7, ('lldd lll',), ('yellow',)),
+    PlateFormat('NL', 4.7, ('ll-ddd-l', 'd-lll-dd', 'll-ll-dd'), ('yellow',), mark='band'),
+    PlateFormat('DK', 4.6, ('ll dd ddd',), mark='strip'),
+    PlateFormat('RU', 4.6, ('lddd ll|dd', 'lddd ll|ddd'), mark='split'),
+    PlateFormat('UA', 4.6, ('ll dddd ll',), mark='band'),
+    PlateFormat('TR', 4.6, ('dd ll ddd', 'dd lll dd', 'dd l dddd'), mark='band'),
+    PlateFormat('IL', 4.6, ('dd-ddd-dd', 'ddd-dd-ddd'), ('yellow',), mark='band'),
+    PlateFormat(
         'US',
         2.0,
         ('lll dddd', 'dlll ddd', 'lll-ddd', 'llddlll', 'ddd llld'),
@@ -110,15 +110,17 @@ FORMATS = (
         ('black', 'blue', 'navy', 'green', 'red', 'maroon', 'white'),
         'topfoot',
     ),
-    Format('CA', 2.0, ('llll ddd', 'lll ddd', 'ddd lll'), ink=('blue', 'navy'), mark='topfoot'),
-    Format(
+    PlateFormat(
+        'CA', 2.0, ('llll ddd', 'lll ddd', 'ddd lll'), ink=('blue', 'navy'), mark='topfoot'
+    ),
+    PlateFormat(
         'MX', 2.0, ('lll-dd-dd', 'lll-ddd-l'), ('white', 'mint'), ('black', 'green'), 'topfoot'
     ),
-    Format('BR old', 3.1, ('lll dddd',), ('grey',), mark='top'),
-    Format('Mercosur', 3.1, ('lll dldd', 'll ddd ll'), mark='bar'),
-    Format('AR old', 2.3, ('lll ddd',), ('black',), ('white',), 'top'),
-    Format('CO', 2.1, ('lll-ddd',), ('yellow',), mark='foot'),
-    Format(
+    PlateFormat('BR old', 3.1, ('lll dddd',), ('grey',), mark='top'),
+    PlateFormat('Mercosur', 3.1, ('lll dldd', 'll ddd ll'), mark='bar'),
+    PlateFormat('AR old', 2.3, ('lll ddd',), ('black',), ('white',), 'top'),
+    PlateFormat('CO', 2.1, ('lll-ddd',), ('yellow',), mark='foot'),
+    PlateFormat(
         'AU',
         2.8,
         ('lll-ddd', 'ddd-lll', 'lld-ddl'),
@@ -126,27 +128,27 @@ FORMATS = (
         ('black', 'blue'),
         'foot',
     ),
-    Format('ZA', 4.3, ('ll dd ll ll', 'lll ddd ll'), ('white', 'yellow'), ('black', 'blue')),
-    Format('NG', 3.0, ('lll-ddd ll',), ink=('blue',), mark='topfoot'),
-    Format('KE', 4.6, ('lll dddl',), ('white', 'yellow')),
-    Format(
+    PlateFormat('ZA', 4.3, ('ll dd ll ll', 'lll ddd ll'), ('white', 'yellow'), ('black', 'blue')),
+    PlateFormat('NG', 3.0, ('lll-ddd ll',), ink=('blue',), mark='topfoot'),
+    PlateFormat('KE', 4.6, ('lll dddl',), ('white', 'yellow')),
+    PlateFormat(
         'IN', 4.5, ('ll dd ll dddd', 'll dd l dddd'), ('white', 'yellow', 'green'), mark='strip'
     ),
-    Format('IN two lines', 1.7, ('ll dd ll/dddd', 'll dd/ll dddd'), ('white', 'yellow')),
-    Format('PK', 2.2, ('lll-ddd', 'll-dddd'), ('white', 'green', 'yellow'), mark='top'),
-    Format('MY', 4.4, ('lll dddd', 'wdddd'), ('black',), ('white',)),
-    Format('MY two lines', 1.9, ('lll/dddd',), ('black',), ('white',)),
-    Format('ID', 3.1, ('l dddd lll', 'll dddd ll'), ('black', 'white'), mark='foot'),
-    Format('SG', 4.5, ('lll dddd l',), ('black', 'white', 'yellow'), ('white', 'black')),
-    Format('VN', 4.3, ('ddl-ddd.dd',), ('white', 'yellow', 'blue'), ('black',)),
-    Format('VN two lines', 1.4, ('dd-ld/ddd.dd', 'ddl/dddd'), ('white', 'yellow')),
-    Format('TH', 2.2, ('tt dddd', 'dtt dddd'), mark='thai'),
-    Format('TH motorcycle', 1.25, ('dtt/w/dddd',), weights=(1.2, 0.6, 1.2)),
-    Format('CN blue', 3.14, ('cl·ddddd', 'cl·lddld'), ('blue',), ('white',)),
-    Format('CN green', 3.4, ('cl ddddddd', 'cl lddddd'), ('mint', 'white'), ('black',)),
-    Format('CN yellow', 1.9, ('cl/ddddd',), ('yellow',), weights=(0.7, 1.2)),
-    Format('TW', 2.3, ('lll-dddd', 'dddd-ll'), ink=('black', 'green', 'red')),
-    Format(
+    PlateFormat('IN two lines', 1.7, ('ll dd ll/dddd', 'll dd/ll dddd'), ('white', 'yellow')),
+    PlateFormat('PK', 2.2, ('lll-ddd', 'll-dddd'), ('white', 'green', 'yellow'), mark='top'),
+    PlateFormat('MY', 4.4, ('lll dddd', 'wdddd'), ('black',), ('white',)),
+    PlateFormat('MY two lines', 1.9, ('lll/dddd',), ('black',), ('white',)),
+    PlateFormat('ID', 3.1, ('l dddd lll', 'll dddd ll'), ('black', 'white'), mark='foot'),
+    PlateFormat('SG', 4.5, ('lll dddd l',), ('black', 'white', 'yellow'), ('white', 'black')),
+    PlateFormat('VN', 4.3, ('ddl-ddd.dd',), ('white', 'yellow', 'blue'), ('black',)),
+    PlateFormat('VN two lines', 1.4, ('dd-ld/ddd.dd', 'ddl/dddd'), ('white', 'yellow')),
+    PlateFormat('TH', 2.2, ('tt dddd', 'dtt dddd'), mark='thai'),
+    PlateFormat('TH motorcycle', 1.25, ('dtt/w/dddd',), weights=(1.2, 0.6, 1.2)),
+    PlateFormat('CN blue', 3.14, ('cl·ddddd', 'cl·lddld'), ('blue',), ('white',)),
+    PlateFormat('CN green', 3.4, ('cl ddddddd', 'cl lddddd'), ('mint', 'white'), ('black',)),
+    PlateFormat('CN yellow', 1.9, ('cl/ddddd',), ('yellow',), weights=(0.7, 1.2)),
+    PlateFormat('TW', 2.3, ('lll-dddd', 'dddd-ll'), ink=('black', 'green', 'red')),
+    PlateFormat(
         'JP',
         2.0,
         ('kk ddd/j dd-dd',),
@@ -154,8 +156,8 @@ FORMATS = (
         ('green', 'black'),
         weights=(0.6, 1.2),
     ),
-    Format('KR', 4.7, ('ddh dddd', 'dddh dddd'), ('white', 'sky'), mark='strip'),
-    Format(
+    PlateFormat('KR', 4.7, ('ddh dddd', 'dddh dddd'), ('white', 'sky'), mark='strip'),
+    PlateFormat(
         'KR old',
         2.0,
         ('kk ddh/dddd', 'hh dd/h dddd'),
@@ -163,24 +165,26 @@ FORMATS = (
         ('white', 'black'),
         weights=(0.7, 1.2),
     ),
-    Format('EG', 2.0, ('nnnn|aaa', 'nnn|aaa'), mark='egypt'),
-    Format('EG motorcycle', 1.2, ('nnnn/aa', 'nnnnn/a a', 'nnn/aaa'), mark='egypt'),
-    Format('SA', 2.1, ('nnnn|aaa/dddd|lll',), mark='grid'),
-    Format('SA long', 4.7, ('nnnn aaa', 'dddd lll'), mark='strip'),
-    Format('AE', 2.0, ('dd/ddddd', 'l ddddd'), mark='arabtop'),
-    Format('AE long', 4.7, ('l ddddd', 'dd ddddd'), mark='strip'),
-    Format('IR', 4.6, ('nn a nnn|nn',), mark='band'),
-    Format('IQ', 2.1, ('nnnnn|a', 'dd l ddddd'), ('white', 'yellow', 'red'), mark='arabtop'),
-    Format('MA', 4.6, ('ddddd|a|dd',), mark=''),
-    Format('DZ', 4.7, ('ddddd ddd dd',), ('white', 'yellow')),
-    Format('TN', 4.5, ('ddd تونس dddd',), ('black',), ('white',)),
-    Format('EU two lines', 1.55, ('ll ll/ddd', 'l dd/lll', 'dddd/lll'), mark='band'),
-    Format('motorcycle', 1.2, ('lll/dddd', 'll d/dddd', 'll/ddd'), ('white', 'yellow', 'cream')),
-    Format('square', 1.0, ('dd/l/ddd', 'll/dd', 'lll/ddd'), ('white', 'yellow')),
-    Format(
+    PlateFormat('EG', 2.0, ('nnnn|aaa', 'nnn|aaa'), mark='egypt'),
+    PlateFormat('EG motorcycle', 1.2, ('nnnn/aa', 'nnnnn/a a', 'nnn/aaa'), mark='egypt'),
+    PlateFormat('SA', 2.1, ('nnnn|aaa/dddd|lll',), mark='grid'),
+    PlateFormat('SA long', 4.7, ('nnnn aaa', 'dddd lll'), mark='strip'),
+    PlateFormat('AE', 2.0, ('dd/ddddd', 'l ddddd'), mark='arabtop'),
+    PlateFormat('AE long', 4.7, ('l ddddd', 'dd ddddd'), mark='strip'),
+    PlateFormat('IR', 4.6, ('nn a nnn|nn',), mark='band'),
+    PlateFormat('IQ', 2.1, ('nnnnn|a', 'dd l ddddd'), ('white', 'yellow', 'red'), mark='arabtop'),
+    PlateFormat('MA', 4.6, ('ddddd|a|dd',), mark=''),
+    PlateFormat('DZ', 4.7, ('ddddd ddd dd',), ('white', 'yellow')),
+    PlateFormat('TN', 4.5, ('ddd تونس dddd',), ('black',), ('white',)),
+    PlateFormat('EU two lines', 1.55, ('ll ll/ddd', 'l dd/lll', 'dddd/lll'), mark='band'),
+    PlateFormat(
+        'motorcycle', 1.2, ('lll/dddd', 'll d/dddd', 'll/ddd'), ('white', 'yellow', 'cream')
+    ),
+    PlateFormat('square', 1.0, ('dd/l/ddd', 'll/dd', 'lll/ddd'), ('white', 'yellow')),
+    PlateFormat(
         'diplomat', 4.7, ('ll dd dd', 'ddd lll dd'), ('blue', 'green', 'red'), ('white', 'orange')
     ),
-    Format('trade', 4.7, ('ll ddddd', 'lll dddd'), ('green', 'red', 'black'), ('white',)),
+    PlateFormat('trade', 4.7, ('ll ddddd', 'lll dddd'), ('green', 'red', 'black'), ('white',)),
 )
 
 
@@ -216,7 +220,7 @@ def refuse_missing_fonts() -> None:
         )
 
 
-def draw_plate(chance: np.random.Generator, kind: Format | None = None) -> NDArray[np.uint8]:
+def draw_plate(chance: np.random.Generator, kind: PlateFormat | None = None) -> NDArray[np.uint8]:
     """
     Return a picture of a plate with a random number.
 

@@ -16,7 +16,7 @@ Boxes = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Scene:
+class DrawnScene:
     """
     Hold one picture to learn from.
 
@@ -56,7 +56,7 @@ class Scenes:
         self.aspects = sizes[:, 0] / np.maximum(sizes[:, 1], 1)
         self.drawn_share = drawn_share if len(self.plates) else 0.0
 
-    def draw(self, chance: np.random.Generator) -> Scene:
+    def draw(self, chance: np.random.Generator) -> DrawnScene:
         """
         Return one scene.
 
@@ -91,7 +91,7 @@ class Scenes:
         if len(self.distractors) and chance.random() < 0.5:
             self.put_distractors(image, plates, ignored, chance)
         image = weather(image, chance, dark=dark)
-        return Scene(image, stacked(plates), stacked(ignored))
+        return DrawnScene(image, stacked(plates), stacked(ignored))
 
     def cut(
         self, target: NDArray[np.uint8], chance: np.random.Generator

@@ -28,7 +28,7 @@ MISS_PX = 160
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedDetections:
     """
     Hold what a detector said of photos with known plates.
 
@@ -70,7 +70,7 @@ def judge(
     scale: float = 1.0,
     nms_iou: float = 0.3,
     progress: Callable[[Sequence[Annotated]], Iterator[Annotated]] = iter,
-) -> Judged:
+) -> JudgedDetections:
     """
     Look for the plates of photos.
 
@@ -104,7 +104,7 @@ def judge(
         false += found.scores[~touches].astype(float).tolist()
     if not heights:
         raise MediaError(f'got no plate in {len(photos)} photos, expected some to judge by')
-    return Judged(
+    return JudgedDetections(
         np.stack(asked_of),
         np.array(heights),
         np.array(best),
@@ -114,7 +114,7 @@ def judge(
     )
 
 
-def figures(judged: Judged, thresholds: Sequence[float] = ()) -> dict[str, Any]:
+def figures(judged: JudgedDetections, thresholds: Sequence[float] = ()) -> dict[str, Any]:
     """
     Return recall by height at the usual numbers of false finds a frame, and at thresholds.
 
@@ -173,7 +173,11 @@ def to_markdown(values: dict[str, Any]) -> str:
 
 
 def write_misses(
-    path: Path, photos: Sequence[Annotated], judged: Judged, threshold: float, count: int = 64
+    path: Path,
+    photos: Sequence[Annotated],
+    judged: JudgedDetections,
+    threshold: float,
+    count: int = 64,
 ) -> int:
     """
     Write a picture of the plates that were missed, the largest first; return how many there were.

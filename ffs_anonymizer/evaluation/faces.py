@@ -51,7 +51,7 @@ class Judges:
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedFaces:
     """
     Hold what the judges said of one set of photos, one row a face.
 
@@ -134,7 +134,7 @@ def judge(
     region_scale: float,
     feather: float,
     fallback_points: NDArray[np.float64] | None = None,
-) -> Judged:
+) -> JudgedFaces:
     """
     Ask the judges about each face of a set of photos.
 
@@ -163,7 +163,7 @@ def judge(
             vectors.append(vector)
             seams.append(seam(image, box, region_scale, feather))
     width = max(len(v) for v in vectors)
-    return Judged(
+    return JudgedFaces(
         np.array(found, np.bool_),
         np.array(points, np.float64),
         np.array([v if len(v) == width else np.full(width, np.nan) for v in vectors]),
@@ -201,7 +201,7 @@ def seam(
     return float(np.concatenate(steps).mean()) if steps else 0.0
 
 
-def score(original: Judged, other: Judged) -> dict[str, float | None]:
+def score(original: JudgedFaces, other: JudgedFaces) -> dict[str, float | None]:
     """
     Return the metrics of one method.
 

@@ -90,7 +90,7 @@ def is_keyframe(data: Buffer, codec: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Picture:
+class DecodedPicture:
     """
     Hold the picture of one packet.
 
@@ -124,7 +124,7 @@ class PacketDecoder:
         self._pts = 0
         self._keyframes = keyframes
 
-    def decode(self, data: Buffer) -> Picture:
+    def decode(self, data: Buffer) -> DecodedPicture:
         """
         Return the picture of a packet.
 
@@ -138,7 +138,7 @@ class PacketDecoder:
         try:
             frame = self._decoded(self._context, bytes(data))
             self._keyframes += is_key
-            return Picture(samples_of(frame), self._keyframes, _colours(frame))
+            return DecodedPicture(samples_of(frame), self._keyframes, _colours(frame))
         except (FFmpegError, ValueError) as error:
             self._context = None
             raise ImageError(
@@ -195,7 +195,7 @@ class PacketEncoder:
         self._pts = 0
         self._keyframes = 0
 
-    def encode(self, picture: Picture, data: Buffer) -> bytes:
+    def encode(self, picture: DecodedPicture, data: Buffer) -> bytes:
         """
         Return the packet of a picture.
 
@@ -247,7 +247,7 @@ class PacketFrame(Frame):
 
     def __init__(
         self,
-        picture: Picture,
+        picture: DecodedPicture,
         encoder: PacketEncoder,
         decode: Callable[[Samples], Frame] = Samples.decode,
     ) -> None:

@@ -21,7 +21,7 @@ _LEVELS = (DiagnosticStatus.ERROR, DiagnosticStatus.WARN, DiagnosticStatus.OK)
 
 
 @dataclass
-class Report:
+class StatusReport:
     """
     Collect what there is to say of one thing; the worst sets the level.
 
@@ -113,7 +113,7 @@ class Diagnostics:
         self._before[route.topic] = now
         failed, dropped = now.failed - before.failed, now.dropped - before.dropped
         received, lost = now.received - before.received, now.lost - before.lost
-        report = Report(route.topic, _values(route, now, before))
+        report = StatusReport(route.topic, _values(route, now, before))
         report.warn(weakenings)
         usual = 'anonymizing'
         if not route.seen and not route.problem:
@@ -134,7 +134,7 @@ class Diagnostics:
 
     def of_passed(self, route: Route, warnings: Iterable[str]) -> DiagnosticStatus:
         """Return what is to be said of a topic that is passed on as it is."""
-        report = Report(route.topic, {'output': route.output, 'type': route.type_name})
+        report = StatusReport(route.topic, {'output': route.output, 'type': route.type_name})
         report.warn(warnings)
         report.fail(route.problem)
         return report.status(self._node, 'passed on as it is')

@@ -10,7 +10,7 @@ from ffs_anonymizer.errors import AnonymizerError, SettingsError
 from ffs_anonymizer.node import qos
 from ffs_anonymizer.node.camera import QUEUE_PACKETS
 from ffs_anonymizer.node.messages import message_type, VIDEO_TYPES
-from ffs_anonymizer.node.topics import Topic
+from ffs_anonymizer.node.topics import NodeTopic
 from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -47,7 +47,7 @@ class Route:
     def __init__(
         self,
         node: Node,
-        topic: Topic,
+        topic: NodeTopic,
         *,
         types: tuple[str, ...],
         overrides: Mapping[str, Parameter],

@@ -17,7 +17,7 @@ from ffs_anonymizer.frames.message import idle_rotations
 from ffs_anonymizer.networks import Networks
 from ffs_anonymizer.node import parameters, qos, topics, weakenings
 from ffs_anonymizer.node.camera import Account, Camera, QUEUE_FRAMES
-from ffs_anonymizer.node.diagnostics import Diagnostics, PERIOD_S, Reminder, Report
+from ffs_anonymizer.node.diagnostics import Diagnostics, PERIOD_S, Reminder, StatusReport
 from ffs_anonymizer.node.infos import Infos
 from ffs_anonymizer.node.listing import Listing
 from ffs_anonymizer.node.messages import (
@@ -35,7 +35,7 @@ from ffs_anonymizer.node.parameter_files import check_parameter_file
 from ffs_anonymizer.node.pictures import is_packet, stamp_of
 from ffs_anonymizer.node.route import Route, SENSOR_DEPTH
 from ffs_anonymizer.node.snapshot import Snapshots
-from ffs_anonymizer.node.topics import Topic
+from ffs_anonymizer.node.topics import NodeTopic
 from ffs_anonymizer.node.worker import Worker
 from ffs_anonymizer.regions.zones import Zone
 from ffs_anonymizer.settings.runtime import Settings
@@ -102,7 +102,7 @@ class Service:
         self._cameras: list[Camera] = []
         self._routes: dict[str, Route] = {}
         self._passed: list[Route] = []
-        self._infos: list[tuple[Route, Infos, Topic]] = []
+        self._infos: list[tuple[Route, Infos, NodeTopic]] = []
         self._timers: list[Any] = []
         self._lenses: list[Any] = []
         self._detections: Any = None
@@ -295,7 +295,7 @@ class Service:
 
     # -- topics
 
-    def _source_route(self, topic: Topic, camera: Camera, worker: Worker) -> Route:
+    def _source_route(self, topic: NodeTopic, camera: Camera, worker: Worker) -> Route:
         return Route(
             self._node,
             topic,
@@ -355,7 +355,7 @@ class Service:
                 self._logger.error(str(error))
 
     def _passing_route(
-        self, topic: Topic, types: tuple[str, ...], on_message: Any = None
+        self, topic: NodeTopic, types: tuple[str, ...], on_message: Any = None
     ) -> Route:
         return Route(
             self._node,
@@ -367,7 +367,7 @@ class Service:
             on_message=on_message,
         )
 
-    def _add_info(self, topic: Topic) -> None:
+    def _add_info(self, topic: NodeTopic) -> None:
         def publish(info: bytes) -> None:
             route.publish(info)
 
@@ -473,7 +473,7 @@ class Service:
         self._diagnostics.publish(self._statuses())
 
     def _statuses(self) -> Iterator[Any]:
-        backend = Report('back end')
+        backend = StatusReport('back end')
         if self._worker is not None:
             backend.values = self._worker.description
             backend.fail(self._worker.dead_reason)
@@ -528,5 +528,5 @@ class Service:
                 self._logger.error(route.problem)
 
 
-def _copied(topic: Topic) -> str:
+def _copied(topic: NodeTopic) -> str:
     return f'copy_topics: it is passed on to {topic.output} as it is, persons and all'

@@ -14,7 +14,7 @@ TRANSPORTS = ('/compressed', '/ffmpeg')
 
 
 @dataclass(frozen=True)
-class Topic:
+class NodeTopic:
     """
     Hold the way of one topic.
 
@@ -47,15 +47,15 @@ class Topics:
     :param registered: clouds that take the regions of a picture.
     """
 
-    images: tuple[Topic, ...]
-    copies: tuple[Topic, ...]
-    infos: tuple[Topic, ...]
-    clouds: tuple[Topic, ...] = ()
-    depths: tuple[Topic, ...] = ()
-    registered: tuple[Topic, ...] = ()
+    images: tuple[NodeTopic, ...]
+    copies: tuple[NodeTopic, ...]
+    infos: tuple[NodeTopic, ...]
+    clouds: tuple[NodeTopic, ...] = ()
+    depths: tuple[NodeTopic, ...] = ()
+    registered: tuple[NodeTopic, ...] = ()
 
     @property
-    def every(self) -> tuple[Topic, ...]:
+    def every(self) -> tuple[NodeTopic, ...]:
         """Return all topics."""
         return (
             *self.images,
@@ -90,9 +90,9 @@ def plan(
             "since every topic's own name begins with one"
         )
 
-    def topic(source: str) -> Topic:
+    def topic(source: str) -> NodeTopic:
         name = resolve(source)
-        return Topic(source, name, prefix + name, resolve(prefix + name))
+        return NodeTopic(source, name, prefix + name, resolve(prefix + name))
 
     try:
         images = tuple(topic(source) for source in settings.image_topics)
@@ -159,14 +159,14 @@ def _sensors(
 
 
 def _infos(
-    images: tuple[Topic, ...],
-    copies: tuple[Topic, ...],
+    images: tuple[NodeTopic, ...],
+    copies: tuple[NodeTopic, ...],
     prefix: str,
     resolve: Callable[[str], str],
     expand: Callable[[str], str],
-) -> tuple[Topic, ...]:
+) -> tuple[NodeTopic, ...]:
     chosen = {item.name for item in images + copies}
-    found: dict[tuple[str, str], Topic] = {}
+    found: dict[tuple[str, str], NodeTopic] = {}
     for item in images + copies:
         source = camera_info_topic(item.name)
         name = resolve(source)
@@ -179,11 +179,11 @@ def _infos(
         waits_for = before.images if before else ()
         if item in images:
             waits_for += (item.name,)
-        found[name, target] = Topic(source, name, target, resolve(target), waits_for)
+        found[name, target] = NodeTopic(source, name, target, resolve(target), waits_for)
     return tuple(found.values())
 
 
-def _check(pictures: tuple[Topic, ...], infos: tuple[Topic, ...]) -> None:
+def _check(pictures: tuple[NodeTopic, ...], infos: tuple[NodeTopic, ...]) -> None:
     names = [topic.name for topic in pictures]
     for name in sorted({name for name in names if names.count(name) > 1}):
         raise SettingsError(
@@ -202,7 +202,7 @@ def _check(pictures: tuple[Topic, ...], infos: tuple[Topic, ...]) -> None:
             raise SettingsError(f'two topics have the same output {topic.output}')
 
 
-def _check_links(measured: tuple[Topic, ...], images: tuple[Topic, ...]) -> None:
+def _check_links(measured: tuple[NodeTopic, ...], images: tuple[NodeTopic, ...]) -> None:
     names = [image.name for image in images]
     for topic in measured:
         for link in topic.links:

@@ -18,7 +18,7 @@ _SAME = 0.5
 
 
 @dataclass(frozen=True)
-class View:
+class SecondView:
     """
     Say how a frame is shown to a detector.
 
@@ -53,10 +53,10 @@ class View:
         return Detections.of(xyxy_px, found.scores, found.classes)
 
 
-PLAIN = View()
+PLAIN = SecondView()
 # What the same detector is shown by turns: none of it is what it was shown the first time.
-OTHER_LIGHT = (View(mirrored=True, gamma=0.6), View(mirrored=True, gamma=1.5))
-TWICE = View(scale=2.0, mirrored=True)
+OTHER_LIGHT = (SecondView(mirrored=True, gamma=0.6), SecondView(mirrored=True, gamma=1.5))
+TWICE = SecondView(scale=2.0, mirrored=True)
 # Every so many frames are looked at in all views, since twice the size takes four times as long.
 THOROUGH_EVERY = 16
 
@@ -80,7 +80,7 @@ class SecondLook:
         """Return whether a frame is looked at in all views."""
         return self.thorough or number % THOROUGH_EVERY == 0
 
-    def views(self, number: int) -> tuple[View, ...]:
+    def views(self, number: int) -> tuple[SecondView, ...]:
         """
         Return the views of a frame.
 

@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import cv2
 from ffs_anonymizer.clouds.cloud import Cloud
-from ffs_anonymizer.clouds.projection import CameraModel, cover, grown, Transforms, View
+from ffs_anonymizer.clouds.projection import CameraModel, CameraView, cover, grown, Transforms
 from ffs_anonymizer.errors import ImageError
 import numpy as np
 import pytest
@@ -188,7 +188,7 @@ def test_grown():
 
 # -- clouds
 
-VIEW = View(camera(), TO_CAMERA, SIZE_WH, REGION)
+VIEW = CameraView(camera(), TO_CAMERA, SIZE_WH, REGION)
 FIELDS = (*XYZ_RGB, ('ring', 20, UINT16), ('intensity', 24, FLOAT32))
 
 
@@ -301,7 +301,7 @@ def test_colours_that_no_camera_sees_do_not_pass():
     out = covered(message(points, colours))
     assert (Cloud(out).colours()[0, -5:] == 0).all()
     assert (rows(out)[-5:, 20:22] == rows(message(points, colours))[-5:, 20:22]).all()
-    elsewhere = View(VIEW.camera, TO_CAMERA, SIZE_WH, np.empty((0, 4)))
+    elsewhere = CameraView(VIEW.camera, TO_CAMERA, SIZE_WH, np.empty((0, 4)))
     assert (
         rows(covered(message(points, colours), views=(elsewhere,)))[:, :20]
         == rows(message(points, colours))[:, :20]
@@ -343,7 +343,7 @@ def test_empty_clouds(count):
 
 def test_two_cameras():
     points, colours, head, _ = scene()
-    other = View(VIEW.camera, TO_CAMERA, SIZE_WH, np.array([[0.0, 0, 100, 100]]))
+    other = CameraView(VIEW.camera, TO_CAMERA, SIZE_WH, np.array([[0.0, 0, 100, 100]]))
     both = Cloud(covered(message(points, colours), 'drop', (VIEW, other))).positions()[1][0]
     pixels = points[:, :2] / points[:, 2:] * 525 + [320, 240]
     in_other = (pixels[:-5] < 99).all(1)

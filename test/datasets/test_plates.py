@@ -20,7 +20,7 @@ needs_fonts = pytest.mark.skipif(bool(missing_fonts()), reason='the fonts are no
 
 @needs_fonts
 @pytest.mark.parametrize('kind', FORMATS, ids=lambda kind: kind.name)
-def test_every_format_is_drawn_in_its_aspect_with_a_number_on_it(kind: plates.Format) -> None:
+def test_every_format_is_drawn_in_its_aspect_with_a_number_on_it(kind: plates.PlateFormat) -> None:
     plate = draw_plate(np.random.default_rng(1), kind)
     assert plate.shape[0] == HEIGHT_PX
     assert plate.shape[1] / HEIGHT_PX == pytest.approx(kind.aspect, rel=0.08)

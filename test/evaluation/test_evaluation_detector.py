@@ -6,7 +6,13 @@ from ffs_anonymizer.backend import open_model
 from ffs_anonymizer.cli.program import main
 from ffs_anonymizer.datasets.pictures import Annotated
 from ffs_anonymizer.errors import MediaError
-from ffs_anonymizer.evaluation.detector import figures, judge, Judged, to_markdown, write_misses
+from ffs_anonymizer.evaluation.detector import (
+    figures,
+    judge,
+    JudgedDetections,
+    to_markdown,
+    write_misses,
+)
 from ffs_anonymizer.regions.detections import PLATE
 from ffs_anonymizer.regions.detector import Network
 import numpy as np
@@ -14,9 +20,11 @@ import pytest
 from support.onnx_models import save_answering
 
 
-def judged(scores: list[float], heights: list[float], false: list[float], frames: int) -> Judged:
+def judged(
+    scores: list[float], heights: list[float], false: list[float], frames: int
+) -> JudgedDetections:
     n = len(scores)
-    return Judged(
+    return JudgedDetections(
         np.zeros((n, 4), np.float32),
         np.array(heights),
         np.array(scores),

@@ -5,7 +5,7 @@ from ffs_anonymizer.errors import MediaError, ModelError
 from ffs_anonymizer.evaluation.faces import (
     evaluate,
     frechet_distance,
-    Judged,
+    JudgedFaces,
     Judges,
     kernel_distance,
     load_photos,
@@ -37,7 +37,7 @@ def detector() -> FaceDetector:
         pytest.skip(str(error))
 
 
-def judged(**changes: object) -> Judged:
+def judged(**changes: object) -> JudgedFaces:
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(6, 8))
     values = {
@@ -52,7 +52,7 @@ def judged(**changes: object) -> Judged:
             np.tile([50.0, 10.0, 10.0], (6, 1)),
         ),
     }
-    return Judged(**{**values, **changes})  # type: ignore[arg-type]
+    return JudgedFaces(**{**values, **changes})  # type: ignore[arg-type]
 
 
 def test_similarity_undoes_a_shift_a_turn_and_a_scale() -> None:

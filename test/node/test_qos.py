@@ -2,12 +2,14 @@ from __future__ import annotations
 
 from ffs_anonymizer.errors import SettingsError
 from ffs_anonymizer.node import qos
-from ffs_anonymizer.node.topics import Topic, Topics
+from ffs_anonymizer.node.topics import NodeTopic, Topics
 import pytest
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSPolicyKind
 
-TOPICS = Topics((Topic('/cam/image', '/cam/image', '/out/cam/image', '/out/cam/image'),), (), ())
+TOPICS = Topics(
+    (NodeTopic('/cam/image', '/cam/image', '/out/cam/image', '/out/cam/image'),), (), ()
+)
 
 
 def check(name: str, value: object = 'reliable') -> list[str]:

@@ -8,7 +8,7 @@ from ffs_anonymizer.regions.detections import Detections, FACE, Regions
 from ffs_anonymizer.review.audit import audit
 from ffs_anonymizer.review.audit_page import audit_page
 from ffs_anonymizer.review.recording import open_recording
-from ffs_anonymizer.review.second_look import SecondLook, View
+from ffs_anonymizer.review.second_look import SecondLook, SecondView
 from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 import pytest
@@ -54,7 +54,12 @@ def audited(original, anonymized, listed=unknown, *, sample=5, **options):
 
 @pytest.mark.parametrize(
     'view',
-    [View(), View(mirrored=True), View(scale=2.0), View(scale=2.0, mirrored=True, gamma=0.6)],
+    [
+        SecondView(),
+        SecondView(mirrored=True),
+        SecondView(scale=2.0),
+        SecondView(scale=2.0, mirrored=True, gamma=0.6),
+    ],
 )
 def test_a_view_gives_boxes_of_the_frame(view):
     found = view.look(squares, picture((10, 20, 30, 24)))

@@ -14,9 +14,9 @@ from ffs_anonymizer.models.manifest import file_sha256, Manifest, save_manifest,
 from ffs_anonymizer.quantization.half import halved
 from ffs_anonymizer.training.checkpoint import Checkpoint, load_checkpoint, load_weights
 from ffs_anonymizer.training.detector.network import (
-    ConvNorm,
     DetectorNetwork,
     make_detector,
+    NormedConv,
     STRIDES,
 )
 from ffs_anonymizer.training.generator.export import check, Exported, Provenance
@@ -126,7 +126,7 @@ def fold_detector(detector: DetectorNetwork) -> DetectorNetwork:
     with torch.no_grad():
         folded: DetectorNetwork = copy.deepcopy(detector).eval().requires_grad_(False)
         for module in folded.modules():
-            if isinstance(module, ConvNorm):
+            if isinstance(module, NormedConv):
                 module[0] = fold_pair(module[0], module[1])
                 module[1] = nn.Identity()
         return folded

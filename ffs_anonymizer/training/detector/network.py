@@ -15,7 +15,7 @@ PRIOR = 0.01
 
 
 @dataclass(frozen=True)
-class Architecture:
+class DetectorArchitecture:
     """
     Say how wide and how deep a detector is.
 
@@ -32,12 +32,12 @@ class Architecture:
 
 
 ARCHITECTURES = {
-    'plates': Architecture((8, 24, 48, 96, 192), (1, 3, 4, 3), neck=48),
-    'plates-tiny': Architecture((4, 8, 8, 8, 16), (0, 0, 0, 0), neck=8, wide_px=3),
+    'plates': DetectorArchitecture((8, 24, 48, 96, 192), (1, 3, 4, 3), neck=48),
+    'plates-tiny': DetectorArchitecture((4, 8, 8, 8, 16), (0, 0, 0, 0), neck=8, wide_px=3),
 }
 
 
-class ConvNorm(nn.Sequential):  # type: ignore[misc]
+class NormedConv(nn.Sequential):  # type: ignore[misc]
     """
     Convolve and normalize by batch statistics.
 
@@ -73,8 +73,8 @@ class Block(nn.Module):  # type: ignore[misc]
         """Make the layers."""
         super().__init__()
         self.skips = stride == 1 and inputs == outputs
-        self.each = ConvNorm(inputs, inputs, kernel_px=kernel_px, stride=stride, groups=inputs)
-        self.mix = ConvNorm(inputs, outputs, kernel_px=1)
+        self.each = NormedConv(inputs, inputs, kernel_px=kernel_px, stride=stride, groups=inputs)
+        self.mix = NormedConv(inputs, outputs, kernel_px=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the next activation, (N, outputs, H / stride, W / stride)."""
@@ -90,14 +90,14 @@ class DetectorNetwork(nn.Module):  # type: ignore[misc]
     :param classes: how many.
     """
 
-    def __init__(self, architecture: Architecture, classes: int = 1) -> None:
+    def __init__(self, architecture: DetectorArchitecture, classes: int = 1) -> None:
         """Make the layers."""
         super().__init__()
         self.classes = classes
         c, blocks, neck = architecture.channels, architecture.blocks, architecture.neck
         wide = architecture.wide_px
         self.entry = nn.Sequential(
-            ConvNorm(3, c[0], stride=2), nn.ReLU(), ConvNorm(c[0], c[1], stride=2), nn.ReLU()
+            NormedConv(3, c[0], stride=2), nn.ReLU(), NormedConv(c[0], c[1], stride=2), nn.ReLU()
         )
         self.at_4 = nn.Sequential(*(Block(c[1], c[1]) for _ in range(blocks[0])))
         self.down = nn.ModuleList(
@@ -110,7 +110,7 @@ class DetectorNetwork(nn.Module):  # type: ignore[misc]
             )
             for i in (1, 2, 3)
         )
-        self.side = nn.ModuleList(ConvNorm(width, neck, kernel_px=1) for width in c[2:])
+        self.side = nn.ModuleList(NormedConv(width, neck, kernel_px=1) for width in c[2:])
         self.join = nn.ModuleList(Block(neck, neck) for _ in STRIDES)
         self.heads = nn.ModuleList(
             nn.Sequential(Block(neck, neck), nn.Conv2d(neck, classes + 4, 1)) for _ in STRIDES

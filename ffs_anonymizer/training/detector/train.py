@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 from ffs_anonymizer.datasets.pictures import load_pictures
 from ffs_anonymizer.datasets.prefetch import batches_ahead
-from ffs_anonymizer.datasets.scenes import Scene, Scenes
+from ffs_anonymizer.datasets.scenes import DrawnScene, Scenes
 from ffs_anonymizer.datasets.sheet import save_tiles
 from ffs_anonymizer.errors import MediaError, ModelError, SettingsError
 from ffs_anonymizer.training.checkpoint import (
@@ -166,7 +166,7 @@ def train(settings: DetectorTrainSettings, *, quiet: bool = False) -> Path:
     return checkpoint_path
 
 
-def draw(scenes: Scenes, seed: int, step: int, count: int) -> list[Scene]:
+def draw(scenes: Scenes, seed: int, step: int, count: int) -> list[DrawnScene]:
     """
     Return the scenes of one step; the same seed and step give the same scenes.
 
@@ -177,14 +177,14 @@ def draw(scenes: Scenes, seed: int, step: int, count: int) -> list[Scene]:
     return [scenes.draw(chance) for _ in range(count)]
 
 
-def as_input(scenes: Sequence[Scene], device: torch.device) -> torch.Tensor:
+def as_input(scenes: Sequence[DrawnScene], device: torch.device) -> torch.Tensor:
     """Return scenes as the network sees them, (N, 3, S, S) BGR from 0 to 255."""
     images = torch.from_numpy(np.stack([scene.image_bgr for scene in scenes])).to(device)
     return images.permute(0, 3, 1, 2).float()
 
 
 def write_grid(
-    path: Path, detector: DetectorNetwork, scenes: Sequence[Scene], device: torch.device
+    path: Path, detector: DetectorNetwork, scenes: Sequence[DrawnScene], device: torch.device
 ) -> None:
     """
     Write scenes with their plates in green and what is found in red.

@@ -20,7 +20,7 @@ LEAK = 0.2
 
 
 @dataclass(frozen=True)
-class Architecture:
+class GeneratorArchitecture:
     """
     Say how wide and how deep a generator is.
 
@@ -35,9 +35,9 @@ class Architecture:
 
 
 ARCHITECTURES = {
-    'ffs-128': Architecture((64, 96, 192, 320, 512)),
-    'ffs-128-small': Architecture((32, 96, 160, 224, 256), patch_px=2),
-    'ffs-tiny': Architecture((8, 8, 16), patch_px=2),
+    'ffs-128': GeneratorArchitecture((64, 96, 192, 320, 512)),
+    'ffs-128-small': GeneratorArchitecture((32, 96, 160, 224, 256), patch_px=2),
+    'ffs-tiny': GeneratorArchitecture((8, 8, 16), patch_px=2),
 }
 
 
@@ -132,7 +132,7 @@ class GeneratorNetwork(nn.Module):  # type: ignore[misc]
     :param architecture: the widths.
     """
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, architecture: GeneratorArchitecture) -> None:
         """Make the layers."""
         super().__init__()
         self.architecture = architecture
@@ -264,7 +264,7 @@ class FaceNetwork(nn.Module):  # type: ignore[misc]
     :param architecture: the widths of the generator.
     """
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, architecture: GeneratorArchitecture) -> None:
         """Make the networks."""
         super().__init__()
         self.generator = GeneratorNetwork(architecture)
