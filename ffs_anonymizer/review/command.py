@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LEFT = 3
+_TOLD = 3
 _AUDIT_EXAMPLES = """\
 examples:
   ffs_anonymizer audit -i drive_01 -o drive_01_anonymized --report audit.html
@@ -215,6 +216,7 @@ def run_audit(args: argparse.Namespace) -> int:
     """
     from ffs_anonymizer.anonymizer import Recipe
     from ffs_anonymizer.jobs.output import new_file, refuse
+    from ffs_anonymizer.jobs.record import differences
     from ffs_anonymizer.jobs.report import progress_bar
     from ffs_anonymizer.networks import Networks
     from ffs_anonymizer.pipeline import concurrency
@@ -224,6 +226,13 @@ def run_audit(args: argparse.Namespace) -> int:
 
     settings = _settings(args)
     refuse([args.report], source=args.input)
+    record = _record(args.output)
+    told = [] if record is None else differences(record, args.output)
+    if told:
+        raise MediaError(
+            f'{args.output}: is not what its privacy record says: {"; ".join(told[:_TOLD])}; '
+            'audit what bag or media made'
+        )
     original = open_recording(args.input, settings)
     anonymized = open_recording(args.output, settings, name=original.own_name)
     threads = concurrency(settings)
@@ -249,7 +258,6 @@ def run_audit(args: argparse.Namespace) -> int:
             threads=threads,
             progress=bar.update,
         )
-        record = _record(args.output)
         page = audit_page(
             result,
             title=args.input.name,

@@ -161,10 +161,10 @@ def test_frame_that_fails_is_black_and_the_stream_goes_on(
 
     decode = video.VideoImage.decode
 
-    def fail(self: Any) -> Any:
+    def fail(self: Any, *rotation: int) -> Any:
         if self.stamp_ns == T0 + 3 * STEP:
             raise ImageError('this one')
-        return decode(self)
+        return decode(self, *rotation)
 
     monkeypatch.setattr(video.VideoImage, 'decode', fail)
     size_wh = (face_bgr.shape[1], face_bgr.shape[0])

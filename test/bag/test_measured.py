@@ -36,6 +36,9 @@ MS = 10**6
 # Where the portrait's face is, for certain.
 FACE = (slice(40, 80), slice(75, 115))
 LINKS = (
+    # The head lies in such a region whole, not the face alone.
+    '--set',
+    'face.region_scale=1.45',
     '--set',
     'depth.cameras=["/depth/* /cam/image"]',
     '--set',

@@ -24,7 +24,9 @@ FACE = (slice(95, 230), slice(230, 330))
 @pytest.fixture(scope='module')
 def anonymizer():
     try:
-        faces_alone = Settings().updated({'detector.plate_model_path': 'none'})
+        faces_alone = Settings().updated(
+            {'detector.plate_model_path': 'none', 'face.region_scale': 1.45}
+        )
         networks = Networks(faces_alone)
     except ModelError as error:
         pytest.skip(str(error))

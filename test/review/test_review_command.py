@@ -1,0 +1,99 @@
+"""The commands as users run them: what does not belong together is told in a line."""
+
+import json
+
+import cv2
+from ffs_anonymizer.cli.program import main
+import pytest
+
+FAST = ('--set', 'detector.plate_model_path=none', '--method', 'solid')
+
+
+@pytest.fixture
+def done(tmp_path, face_bgr):
+    """Return a folder with photos, their output and the list of what was found."""
+    (tmp_path / 'in').mkdir()
+    for name in ('a.png', 'b.png'):
+        cv2.imwrite(str(tmp_path / 'in' / name), face_bgr)
+    words = ('-i', tmp_path / 'in', '-o', tmp_path / 'out', *FAST)
+    assert run('media', *words, '--write-detections', tmp_path / 'found.jsonl') == 0
+    return tmp_path
+
+
+def run(*words):
+    return main([*map(str, words)])
+
+
+def audit(folder, *words, output='out'):
+    files = ('-i', folder / 'in', '-o', folder / output, '--report', folder / 'audit.html')
+    return run('audit', *files, *words)
+
+
+def test_what_is_covered_passes_and_is_recorded(done, capsys):
+    assert audit(done, '--detections', done / 'found.jsonl') == 0
+    page = (done / 'audit.html').read_text('utf-8')
+    assert 'the second look found nothing uncovered' in page
+    assert '<tr><th>solid</th><td>2</td></tr>' in page
+    assert '<tr><th>detected</th><td>2</td></tr>' in page
+    assert json.loads((done / 'out.privacy.json').read_text())['audit']['frames'] == 2
+    capsys.readouterr()
+    assert run('verify', done / 'out') == 0
+    assert 'audited on' in capsys.readouterr().out
+
+
+def test_pixels_alone_tell_it_too(done):
+    assert audit(done, '--thorough') == 0
+
+
+def test_the_original_does_not_pass_as_its_own_output(done):
+    assert audit(done, output='in') == 3
+
+
+def test_a_report_is_not_overwritten(done, capsys):
+    (done / 'audit.html').write_text('mine')
+    assert audit(done) == 1
+    assert 'exists already' in capsys.readouterr().err
+    assert (done / 'audit.html').read_text() == 'mine'
+
+
+def test_an_output_that_is_not_as_recorded(done, face_bgr, capsys):
+    cv2.imwrite(str(done / 'out' / 'a.png'), face_bgr)
+    assert audit(done) == 1
+    assert 'is not what its privacy record says: a.png' in capsys.readouterr().err
+    assert run('verify', done / 'out') == 1
+    assert 'a.png: got SHA-256' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda lines: lines[:-1], 'truncated, or still being written'),
+        (
+            lambda lines: [lines[0].replace('"version": 1', '"version": 9'), *lines[1:]],
+            'version 9',
+        ),
+        (lambda lines: [line.replace('a.png', 'c.png') for line in lines], 'has no frame a.png'),
+        (lambda lines: [line.replace('192, 144', '10, 10') for line in lines], '10x10 pixels'),
+    ],
+)
+def test_lists_of_something_else(done, capsys, change, message):
+    path = done / 'found.jsonl'
+    path.write_text('\n'.join(change(path.read_text().splitlines())) + '\n')
+    assert audit(done, '--detections', path) == 1
+    assert message in capsys.readouterr().err
+    assert not (done / 'audit.html').exists()
+
+
+def test_a_review_of_another_recording(done, face_bgr, capsys):
+    (done / 'other').mkdir()
+    cv2.imwrite(str(done / 'other' / 'z.png'), face_bgr)
+    words = ('-i', done / 'other', '--detections', done / 'found.jsonl', '--no-browser')
+    assert run('review', *words) == 1
+    assert 'the list is of another recording' in capsys.readouterr().err
+    assert run('review', *words, '--save', done / 'found.jsonl') == 2
+
+
+def test_what_was_never_recorded(tmp_path, capsys):
+    (tmp_path / 'x').mkdir()
+    assert run('verify', tmp_path / 'x') == 1
+    assert 'expected the record that the tools write' in capsys.readouterr().err
