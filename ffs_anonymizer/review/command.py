@@ -90,7 +90,7 @@ def _add_audit(subparsers: Subparsers) -> None:
         help='lowest score that the second look takes for a face or plate (default: %(default)s)',
     )
     parser.add_argument(
-        '--thorough', action='store_true', help='all views of every frame, not of every 16th'
+        '--thorough', action='store_true', help='all views of every frame, not of every 64th'
     )
     parser.add_argument(
         '--sample',

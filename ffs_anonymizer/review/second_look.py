@@ -58,7 +58,7 @@ PLAIN = SecondView()
 OTHER_LIGHT = (SecondView(mirrored=True, gamma=0.6), SecondView(mirrored=True, gamma=1.5))
 TWICE = SecondView(scale=2.0, mirrored=True)
 # Every so many frames are looked at in all views, since twice the size takes four times as long.
-THOROUGH_EVERY = 16
+THOROUGH_EVERY = 64
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import array
+from collections.abc import Iterator
+from contextlib import contextmanager
 import os
 from pathlib import Path
 import signal
@@ -831,8 +833,10 @@ def test_detections_are_published_where_vision_msgs_is_installed(live: Live) -> 
 # -- the process
 
 
-def run_node(*arguments: str, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+@contextmanager
+def run_node(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """Yield the node as a process; it is gone afterwards, whatever a test found."""
+    with subprocess.Popen(
         [
             sys.executable,
             '-c',
@@ -843,7 +847,11 @@ def run_node(*arguments: str, **environment: str) -> subprocess.Popen[str]:
         env={**os.environ, 'ROS_DOMAIN_ID': str(DOMAIN), **environment},
         stderr=subprocess.PIPE,
         text=True,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def wait_ready(process: subprocess.Popen[str]) -> str:
@@ -924,7 +932,8 @@ def test_network_that_hangs_is_told_and_stops_neither_services_nor_the_end(
         publisher = live.publisher(Image, '/cam/image_raw')
         live.received(Image, '/anonymized/cam/image_raw')
         backend = live.statuses('back end')
-        words = ('-p', "image_topics:=['/cam/image_raw']", '-p', f'generator.model_path:={model}')
+        generate = ('-p', 'face.method:=generate', '-p', f'generator.model_path:={model}')
+        words = ('-p', "image_topics:=['/cam/image_raw']", *generate)
         with run_node(*words) as process:
             wait_ready(process)
             live.matched(publisher)
