@@ -96,7 +96,12 @@ MODELS = [
 @pytest.mark.parametrize('scale', [0.5, 1.0, 2.0])
 def test_the_astronaut_is_found(astronaut_bgr, model, scale):
     detector = Detector(
-        settings_with(detector__model_path=model, detector__scale=scale, face__threshold=0.5)
+        settings_with(
+            detector__model_path=model,
+            detector__plate_model_path='none',
+            detector__scale=scale,
+            face__threshold=0.5,
+        )
     )
     found = detector.detect(astronaut_bgr)
     assert len(found) == 1
