@@ -2,11 +2,11 @@ from collections.abc import Callable
 import json
 from pathlib import Path
 
+from ffs_anonymizer.backend import open_model
 from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.models.manifest import load_manifest
 from ffs_anonymizer.painting.crops import Crops
 from ffs_anonymizer.painting.generator import Generator
-from ffs_anonymizer.settings.runtime import Settings
 from ffs_anonymizer.training.checkpoint import load_checkpoint, save_checkpoint
 from ffs_anonymizer.training.generator.export import export, Provenance
 from ffs_anonymizer.training.generator.onnx_file import probe, run_onnx
@@ -80,7 +80,7 @@ def test_the_runtime_loads_and_runs_it(exported: Path) -> None:
     feeds = {name: value.numpy() for name, value in probe(32, 5).items()}
     both = [run_onnx(exported / name, feeds) for name in ('tiny.onnx', 'tiny-fp16.onnx')]
     assert np.abs(both[0] - both[1]).max() < 0.02
-    runtime = Generator(Settings().updated({'generator.model_path': str(exported / 'tiny.onnx')}))
+    runtime = Generator(open_model(exported / 'tiny.onnx'))
     assert (runtime.size_px, runtime.crop_scale, runtime.latent_length) == (32, 1.3, 64)
     crops = Crops(feeds['condition'], feeds['mask'], np.zeros((5, 3), np.int32))
     beside = {'latents': feeds['latent'], 'points_px': feeds['points']}
