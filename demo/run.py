@@ -273,9 +273,10 @@ def offline(output: Path, before: Messages, findings: Findings) -> None:
         return
     after = read(target)
     regions = dict.fromkeys(IMAGE_TOPICS, 0)
-    for line in lines.read_text(encoding='utf-8').splitlines():
+    # Between the head and the end.
+    for line in lines.read_text(encoding='utf-8').splitlines()[1:-1]:
         found = json.loads(line)
-        regions[found['topic']] += len(found['regions'])
+        regions[found['stream']] += len(found['regions'])
     findings.expect({*before} == {*after}, f'bag: got topics {[*after]}, expected {[*before]}')
     others = [0, 0]
     for topic, inputs in before.items():
