@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 import functools
 from pathlib import Path
-import sqlite3
-from urllib.parse import quote
 
 from ffs_anonymizer.errors import BagError
+from ffs_anonymizer.rosbag2 import sqlite
 from ffs_anonymizer.rosbag2.mcap import message_at, translated, unpacked
 from ffs_anonymizer.rosbag2.reader import BagReader, decompressed
 from mcap.exceptions import McapError
@@ -134,30 +133,18 @@ def _sqlite_places(file: Path) -> Iterator[tuple[str, _Place]]:
         'SELECT topics.name, messages.timestamp, messages.id FROM messages '
         'JOIN topics ON topics.id = messages.topic_id ORDER BY messages.timestamp, messages.id'
     )
-    with closing(_open(file)) as database:
+    with closing(sqlite.opened(file)) as database:
         for topic, log_ns, row in database.execute(query):
             yield topic, _Place(log_ns, file, row)
 
 
 def _sqlite_payload(place: _Place, topic: str) -> bytes:
-    with closing(_open(place.file)) as database:
+    with closing(sqlite.opened(place.file)) as database:
         row = database.execute('SELECT data FROM messages WHERE id = ?', (place.key,)).fetchone()
     if row is None or not isinstance(row[0], bytes):
         raise BagError(f'{place.file} is damaged: no message of {topic} in row {place.key}')
     return row[0]
 
 
-def _open(file: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f'file:{quote(str(file.absolute()))}?mode=ro&immutable=1', uri=True)
-
-
 def _errors_of(file: Path) -> AbstractContextManager[None]:
-    return translated(file) if file.suffix == '.mcap' else _translated_sqlite(file)
-
-
-@contextmanager
-def _translated_sqlite(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise BagError(f'{file} is damaged: {error}') from error
+    return translated(file) if file.suffix == '.mcap' else sqlite.translated(file)

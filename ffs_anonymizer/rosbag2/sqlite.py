@@ -62,18 +62,14 @@ class SqliteReader:
                     'wal_checkpoint(TRUNCATE)"` there'
                 )
         self._read_bytes = 0
-        with self._translated():
+        with translated(self._path):
             self._size = max(path.stat().st_size, 1)
-            self._database = sqlite3.connect(
-                f'file:{quote(str(path.absolute()))}?mode=ro&immutable=1',
-                uri=True,
-                check_same_thread=False,
-            )
+            self._database = opened(path)
 
     def contents(self) -> Contents:
         """Return what the file says of itself."""
         contents = Contents()
-        with self._translated():
+        with translated(self._path):
             contents.topics = list(self._topics().values())
             if self._columns('metadata'):
                 rows = self._rows('SELECT metadata FROM metadata ORDER BY id DESC LIMIT 1')
@@ -85,7 +81,7 @@ class SqliteReader:
 
     def items(self, start_ns: int | None, end_ns: int | None) -> Iterator[Item]:
         """Yield everything in the order of the file."""
-        with self._translated():
+        with translated(self._path):
             topics = self._topics()
             yield from topics.values()
             limits = {'timestamp >= ?': start_ns, 'timestamp <= ?': end_ns}
@@ -160,20 +156,36 @@ class SqliteReader:
         with closing(self._database.execute(query, values)) as cursor:
             return cursor.fetchall()
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except (
-            sqlite3.Error,
-            OSError,
-            ValueError,
-            TypeError,
-            KeyError,
-            OverflowError,
-            MemoryError,
-        ) as error:
-            raise BagError(f'{self._path} is damaged or no sqlite3 bag: {error}') from error
+
+def opened(path: Path) -> sqlite3.Connection:
+    """
+    Open a file for any thread, in a way that leaves it and its folder untouched.
+
+    :raises sqlite3.Error: it cannot be opened.
+    """
+    address = f'file:{quote(str(path.absolute()))}?mode=ro&immutable=1'
+    return sqlite3.connect(address, uri=True, check_same_thread=False)
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """
+    Turn what sqlite raises on a damaged file into the one error of bags.
+
+    :raises BagError: in place of its errors.
+    """
+    try:
+        yield
+    except (
+        sqlite3.Error,
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        OverflowError,
+        MemoryError,
+    ) as error:
+        raise BagError(f'{path} is damaged or no sqlite3 bag: {error}') from error
 
 
 class SqliteWriter:
