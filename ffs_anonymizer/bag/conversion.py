@@ -22,7 +22,7 @@ from ffs_anonymizer.errors import AnonymizerError, BagError, ImageError
 from ffs_anonymizer.frames.message import black_like, decode, is_depth, MOST_PIXELS, rotation_of
 from ffs_anonymizer.jobs.earlier import Earlier, earlier_of, refuse_reuse
 from ffs_anonymizer.jobs.job import (
-    as_found,
+    looked_up,
     nobody,
     opened,
     raising,
@@ -372,19 +372,14 @@ class _Conversion:
         self, message: Message, image: _Content, decode_image: Callable[[], Frame]
     ) -> Task[_Passing]:
         stamp_ns = image.stamp_ns or message.log_ns
-        found = None
-        if self._found is not None:
-            try:
-                known = self._found.find(
-                    self._label(message.topic), stamp_ns=stamp_ns, log_ns=message.log_ns
-                )
-                found, decode_image = known.regions, as_found(known, decode_image)
-            except AnonymizerError as error:
-                decode_image = raising(error)
-            else:
-                kept = self._kept(message, stamp_ns, known)
-                if kept is not None:
-                    return Task(kept, clock_ns=message.log_ns, size_bytes=len(kept.payload))
+        label = self._label(message.topic)
+        decode_image, known = looked_up(
+            self._found, decode_image, label, stamp_ns=stamp_ns, log_ns=message.log_ns
+        )
+        if known is not None:
+            kept = self._kept(message, stamp_ns, known)
+            if kept is not None:
+                return Task(kept, clock_ns=message.log_ns, size_bytes=len(kept.payload))
         return Task(
             _Picture(message, image, stamp_ns),
             decode_image,
@@ -392,7 +387,7 @@ class _Conversion:
             stamp_ns=stamp_ns,
             clock_ns=message.log_ns,
             size_bytes=len(message.data),
-            found=found,
+            found=None if known is None else known.regions,
         )
 
     def _kept(self, message: Message, stamp_ns: int, known: Found) -> _Kept | None:

@@ -114,7 +114,33 @@ def written_list(job: FileJob) -> Iterator[DetectionsWriter | None]:
         writer.finish()
 
 
-def as_found(found: Found, decode: Callable[[], Frame]) -> Callable[[], Frame]:
+def looked_up(
+    reader: DetectionsReader | None,
+    decode: Callable[[], Frame],
+    stream: str,
+    *,
+    stamp_ns: int | None,
+    log_ns: int | None = None,
+) -> tuple[Callable[[], Frame], Found | None]:
+    """
+    Return how to decode a frame, and what a list of detections knows of it.
+
+    Without a list it is decoded as ever, and None is known. A frame that the list does not have,
+    or has in another size, cannot be decoded.
+
+    :param reader: the list; None: there is none.
+    :param decode: the frame's own.
+    """
+    if reader is None:
+        return decode, None
+    try:
+        known = reader.find(stream, stamp_ns=stamp_ns, log_ns=log_ns)
+    except AnonymizerError as error:
+        return raising(error), None
+    return _as_found(known, decode), known
+
+
+def _as_found(found: Found, decode: Callable[[], Frame]) -> Callable[[], Frame]:
     """
     Return a way to decode a frame that refuses one to which what was found does not fit.
 

@@ -21,7 +21,7 @@ from ffs_anonymizer.frames.compressed import decode_file
 from ffs_anonymizer.frames.message import MOST_PIXELS, rotation_of
 from ffs_anonymizer.jobs.earlier import Earlier, earlier_of
 from ffs_anonymizer.jobs.job import (
-    as_found,
+    looked_up,
     nobody,
     opened,
     raising,
@@ -220,7 +220,7 @@ def _image_tasks(work: Work, files: Iterable[MediaFile]) -> Iterator[Task[_Loade
     for file in files:
         loaded = _Loaded(file, work.job.settings)
         decode: Callable[[], Frame] = loaded.decode
-        detections, found = None, None
+        detections = None
         size_bytes = 0
         # One that has gone is told when it is read.
         with contextlib.suppress(OSError):
@@ -228,11 +228,9 @@ def _image_tasks(work: Work, files: Iterable[MediaFile]) -> Iterator[Task[_Loade
         try:
             if boxes is not None:
                 detections = read_boxes(boxes / Path(file.name).with_suffix('.txt'))
-            if work.found is not None:
-                known = work.found.find(file.name, stamp_ns=None)
-                found, decode = known.regions, as_found(known, decode)
         except AnonymizerError as error:
             decode = raising(error)
+        decode, known = looked_up(work.found, decode, file.name, stamp_ns=None)
         yield Task(
             loaded,
             decode,
@@ -240,7 +238,7 @@ def _image_tasks(work: Work, files: Iterable[MediaFile]) -> Iterator[Task[_Loade
             aliases=file.zone_names,
             size_bytes=size_bytes,
             detections=detections,
-            found=found,
+            found=None if known is None else known.regions,
         )
 
 

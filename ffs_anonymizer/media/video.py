@@ -7,10 +7,10 @@ import contextlib
 from functools import partial
 from typing import Any, TYPE_CHECKING
 
-from ffs_anonymizer.errors import AnonymizerError, MediaError
+from ffs_anonymizer.errors import MediaError
 from ffs_anonymizer.frames.message import rotation_of
 from ffs_anonymizer.frames.video import Shot, VideoSource, VideoTarget
-from ffs_anonymizer.jobs.job import as_found, raising
+from ffs_anonymizer.jobs.job import looked_up
 from ffs_anonymizer.jobs.output import new_file
 from ffs_anonymizer.media.conversion import side_by_side, Work
 from ffs_anonymizer.media.files import MediaFile
@@ -84,13 +84,7 @@ def _tasks(source: VideoSource, work: Work, file: MediaFile) -> Iterator[Task[An
             continue
         clock_ns = item.stamp_ns
         decode: Callable[[], Frame] = partial(item.decode, rotation)
-        found = None
-        if work.found is not None:
-            try:
-                known = work.found.find(file.name, stamp_ns=item.stamp_ns)
-                found, decode = known.regions, as_found(known, decode)
-            except AnonymizerError as error:
-                decode = raising(error)
+        decode, known = looked_up(work.found, decode, file.name, stamp_ns=item.stamp_ns)
         yield Task(
             item,
             decode,
@@ -98,5 +92,5 @@ def _tasks(source: VideoSource, work: Work, file: MediaFile) -> Iterator[Task[An
             stamp_ns=item.stamp_ns,
             clock_ns=clock_ns,
             size_bytes=frame_bytes,
-            found=found,
+            found=None if known is None else known.regions,
         )
