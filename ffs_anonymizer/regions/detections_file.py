@@ -151,6 +151,14 @@ class DetectionsReader:
         """Return the names of topics or files that were searched."""
         return sorted({stream for stream, _ in self._places})
 
+    @property
+    def log_ns(self) -> dict[str, list[int]]:
+        """Return when the frames of each stream were recorded, of those that say it."""
+        times: dict[str, list[int]] = {}
+        for (stream, _), places in self._places.items():
+            times.setdefault(stream, []).extend(t for t, _ in places if t is not None)
+        return times
+
     def find(self, stream: str, *, stamp_ns: int | None, log_ns: int | None = None) -> Found:
         """
         Return what was found in a frame; each is handed out once.

@@ -242,7 +242,7 @@ def run_audit(args: argparse.Namespace) -> int:
         reader = _opened_detections(stack, args.detections)
         networks = stack.enter_context(Networks(settings, concurrency=threads))
         look = _second_look(args, settings, networks)
-        listed = _ListedRegions(reader, Recipe(networks, settings))
+        listed = _ListedRegions(reader, Recipe(networks, settings), original.names)
         report = stack.enter_context(new_file(args.report))
         total = 0 if reader is None else reader.frames
         bar = stack.enter_context(
@@ -290,6 +290,7 @@ def run_review(args: argparse.Namespace) -> int:
     """
     from ffs_anonymizer.anonymizer import Recipe
     from ffs_anonymizer.networks import Networks
+    from ffs_anonymizer.regions.detections_file import DetectionsReader
     from ffs_anonymizer.review.corrections import Corrections
     from ffs_anonymizer.review.recording import open_recording
     from ffs_anonymizer.review.server import ReviewServer
@@ -301,7 +302,15 @@ def run_review(args: argparse.Namespace) -> int:
     yaml_to = args.write_config or args.detections.with_name(f'{stem}.param.yaml')
     if saved_to.resolve() == args.detections.resolve():
         raise SettingsError(f'--save: got {saved_to}, expected another file than --detections')
-    original = open_recording(args.input, settings)
+    with DetectionsReader(args.detections) as reader:
+        listed_ns = reader.log_ns
+
+    def opened(path: Path, name: str = '') -> Recording:
+        recording = open_recording(path, settings, name=name)
+        recording.take(listed_ns)
+        return recording
+
+    original = opened(args.input)
     corrections = Corrections(args.detections, original.streams)
     with contextlib.ExitStack() as stack:
         networks = stack.enter_context(Networks(settings))
@@ -315,7 +324,7 @@ def run_review(args: argparse.Namespace) -> int:
             args.output,
             corrections,
             saved_to=saved_to,
-            open_output=lambda path: open_recording(path, settings, name=original.own_name),
+            open_output=lambda path: opened(path, original.own_name),
             rerun=None if args.output is None else _rerun(args.input, settings, original, folder),
             scratch=folder,
             settings=settings,
@@ -393,18 +402,25 @@ class _ListedRegions:
     Look up what was replaced in a frame, and count it.
 
     :param reader: None where there is no list.
+    :param names: streams of the original.
     """
 
-    def __init__(self, reader: DetectionsReader | None, recipe: Recipe) -> None:
+    def __init__(
+        self, reader: DetectionsReader | None, recipe: Recipe, names: frozenset[str]
+    ) -> None:
         self._reader = reader
         self._recipe = recipe
+        listed = set() if reader is None else set(reader.streams)
+        # Topics of a bag that were copied, or follow what a camera saw, are in no list.
+        self._unlisted = names - listed if listed <= names else frozenset()
         self.counts: dict[str, Counter[str]] = {}
 
     def __call__(self, frame: RecordedFrame) -> Listed:
         """Return None where nobody knows."""
         from ffs_anonymizer.regions.detections import CLASSES
 
-        if self._reader is None:
+        is_of_bag = frame.log_ns is not None
+        if self._reader is None or (is_of_bag and frame.stream in self._unlisted):
             return None
         found = self._reader.find(frame.stream, stamp_ns=frame.camera_ns, log_ns=frame.log_ns)
         regions = found.regions

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping
 import contextlib
 from dataclasses import dataclass
 import functools
@@ -11,11 +12,12 @@ from pathlib import Path
 import tempfile
 from typing import Any, TYPE_CHECKING
 
-from ffs_anonymizer.errors import AnonymizerError, MediaError
+from ffs_anonymizer.clouds.cloud import Cloud, decode_cloud
+from ffs_anonymizer.errors import AnonymizerError, ImageError, MediaError
 from ffs_anonymizer.frames import message
 from ffs_anonymizer.frames.compressed import decode_file
 from ffs_anonymizer.frames.frame import Frame
-from ffs_anonymizer.frames.message import MOST_PIXELS, rotation_of
+from ffs_anonymizer.frames.message import is_depth, MOST_PIXELS, rotation_of
 from ffs_anonymizer.jobs.job import raising
 from ffs_anonymizer.media.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from ffs_anonymizer.rosbag2 import cdr
@@ -25,9 +27,11 @@ from ffs_anonymizer.rosbag2.storage import Message
 from ffs_anonymizer.settings.runtime import Settings
 
 if TYPE_CHECKING:
+    from ffs_anonymizer.bag.video import Videos
     from ffs_anonymizer.frames.video_seeker import VideoSeeker
 
-IMAGE_TYPES = (cdr.IMAGE, cdr.COMPRESSED_IMAGE)
+# Clouds are looked at where they are pictures, too: rows and columns of coloured points.
+_SEEN_TYPES = (*cdr.IMAGE_TYPES, cdr.POINT_CLOUD)
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,13 @@ class Recording(ABC):
         """Return what the recording holds beside pictures: names with what they are."""
         return {}
 
+    def take(self, listed_ns: Mapping[str, Collection[int]]) -> None:  # noqa: B027
+        """
+        Count frames as a list of detections does, which lacks messages that show no picture.
+
+        :param listed_ns: when the frames of each stream in the list were recorded.
+        """
+
     @abstractmethod
     def frames(self) -> Iterator[RecordedFrame]:
         """Yield all frames, those of one stream in their order."""
@@ -135,68 +146,171 @@ def open_recording(path: Path, settings: Settings, *, name: str = '') -> Recordi
 
 
 class BagRecording(Recording):
-    """The image topics of a bag; the index that single frames need is read when one is wanted."""
+    """
+    The pictures of a bag: images, videos a packet a picture, and organized clouds with colours.
+
+    The index that single frames need is read when one is wanted.
+    """
 
     def __init__(self, path: Path, settings: Settings) -> None:
         super().__init__(path, settings)
         self._topics = BagReader(path).topics()
         self._index: BagAccess | None = None
+        self._skipped: dict[str, Counter[str]] = defaultdict(Counter)
+        self._numbers: dict[str, list[int]] = {}
+        self._decoded: dict[str, tuple[int, Videos]] = {}
 
     @property
     def names(self) -> frozenset[str]:
-        """Return the image topics."""
-        return frozenset(t.name for t in self._topics if t.type_name in IMAGE_TYPES)
+        """Return the topics that can hold pictures."""
+        return frozenset(t.name for t in self._topics if t.type_name in _SEEN_TYPES)
 
     @property
     def streams(self) -> dict[str, list[int]]:
         """Return the time of each frame in nanoseconds, by topic."""
         access = self._access()
         return {
-            topic: access.stamps_ns(topic)
+            topic: [access.stamps_ns(topic)[place] for place in self._places(topic)]
             for topic, type_name in access.types.items()
-            if type_name in IMAGE_TYPES
+            if type_name in _SEEN_TYPES
         }
 
     @property
     def unseen(self) -> dict[str, str]:
-        """Return the types of all other topics."""
-        return {t.name: t.type_name for t in self._topics if t.type_name not in IMAGE_TYPES}
+        """Return the types of all other topics, and what `frames` passed over, with reasons."""
+        unseen = {t.name: t.type_name for t in self._topics if t.type_name not in _SEEN_TYPES}
+        for topic, reasons in self._skipped.items():
+            unseen[topic] = ', '.join(f'{count} {reason}' for reason, count in reasons.items())
+        return unseen
+
+    def take(self, listed_ns: Mapping[str, Collection[int]]) -> None:
+        """Leave packets and clouds out that the list does not have."""
+        for topic, type_name in self._access().types.items():
+            if topic in listed_ns and type_name in (*cdr.VIDEO_TYPES, cdr.POINT_CLOUD):
+                listed = Counter(listed_ns[topic])
+                self._numbers[topic] = [
+                    place
+                    for place, log_ns in enumerate(self._access().stamps_ns(topic))
+                    if listed[log_ns] and not listed.subtract([log_ns])
+                ]
 
     def frames(self) -> Iterator[RecordedFrame]:
-        """Yield all frames in the order of the bag."""
+        """Yield all frames in the order of the bag; packets of videos are decoded at once."""
+        from ffs_anonymizer.bag.video import Videos
+
         reader = BagReader(self.path)
-        numbers: dict[str, int] = {}
+        numbers: Counter[str] = Counter()
+        videos = Videos()
+        self._skipped.clear()
         with _scratch(reader) as scratch:
             for item in reader.items(scratch=scratch):
-                if not isinstance(item, Message) or item.topic.type_name not in IMAGE_TYPES:
+                if not isinstance(item, Message) or item.topic.type_name not in _SEEN_TYPES:
                     continue
-                name, data = item.topic.name, bytes(item.data)
-                number = numbers.get(name, 0)
-                numbers[name] = number + 1
+                name, type_name = item.topic.name, item.topic.type_name
+                data = bytes(item.data)
                 payload = decompressed(data) if reader.messages_compressed else data
-                yield self._of_message(name, number, item.topic.type_name, payload, item.log_ns)
+                content = _parsed(type_name, payload)
+                reason = _why_unseen(content, name)
+                if isinstance(content, cdr.CdrPacket):
+                    try:
+                        content = videos.read(name, content)
+                    except ImageError:
+                        # As `bag` leaves them out.
+                        reason = 'packets without a picture'
+                if reason:
+                    self._skipped[name][reason] += 1
+                    continue
+                yield self._of_content(name, numbers[name], content, item.log_ns)
+                numbers[name] += 1
 
     def frame(self, stream: str, number: int) -> RecordedFrame:
-        """Return one frame."""
+        """Return one frame; those of videos one at a time."""
         access = self._access()
-        payload = access.payload(stream, number)
-        log_ns = access.stamps_ns(stream)[number]
-        return self._of_message(stream, number, access.types[stream], payload, log_ns)
+        places = self._places(stream)
+        # The bag's own error is raised for what it does not have.
+        place = places[number] if 0 <= number < len(places) else len(access.stamps_ns(stream))
+        content: Any = _parsed(access.types[stream], access.payload(stream, place))
+        if isinstance(content, cdr.CdrPacket):
+            try:
+                content = self._picture(stream, place)
+            except AnonymizerError as error:
+                content = error
+        return self._of_content(stream, number, content, access.stamps_ns(stream)[place])
 
-    def _of_message(
-        self, stream: str, number: int, type_name: str, payload: bytes, log_ns: int
-    ) -> RecordedFrame:
-        try:
-            image = cdr.parse(type_name, payload)
-        except AnonymizerError as error:
-            return RecordedFrame(stream, number, log_ns, raising(error), log_ns, log_ns)
-        decode = functools.partial(message.decode, image, topic=stream, **self._options(stream))
-        return RecordedFrame(stream, number, log_ns, decode, image.stamp_ns or log_ns, log_ns)
+    def _of_content(self, stream: str, number: int, content: Any, log_ns: int) -> RecordedFrame:
+        if isinstance(content, AnonymizerError):
+            return RecordedFrame(stream, number, log_ns, raising(content), log_ns, log_ns)
+        options = self._options(stream)
+        decode: Callable[[], Frame]
+        if isinstance(content, cdr.CdrPointCloud):
+            decode = functools.partial(decode_cloud, content, 'keep', rotation=options['rotation'])
+        elif isinstance(content, (cdr.CdrImage, cdr.CdrCompressedImage)):
+            decode = functools.partial(message.decode, content, topic=stream, **options)
+        else:
+            decode = functools.partial(content.decode, options['rotation'])
+        camera_ns = content.stamp_ns or log_ns
+        return RecordedFrame(stream, number, log_ns, decode, camera_ns, log_ns)
+
+    def _picture(self, stream: str, place: int) -> Any:
+        """Decode a packet, and those before it from a keyframe or from where the last one was."""
+        from ffs_anonymizer.bag.video import Videos
+        from ffs_anonymizer.frames.video_packets import codec_of, is_keyframe
+
+        last, videos = self._decoded.pop(stream, (-1, Videos()))
+        waiting: list[cdr.CdrPacket] = []
+        for at in range(place, -1, -1):
+            if at == last:
+                break
+            packet = _parsed(self._access().types[stream], self._access().payload(stream, at))
+            if not isinstance(packet, cdr.CdrPacket):
+                continue
+            waiting.append(packet)
+            if is_keyframe(packet.data, codec_of(packet.format)):
+                videos = Videos()
+                break
+        else:
+            videos = Videos()
+        for packet in reversed(waiting[1:]):
+            with contextlib.suppress(ImageError):
+                videos.read(stream, packet)
+        picture = videos.read(stream, waiting[0])
+        self._decoded[stream] = (place, videos)
+        return picture
+
+    def _places(self, topic: str) -> list[int]:
+        """Return which messages are the frames of a topic."""
+        return self._numbers.get(topic) or [*range(len(self._access().stamps_ns(topic)))]
 
     def _access(self) -> BagAccess:
         if self._index is None:
             self._index = BagAccess(self.path)
         return self._index
+
+
+def _parsed(type_name: str, payload: bytes) -> Any:
+    """Return what a message holds, or why it cannot be read."""
+    try:
+        if type_name == cdr.POINT_CLOUD:
+            return cdr.parse_point_cloud(payload)
+        return cdr.parse(type_name, payload)
+    except AnonymizerError as error:
+        return error
+
+
+def _why_unseen(content: Any, topic: str) -> str:
+    """Return why a message is no picture to look at; nothing: it is one."""
+    if isinstance(content, cdr.CdrPointCloud):
+        try:
+            cloud = Cloud(content)
+        except ImageError:
+            return ''
+        if not cloud.is_coloured or not len(content.data):
+            return 'clouds without colours'
+        return '' if cloud.is_organized else 'clouds whose points lie in no rows and columns'
+    if isinstance(content, (cdr.CdrImage, cdr.CdrCompressedImage)):
+        described = content.encoding if isinstance(content, cdr.CdrImage) else content.format
+        return 'depth images' if is_depth(described, topic) else ''
+    return ''
 
 
 @contextlib.contextmanager
@@ -231,18 +345,25 @@ class VideoRecording(Recording):
         """Yield the pictures in the order in which they are shown."""
         from ffs_anonymizer.frames.video import VideoSource
 
+        rotation = self._options(self._name)['rotation']
         with contextlib.closing(VideoSource(self.path)) as source:
             for number, shot in enumerate(source):
+                decode = functools.partial(shot.decode, rotation)
                 yield RecordedFrame(
-                    self._name, number, shot.stamp_ns, shot.decode, camera_ns=shot.stamp_ns
+                    self._name, number, shot.stamp_ns, decode, camera_ns=shot.stamp_ns
                 )
 
     def frame(self, stream: str, number: int) -> RecordedFrame:
         """Return one picture."""
         seeker = self._seeker()
         stamp_ns = seeker.stamps_ns[number] if 0 <= number < len(seeker.stamps_ns) else 0
+        rotation = self._options(self._name)['rotation']
         return RecordedFrame(
-            self._name, number, stamp_ns, lambda: seeker.shot(number).decode(), camera_ns=stamp_ns
+            self._name,
+            number,
+            stamp_ns,
+            lambda: seeker.shot(number).decode(rotation),
+            camera_ns=stamp_ns,
         )
 
     def close(self) -> None:

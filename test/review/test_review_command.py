@@ -4,7 +4,10 @@ import json
 
 import cv2
 from ffs_anonymizer.cli.program import main
+import numpy as np
 import pytest
+from support.video_bags import video_bag
+from support.video_packets import stream
 
 FAST = ('--set', 'detector.plate_model_path=none', '--method', 'solid')
 
@@ -97,3 +100,17 @@ def test_what_was_never_recorded(tmp_path, capsys):
     (tmp_path / 'x').mkdir()
     assert run('verify', tmp_path / 'x') == 1
     assert 'expected the record that the tools write' in capsys.readouterr().err
+
+
+def test_a_video_of_a_bag_is_looked_at_once_more(tmp_path, face_bgr, capsys):
+    pictures = [np.ascontiguousarray(np.roll(face_bgr, at, axis=1)) for at in range(6)]
+    # It begins between two keyframes.
+    video_bag(tmp_path / 'in', stream(pictures, gop=4)[1:])
+    found = tmp_path / 'found.jsonl'
+    words = ('-i', tmp_path / 'in', '-o', tmp_path / 'out', *FAST)
+    assert run('bag', *words, '--write-detections', found) == 1
+    assert audit(tmp_path, '--detections', found) == 0
+    assert '2 frames, 0 with something uncovered' in capsys.readouterr().out
+    (tmp_path / 'audit.html').unlink()
+    assert audit(tmp_path, output='in') == 3
+    assert '2 frames, 2 with something uncovered' in capsys.readouterr().out
