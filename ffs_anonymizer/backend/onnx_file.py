@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.models.model_file import ModelFile
 import numpy as np
+from numpy.typing import NDArray
 
 try:
     import onnx
@@ -23,7 +25,10 @@ _SIZE_FREE = {
     'MaxPool',
     'Relu',
     'Sigmoid',
+    'Transpose',
 }
+# Of Resize and Reshape.
+_SCALES, _SHAPE = 2, 1
 
 # Where an integer operator names the zero point of its activations, which has their type.
 _ZERO_POINT = {'MatMulIntegerToFloat': 4, 'QGemm': 2, 'QLinearConv': 2, 'QLinearMatMul': 2}
@@ -120,20 +125,40 @@ def free_inputs(model: onnx.ModelProto) -> None:
 
     Initializers that are listed as graph inputs count as replaceable at run time, which blocks
     constant folding and fusion. A fully convolutional network takes any size, whatever the one
-    at which it was exported.
+    at which it was exported, also where its maps come out as lists of cells.
     """
     graph = model.graph
     initializers = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in initializers]
     del graph.input[:]
     graph.input.extend(inputs)
-    values = [*graph.input, *graph.output]
-    is_image = all(len(value.type.tensor_type.shape.dim) == 4 for value in values)
-    if is_image and all(node.op_type in _SIZE_FREE for node in graph.node):
-        for value in values:
-            for axis in (0, 2, 3):
-                value.type.tensor_type.shape.dim[axis].dim_param = f'{value.name}_{axis}'
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    if not all(_is_size_free(node, constants) for node in graph.node):
+        return
+    # A list has its cells on the second axis; its first then is that of one picture.
+    free = {3: (1,), 4: (2, 3)}
+    if not any(node.op_type == 'Reshape' for node in graph.node):
+        free = {4: (0, 2, 3)}
+    sizes = {
+        value.name: value.type.tensor_type.shape.dim for value in (*graph.input, *graph.output)
+    }
+    if all(len(dims) in free for dims in sizes.values()):
+        for name, dims in sizes.items():
+            for axis in free[len(dims)]:
+                dims[axis].dim_param = f'{name}_{axis}'
         del graph.value_info[:]
+
+
+def _is_size_free(node: onnx.NodeProto, constants: Mapping[str, NDArray[np.generic]]) -> bool:
+    """Tell whether an operator does the same to pictures of any size."""
+    if node.op_type == 'Resize':
+        by_factor = len(node.input) == _SCALES + 1
+        return by_factor and constants.get(node.input[_SCALES], np.empty(0)).size == 4
+    if node.op_type == 'Reshape':
+        # From [1, h, w, channels] to [1, cells, channels].
+        shape = constants.get(node.input[_SHAPE], np.empty(0)).tolist()
+        return len(shape) == 3 and shape[0] in (0, 1) and shape[1] == -1 and shape[2] > 0
+    return node.op_type in _SIZE_FREE
 
 
 def has_integers(model: onnx.ModelProto) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Union
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -47,12 +48,14 @@ def nms(
     :param most_iou: a box that overlaps a better one by more than this goes.
     """
     order = np.argsort(-scores, kind='stable')
-    kept: list[int] = []
-    while len(order):
-        best, order = order[0], order[1:]
-        kept.append(int(best))
-        order = order[iou(xyxy_px[best][None], xyxy_px[order])[0] <= most_iou]
-    return np.asarray(kept, np.intp)
+    if not len(order):
+        return order
+    corners = xyxy_px[order].astype(np.float64)
+    xywh = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+    # OpenCV leaves out scores of 0; ranks are none, and have no ties.
+    ranks = np.arange(len(order), 0, -1.0)
+    kept = cv2.dnn.NMSBoxes(xywh.tolist(), ranks.tolist(), 0.0, most_iou)
+    return order[np.asarray(kept, np.intp).reshape(-1)]
 
 
 def grow(xyxy_px: Boxes, scale: NDArray[np.float64] | float) -> NDArray[np.float64]:

@@ -105,11 +105,17 @@ class Network:
             method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
             resized = cv2.resize(part, (seen_w, seen_h), interpolation=method)
             part = np.asarray(resized, np.uint8)
-        feed = np.full((1, 3, canvas_h, canvas_w), self.layout.grey, np.float32)
+        feed = np.empty((1, 3, canvas_h, canvas_w), np.float32)
+        for border in (
+            np.s_[:top],
+            np.s_[top + seen_h :],
+            np.s_[:, :left],
+            np.s_[:, left + seen_w :],
+        ):
+            feed[0].transpose(1, 2, 0)[border] = self.layout.grey
         shown = feed[0, :, top : top + seen_h, left : left + seen_w]
-        for channel in range(3):
-            target = 2 - channel if self.layout.is_rgb else channel
-            shown[target] = cv2.extractChannel(part, channel)
+        planes = part.transpose(2, 0, 1)
+        shown[:] = planes[::-1] if self.layout.is_rgb else planes
         if self.layout.white != 255:
             shown *= self.layout.white / 255
         outputs = self.model.infer({self._input.name: feed})

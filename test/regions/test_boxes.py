@@ -20,6 +20,19 @@ def test_nms(boxes, scores, iou_, kept):
     assert nms(found.xyxy_px, found.scores, iou_).tolist() == kept
 
 
+def test_nms_is_the_greedy_one():
+    chosen = np.random.default_rng(0)
+    centre, half = chosen.uniform(0, 300, (400, 2)), chosen.uniform(5, 30, (400, 2))
+    boxes = np.concatenate([centre - half, centre + half], axis=1).astype(np.float32)
+    scores = np.round(chosen.uniform(0, 1, 400), 1).astype(np.float32)
+    assert (scores == 0).any()
+    expected = []
+    for i in np.argsort(-scores, kind='stable'):
+        if not expected or iou(boxes[[i]], boxes[expected]).max() <= 0.3:
+            expected.append(int(i))
+    assert nms(boxes, scores, 0.3).tolist() == expected
+
+
 @pytest.mark.parametrize(
     ('other', 'expected'),
     [
