@@ -2,10 +2,10 @@
 
 from ffs_anonymizer.backend import open_model
 from ffs_anonymizer.backend.onnx_file import free_inputs
+from ffs_anonymizer.backend.ort import open_session
 import numpy as np
 import onnx
 from onnx import helper
-import onnxruntime
 import pytest
 from support.onnx_models import save_network
 
@@ -53,7 +53,7 @@ def test_lists_of_cells_take_any_size(save):
     assert network.outputs[0].shape == (1, -1, CHANNELS)
     image = np.random.default_rng(1).uniform(0, 255, (1, 3, 64, 96)).astype(np.float32)
     whole = network.infer({'input': image})['cells'].reshape(64, 96, CHANNELS)
-    as_exported = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    as_exported = open_session(onnx.load(path))
     part = np.ascontiguousarray(image[:, :, :EXPORTED_PX, :EXPORTED_PX])
     (expected,) = as_exported.run(None, {'input': part})
     np.testing.assert_allclose(network.infer({'input': part})['cells'], expected, rtol=1e-5)
