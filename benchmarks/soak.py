@@ -91,6 +91,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class _Soak:
+    """Hold a run."""
+
     def __init__(self, args: argparse.Namespace) -> None:
         import rclpy
         from rclpy.executors import SingleThreadedExecutor

@@ -58,7 +58,8 @@ _BYTES = re.compile(
     re.M,
 )
 _PICTURE_WORD = re.compile(
-    r'im(?:g|age)|picture|photo|video|jpe?g|png|webp|thumb|snapshot|bitmap|pixels|h26[45]|frames?\b',
+    r'im(?:g|age)|picture|photo|video|jpe?g|png|webp|thumb|snapshot|bitmap|pixels|h26[45]'
+    r'|frames?\b',
     re.I,
 )
 # What stands beside the bytes of a picture, and of nothing else that is common.

@@ -111,7 +111,7 @@ class Work:
     lines: DetectionsWriter | None
     progress: Callable[[], object]
 
-    def list(self, file: MediaFile, stamp_ns: int | None, outcome: Outcome[Any]) -> None:
+    def enter(self, file: MediaFile, stamp_ns: int | None, outcome: Outcome[Any]) -> None:
         """Enter a frame into the list of detections."""
         if self.lines is not None:
             self.lines.add(
@@ -177,7 +177,7 @@ def anonymize_images(work: Work, files: list[MediaFile]) -> None:
     ):
         for outcome, done in written:
             file = outcome.item.file
-            work.list(file, None, outcome)
+            work.enter(file, None, outcome)
             with listed(file, work.report):
                 done.result()
                 work.report.count(file.name, outcome)

@@ -60,7 +60,7 @@ def anonymize_video(work: Work, file: MediaFile) -> None:
                 before, after = shot.decode().image_bgr, samples.decode().image_bgr
                 preview = side_by_side(file, before, after)
             work.report.count(file.name, outcome)
-            work.list(file, shot.stamp_ns, outcome)
+            work.enter(file, shot.stamp_ns, outcome)
             work.progress()
         target.finish()
         shortfall = source.shortfall()

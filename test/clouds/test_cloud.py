@@ -4,7 +4,7 @@ from ffs_anonymizer.clouds.cloud import Cloud, decode_cloud, GEOMETRIES
 from ffs_anonymizer.errors import ImageError
 import numpy as np
 import pytest
-from support.clouds import (
+from support.clouds import (  # noqa: I101
     BYTES,
     cloud_message,
     FLOAT32,

@@ -54,7 +54,7 @@ def test_recall_is_counted_by_height() -> None:
 
 @pytest.fixture
 def network(tmp_path: Path) -> Path:
-    """Finds one box at (8, 16)-(40, 32), scored 0.8, and one at (48, 48)-(64, 64), scored 0.3."""
+    """Find one box at (8, 16)-(40, 32), scored 0.8, and one at (48, 48)-(64, 64), scored 0.3."""
     values = {}
     for stride in (8, 16, 32):
         side = 64 // stride

@@ -14,6 +14,8 @@ def info(stamp: int, order: str = '<') -> bytes:
 
 
 class Desk:
+    """Hold infos, and what came out of them by its second."""
+
     def __init__(self) -> None:
         self.out: list[int] = []
         self.awaited = True

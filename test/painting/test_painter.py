@@ -51,7 +51,6 @@ def settings(tmp_path, **changes):
 @pytest.fixture
 def both(tmp_path, kernels):
     """Return the recipe by its stages, and the same through a painter."""
-
     with contextlib.ExitStack() as stack:
 
         def make(**changes):

@@ -10,7 +10,7 @@ OUTER = RECT + np.array([-10, -10, 10, 10], np.int32)
 
 
 def street(seed=0):
-    """A smooth picture with a darker bumper across it."""
+    """Return a smooth picture with a darker bumper across it."""
     rng = np.random.default_rng(seed)
     image = cv2.resize(rng.integers(90, 160, (6, 10, 3)).astype(np.uint8), (320, 200))
     cv2.rectangle(image, (0, 70), (319, 120), (60, 50, 50), -1)

@@ -1,4 +1,4 @@
-"""A detector that finds white squares, and recordings of them: which squares are left?"""
+"""A detector that finds white squares, and recordings of them, asked which squares are left."""
 
 import re
 

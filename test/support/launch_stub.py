@@ -10,6 +10,8 @@ import pytest
 
 
 class LaunchContext:
+    """Hold the arguments of a launch."""
+
     def __init__(self) -> None:
         self.launch_configurations: dict[str, str] = {}
 
@@ -23,11 +25,15 @@ class Entity:
 
 
 class LaunchDescription:
+    """Hold what is started."""
+
     def __init__(self, entities: list[Any]) -> None:
         self.entities = entities
 
 
 class LaunchConfiguration:
+    """Stand for an argument."""
+
     def __init__(self, name: str) -> None:
         self.name = name
 

@@ -81,7 +81,7 @@ def boxes_of(raw: torch.Tensor, cells: Cells) -> torch.Tensor:
 
 def overlap(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Return the overlap (intersection over union) of boxes, and that less what is wrong with them.
+    Return the overlap of boxes, intersection over union, and that less what is wrong with them.
 
     :param a: (..., 4).
     :param b: (..., 4), broadcast to a.
