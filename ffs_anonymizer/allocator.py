@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 
 # For each variable of glibc the number of the option that mallopt() knows, and our value.
@@ -26,3 +27,9 @@ def keep_memory(*, one_arena: bool = False) -> None:
         return
     for option, value in {**_KEEPING, **(_ONE_ARENA if one_arena else {})}.values():
         mallopt(option, value)
+
+
+def give_back() -> None:
+    """Hand freed memory back to the system, which is kept otherwise for what comes next."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)

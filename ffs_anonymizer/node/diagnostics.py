@@ -95,6 +95,10 @@ class Diagnostics:
         self._before: dict[str, Account] = {}
         self._lossy = Reminder(_QUIET_S)
 
+    def restart(self) -> None:
+        """Count from zero again."""
+        self._before = {}
+
     def publish(self, statuses: Iterable[DiagnosticStatus]) -> None:
         """Publish statuses."""
         message = DiagnosticArray(status=list(statuses))

@@ -10,6 +10,7 @@ from pathlib import Path
 import time
 from typing import Any
 
+from ffs_anonymizer import allocator
 from ffs_anonymizer.anonymizer import Anonymized
 from ffs_anonymizer.clouds.scene import Scene
 from ffs_anonymizer.errors import AnonymizerError, SettingsError
@@ -103,7 +104,6 @@ class Service:
         self._routes: dict[str, Route] = {}
         self._passed: list[Route] = []
         self._infos: list[tuple[Route, Infos, NodeTopic]] = []
-        self._timers: list[Any] = []
         self._lenses: list[Any] = []
         self._detections: Any = None
         self._listing: Listing | None = None
@@ -122,6 +122,8 @@ class Service:
         # Steady, since ROS time stands still while a simulation or a recording does.
         self._clock = Clock(clock_type=ClockType.STEADY_TIME)
         self._diagnosing = node.create_timer(PERIOD_S, self._diagnose, clock=self._clock)
+        self._polling = node.create_timer(_POLL_S, self._poll, clock=self._clock)
+        self._polling.cancel()
 
     def accounts(self) -> dict[str, Account]:
         """Return what became of each camera's frames, by topic."""
@@ -143,6 +145,7 @@ class Service:
             )
             for topic, kind in self._sources
         ]
+        self._diagnostics.restart()
         self._worker = Worker(
             self.settings,
             self._cameras,
@@ -154,7 +157,7 @@ class Service:
         for name, value in self._worker.description.items():
             self._logger.info(f'{name}: {value}')
 
-    def open(self) -> None:
+    def open(self) -> None:  # noqa: A003
         """
         Take the topics, from now on.
 
@@ -178,7 +181,7 @@ class Service:
         for topic in self._topics.infos:
             self._add_info(topic)
         self._opened_s = time.monotonic()
-        self._timers = [self._node.create_timer(_POLL_S, self._poll, clock=self._clock)]
+        self._polling.reset()
         self._logger.info(f'{READY}; cameras: {", ".join(self._routes) or "none"}')
         if not self._routes and not self._passed:
             self._logger.warning('image_topics is empty: there is nothing to do')
@@ -189,11 +192,10 @@ class Service:
 
     def close(self) -> None:
         """Leave the topics; the networks stay. Frames that wait are dropped."""
-        for timer in self._timers:
-            self._node.destroy_timer(timer)
+        self._polling.cancel()
         for subscription in self._lenses:
             self._node.destroy_subscription(subscription)
-        self._timers, self._lenses = [], []
+        self._lenses = []
         for route in (*self._routes.values(), *self._passed):
             route.close()
         self._routes, self._passed, self._infos = {}, [], []
@@ -221,6 +223,7 @@ class Service:
             self._logger.error('the frame in work does not end: it is left behind')
         self._end_listing()
         self._sum_up()
+        allocator.give_back()
 
     @property
     def _logger(self) -> Any:

@@ -119,6 +119,7 @@ class Live:
         self.until('the service is there', client.service_is_ready)
         future = client.call_async(request)
         self.until('the service answers', future.done)
+        self.tester.destroy_client(client)
         return future.result()
 
     def set_parameter(self, name: str, value: Any) -> tuple[bool, str]:
