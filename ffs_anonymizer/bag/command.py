@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 from itertools import combinations
+import os
 import re
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from ffs_anonymizer.cli.options import (
     settings_from,
 )
 from ffs_anonymizer.errors import SettingsError
+from ffs_anonymizer.jobs.output import partial_of
 from ffs_anonymizer.settings.runtime import Settings
 from ffs_anonymizer.terminal import say, warn
 
@@ -56,6 +58,14 @@ def add_parser(subparsers: Subparsers) -> None:
         target='the folder of the new bag',
         whole='bag',
     )
+    parser.add_argument(
+        '--workers',
+        type=_not_negative,
+        default=0,
+        metavar='N',
+        help='processes that detect, side by side, chunk by chunk; what they have done outlives '
+        'a kill, and the same command goes on. 0: one pass in this process (default)',
+    )
     _add_topic_options(parser)
     _add_format_options(parser)
     add_settings_options(parser)
@@ -70,11 +80,11 @@ def run(args: argparse.Namespace) -> int:
     :raises AnonymizerError: there is no output.
     """
     job = _job(args)
-    if job.skips_existing and job.target.exists():
+    if job.skips_existing and job.target.exists() and not os.path.lexists(partial_of(job.target)):
         say(f'{job.target} exists already: nothing to do')
         return 0
     from ffs_anonymizer.allocator import keep_memory
-    from ffs_anonymizer.bag import conversion
+    from ffs_anonymizer.bag import chunks, conversion
     from ffs_anonymizer.bag.plan import BagPlan
     from ffs_anonymizer.bag.preflight import check_first_images
     from ffs_anonymizer.models import roster
@@ -90,9 +100,13 @@ def run(args: argparse.Namespace) -> int:
         if plan.chosen:
             roster.check(job.settings)
         return 0
-    report = conversion.run(
-        job, plan=plan, tell=say, shows_progress=not args.disable_progress_output
-    )
+    shows_progress = not args.disable_progress_output
+    if args.workers:
+        report = chunks.run(
+            job, workers=args.workers, plan=plan, tell=say, shows_progress=shows_progress
+        )
+    else:
+        report = conversion.run(job, plan=plan, tell=say, shows_progress=shows_progress)
     say(conversion.summary(report))
     report.tell()
     return report.exit_code

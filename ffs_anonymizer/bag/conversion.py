@@ -7,19 +7,19 @@ from concurrent.futures import ThreadPoolExecutor
 import contextlib
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from functools import partial
 import json
 from pathlib import Path
 import time
-from typing import Any, TYPE_CHECKING, Union
+from typing import Any, Protocol, TYPE_CHECKING, Union
 
 from ffs_anonymizer.bag.measured import blank, may_show_persons, MeasuredMessage
+from ffs_anonymizer.bag.pictures import decoding, fingerprint, Picture
 from ffs_anonymizer.bag.plan import BagJob, BagPlan, table
 from ffs_anonymizer.bag.preflight import check_first_images
 from ffs_anonymizer.bag.selection import Action, depth_error, picture_error, refusal
 from ffs_anonymizer.bag.video import VideoImage, Videos
 from ffs_anonymizer.errors import AnonymizerError, BagError, ImageError
-from ffs_anonymizer.frames.message import black_like, decode, is_depth, MOST_PIXELS, rotation_of
+from ffs_anonymizer.frames.message import black_like, is_depth
 from ffs_anonymizer.jobs.earlier import Earlier, earlier_of, refuse_reuse
 from ffs_anonymizer.jobs.job import (
     looked_up,
@@ -31,7 +31,8 @@ from ffs_anonymizer.jobs.job import (
     Tell,
     written_list,
 )
-from ffs_anonymizer.jobs.output import new_folder, record_of, sync
+from ffs_anonymizer.jobs.journal import Journal
+from ffs_anonymizer.jobs.output import disk_errors, new_folder, record_of, sync
 from ffs_anonymizer.jobs.record import FORMAT, summary_of, write_record
 from ffs_anonymizer.jobs.report import counted, progress_bar, Report
 from ffs_anonymizer.pipeline import anonymize_all, Outcome, Task
@@ -46,11 +47,20 @@ from ffs_anonymizer.settings.parameter_file import to_yaml
 if TYPE_CHECKING:
     from ffs_anonymizer.anonymizer import Recipe
     from ffs_anonymizer.frames.frame import Frame
+    from ffs_anonymizer.regions.detections import Detections
 
 SETTINGS_FILE = 'anonymizer.param.yaml'
 SCRATCH = 'scratch'
 
-_Content = Union[cdr.CdrImage, cdr.CdrCompressedImage, cdr.CdrPointCloud, VideoImage]
+# What a journal holds of a bag that is done.
+BAG, RECORD, LIST, REPORT = 'bag', 'record', 'detections', 'report'
+
+
+class Detected(Protocol):
+    """Know what was detected before, in the very same pictures, with the very same settings."""
+
+    def find(self, fingerprint: bytes) -> Detections | None:
+        """Return what was detected in the picture of this fingerprint; None: not known."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,7 @@ class _Picture:
     """
 
     message: Message
-    image: _Content | None
+    image: Picture | None
     stamp_ns: int
 
 
@@ -83,6 +93,8 @@ def run(
     job: BagJob,
     *,
     plan: BagPlan | None = None,
+    detected: Detected | None = None,
+    journal: Journal | None = None,
     tell: Tell = nobody,
     shows_progress: bool = False,
 ) -> Report:
@@ -90,6 +102,8 @@ def run(
     Write the bag; it has its final name only when all of it is there and was read back.
 
     :param plan: of the job, where it was made already.
+    :param detected: what was detected already; in other pictures, the networks look.
+    :param journal: that the outputs are made in, and named by; None: each in its own `.partial`.
     :param tell: is told which models run, a line each.
     :param shows_progress: whether a bar is drawn on standard error.
     :raises AnonymizerError: there is no output.
@@ -98,7 +112,7 @@ def run(
     if job.skips_existing and job.target.exists():
         return Report()
     plan = plan or BagPlan(job)
-    refuse_outputs(job, [job.target, record_of(job.target)])
+    refuse_outputs(job, [job.target, record_of(job.target)], resumes=journal is not None)
     if plan.waits_for_cameras:
         refuse_reuse(job, 'clouds and depth images follow what their cameras saw')
     check_first_images(plan)
@@ -113,17 +127,42 @@ def run(
         recipe = stack.enter_context(opened(job.settings, report, tell)) if plan.chosen else None
         found = stack.enter_context(read_list(job, map(plan.label, plan.chosen)))
         earlier = stack.enter_context(earlier_of(job))
-        lines = stack.enter_context(written_list(job))
-        folder = stack.enter_context(new_folder(job.target))
-        conversion = _Conversion(plan, folder, report, found, earlier, lines)
+        list_place = None if journal is None else journal.fresh(LIST)
+        lines = stack.enter_context(written_list(job, list_place))
+        if journal is None:
+            folder = stack.enter_context(new_folder(job.target))
+        else:
+            folder = journal.fresh(BAG)
+            stack.enter_context(disk_errors(folder))
+            folder.mkdir()
+        conversion = _Conversion(plan, folder, report, found, detected, earlier, lines)
         conversion.write(recipe, shows_progress=shows_progress)
         if recipe is not None:
             (folder / SETTINGS_FILE).write_text(to_yaml(job.settings), encoding='utf-8')
         conversion.verify_and_sync()
     report.written = 1
-    write_record(job, job.target, report, started_at)
-    report.seconds = time.monotonic() - started
+    if journal is None:
+        write_record(job, job.target, report, started_at)
+        report.seconds = time.monotonic() - started
+    else:
+        place = journal.fresh(RECORD)
+        write_record(job, job.target, report, started_at, made=folder, place=place)
+        report.seconds = time.monotonic() - started
+        _finish(job, journal, report)
     return report
+
+
+def _finish(job: BagJob, journal: Journal, report: Report) -> None:
+    """Name what was made in a journal, and leave the report to a run that has to go on there."""
+    journal.keep(REPORT, json.dumps(report.as_dict()).encode())
+    places = {BAG: job.target, RECORD: record_of(job.target), LIST: job.write_detections}
+    journal.finish(
+        {
+            name: place
+            for name, place in places.items()
+            if place is not None and (journal.folder / name).exists()
+        }
+    )
 
 
 class _Conversion:
@@ -132,6 +171,7 @@ class _Conversion:
 
     :param folder: exists and is empty.
     :param found: list of what was found before.
+    :param detected: what was detected before, and is to be tracked.
     :param earlier: output whose frames are taken over.
     :param lines: takes what is found.
     """
@@ -142,6 +182,7 @@ class _Conversion:
         folder: Path,
         report: Report,
         found: DetectionsReader | None,
+        detected: Detected | None,
         earlier: Earlier | None,
         lines: DetectionsWriter | None,
     ) -> None:
@@ -154,6 +195,7 @@ class _Conversion:
         self._scratch.mkdir()
         self._report = report
         self._found = found
+        self._detected = detected
         self._lines = lines
         self._decided: dict[Topic, Action] = {}
         self._read = plan.ledger()
@@ -339,19 +381,15 @@ class _Conversion:
     def _cloud_task(self, message: Message, cloud: cdr.CdrPointCloud) -> Task[_Passing]:
         if not may_show_persons(cloud):
             return Task(message, clock_ns=message.log_ns, size_bytes=len(message.data))
-        decode_it = partial(self._plan.sensors.decode, cloud, message.topic.name)
-        return self._picture_task(message, cloud, decode_it)
+        return self._picture_task(message, cloud)
 
     def _image_task(self, message: Message) -> Task[_Passing]:
         payload = bytes(message.data)
         message = message._replace(data=payload)
-        topic, settings = message.topic.name, self._job.settings
-        rotation = rotation_of(settings.rotation, topic)
+        topic = message.topic.name
         if message.topic.type_name in cdr.VIDEO_TYPES:
             assert self._decoded is not None
-            return self._picture_task(
-                message, self._decoded, partial(self._decoded.decode, rotation)
-            )
+            return self._picture_task(message, self._decoded)
         try:
             if self._reader.messages_compressed:
                 payload = decompressed(payload)
@@ -361,17 +399,14 @@ class _Conversion:
         described = image.encoding if isinstance(image, cdr.CdrImage) else image.format
         if is_depth(described, topic):
             raise depth_error([topic])
-        limit = settings.limits.max_pixels or MOST_PIXELS
-        return self._picture_task(
-            message,
-            image,
-            partial(decode, image, topic=topic, rotation=rotation, most_pixels=limit),
-        )
+        return self._picture_task(message, image)
 
-    def _picture_task(
-        self, message: Message, image: _Content, decode_image: Callable[[], Frame]
-    ) -> Task[_Passing]:
+    def _picture_task(self, message: Message, image: Picture) -> Task[_Passing]:
+        topic = message.topic
         stamp_ns = image.stamp_ns or message.log_ns
+        decode_image: Callable[[], Frame] = decoding(
+            image, topic.name, self._job.settings, self._plan.sensors
+        )
         label = self._label(message.topic)
         decode_image, known = looked_up(
             self._found, decode_image, label, stamp_ns=stamp_ns, log_ns=message.log_ns
@@ -380,13 +415,17 @@ class _Conversion:
             kept = self._kept(message, stamp_ns, known)
             if kept is not None:
                 return Task(kept, clock_ns=message.log_ns, size_bytes=len(kept.payload))
+        detections = None
+        if self._detected is not None and known is None:
+            detections = self._detected.find(fingerprint(image, (topic.name, topic.type_name)))
         return Task(
             _Picture(message, image, stamp_ns),
             decode_image,
-            stream=message.topic.name,
+            stream=topic.name,
             stamp_ns=stamp_ns,
             clock_ns=message.log_ns,
             size_bytes=len(message.data),
+            detections=detections,
             found=None if known is None else known.regions,
         )
 
@@ -504,9 +543,7 @@ class _Conversion:
         name, image = picture.message.topic.name, picture.image
         where = f'{name}, message recorded at {picture.message.log_ns} ns: {error}'
         if self._job.on_error == 'stop':
-            raise BagError(
-                f'{where}; with --on-error black, a black frame would stand for it'
-            ) from error
+            raise stopped_at(name, picture.message.log_ns, error) from error
         if image is None:
             raise BagError(f'{where}; nor is there anything to put a black frame into') from error
         self._report.undone.append(f'{where}; it is black now')
@@ -529,6 +566,14 @@ class _Conversion:
         differences = self._read.differences(written)
         if differences:
             raise BagError(f'the new bag is not what it should be: {"; ".join(differences)}')
+
+
+def stopped_at(topic: str, log_ns: int, error: AnonymizerError) -> BagError:
+    """Return the error of a job that stops at a picture that cannot be anonymized."""
+    return BagError(
+        f'{topic}, message recorded at {log_ns} ns: {error}; with --on-error black, a black frame '
+        'would stand for it'
+    )
 
 
 def summary(report: Report) -> str:

@@ -95,10 +95,11 @@ def read_list(job: FileJob, streams: Iterable[str]) -> Iterator[DetectionsReader
 
 
 @contextmanager
-def written_list(job: FileJob) -> Iterator[DetectionsWriter | None]:
+def written_list(job: FileJob, place: Path | None = None) -> Iterator[DetectionsWriter | None]:
     """
     Yield where to write what is found; it gets its name when the block ends well.
 
+    :param place: in place of the name that the job says.
     :raises OutputError: it cannot be written.
     """
     if job.write_detections is None:
@@ -106,7 +107,7 @@ def written_list(job: FileJob) -> Iterator[DetectionsWriter | None]:
         return
     name = job.source.resolve().name
     with (
-        new_file(job.write_detections) as partial,
+        new_file(place or job.write_detections) as partial,
         partial.open('w', encoding='utf-8') as file,
     ):
         writer = DetectionsWriter(file, source=name, settings=job.settings)
@@ -165,19 +166,20 @@ def raising(error: AnonymizerError) -> Callable[[], NoReturn]:
     return decode
 
 
-def refuse_outputs(job: FileJob, outputs: Iterable[Path]) -> None:
+def refuse_outputs(job: FileJob, outputs: Iterable[Path], *, resumes: bool = False) -> None:
     """
     Refuse to begin where the outputs of a job or its list of detections have no place.
 
+    :param resumes: whether the unfinished state of the target is taken up.
     :raises OutputError: something exists, is named twice, lies in the input, or has no folder.
     """
-    found = job.write_detections
+    found, resumed = job.write_detections, job.target if resumes else None
     if found is None:
-        refuse(outputs, source=job.source)
+        refuse(outputs, source=job.source, resumed=resumed)
         return
     if not found.parent.is_dir():
         raise OutputError(
             f'{found}: got no folder {found.parent}, expected one for the detections; create it, '
             'or choose another'
         )
-    refuse([*outputs, found], source=job.source)
+    refuse([*outputs, found], source=job.source, resumed=resumed)

@@ -26,12 +26,13 @@ def record_of(path: Path) -> Path:
     return path.with_name(path.name + RECORD)
 
 
-def refuse(outputs: Iterable[Path], *, source: Path) -> None:
+def refuse(outputs: Iterable[Path], *, source: Path, resumed: Path | None = None) -> None:
     """
     Refuse to begin where something would be overwritten, or written into the input.
 
     :param outputs: all files and folders that are to be made.
     :param source: the input, which stays as it is; in a folder, nothing is written.
+    :param resumed: of the outputs, the one whose unfinished state is taken up.
     :raises OutputError: an output exists, is being written, is named twice, or lies in the input.
     """
     paths = [Path(path) for path in outputs]
@@ -54,8 +55,8 @@ def refuse(outputs: Iterable[Path], *, source: Path) -> None:
                 'another file for the detections'
             )
         taken.add(real)
-        if os.path.lexists(partial_of(path)):
-            raise _PartialError(partial_of(path))
+        if path != resumed and os.path.lexists(partial_of(path)):
+            raise PartialError(partial_of(path))
         if folder is not None and folder in (real, *real.parents):
             raise OutputError(
                 f'{path}: lies inside the input {source}, which stays as it is; choose another '
@@ -79,7 +80,7 @@ def new_file(path: Path) -> Iterator[Path]:
             # Never through a link, and never into what somebody else is writing.
             descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         except FileExistsError as error:
-            raise _PartialError(partial) from error
+            raise PartialError(partial) from error
         made = os.fstat(descriptor)
         os.close(descriptor)
         try:
@@ -87,7 +88,7 @@ def new_file(path: Path) -> Iterator[Path]:
             sync(partial)
             if not _is_same(partial, made):
                 raise OutputError(f'{partial}: is another file than the one that was written')
-            _give_name(partial, path)
+            give_name(partial, path)
         finally:
             if _is_same(partial, made):
                 partial.unlink()
@@ -105,7 +106,7 @@ def replaced_file(path: Path) -> Iterator[Path]:
         try:
             os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         except FileExistsError as error:
-            raise _PartialError(partial) from error
+            raise PartialError(partial) from error
         try:
             yield partial
             sync(partial)
@@ -130,14 +131,10 @@ def new_folder(path: Path) -> Iterator[Path]:
         try:
             partial.mkdir()
         except FileExistsError as error:
-            raise _PartialError(partial) from error
+            raise PartialError(partial) from error
         try:
             yield partial
-            sync(partial)
-            if os.path.lexists(path):
-                raise _existing(path)
-            partial.rename(path)
-            sync(path.parent)
+            give_folder_name(partial, path)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -170,7 +167,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise OutputError(f'cannot write {path}: {reason}') from error
 
 
-class _PartialError(OutputError):
+class PartialError(OutputError):
     """An unfinished output is in the way."""
 
     def __init__(self, partial: Path) -> None:
@@ -190,8 +187,25 @@ def _is_same(path: Path, made: os.stat_result) -> bool:
     return False
 
 
-def _give_name(partial: Path, path: Path) -> None:
-    """Give a file its name, unless something has that name."""
+def give_folder_name(partial: Path, path: Path) -> None:
+    """
+    Give a folder its name, on the disk, its files excepted.
+
+    :raises OutputError: something has that name.
+    """
+    sync(partial)
+    if os.path.lexists(path):
+        raise _existing(path)
+    partial.rename(path)
+    sync(path.parent)
+
+
+def give_name(partial: Path, path: Path) -> None:
+    """
+    Give a file its name.
+
+    :raises OutputError: something has that name.
+    """
     try:
         # Fails where a rename would overwrite.
         os.link(partial, path)

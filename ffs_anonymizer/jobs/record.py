@@ -23,29 +23,43 @@ VERSION = 1
 _BLOCK_BYTES = 1 << 20
 
 
-def write_record(job: FileJob, output: Path, report: Report, started: datetime) -> None:
+def write_record(
+    job: FileJob,
+    output: Path,
+    report: Report,
+    started: datetime,
+    *,
+    made: Path | None = None,
+    place: Path | None = None,
+) -> None:
     """
     Write the record of a job that is done beside its output, or tell why not in its report.
 
     :param output: the file or folder that was made; nothing is recorded where there is none.
     :param report: what became of it.
     :param started: when the job began.
+    :param made: where an output lies that does not have its name yet.
+    :param place: where to write the record of such an output.
     """
-    if not output.exists():
+    made = made or output
+    if not made.exists():
         return
     try:
-        _write(record_of(output), job, output, report, started)
+        about = {**described(made), 'name': output.name}
+        _write(place or record_of(output), job, about, report, started)
     except AnonymizerError as error:
         report.undone.append(f'there is no privacy record: {error}')
 
 
-def _write(path: Path, job: FileJob, output: Path, report: Report, started: datetime) -> None:
+def _write(
+    path: Path, job: FileJob, output: Mapping[str, Any], report: Report, started: datetime
+) -> None:
     record = {
         **summary_of(job.settings, report),
         'started': started.astimezone(timezone.utc).isoformat(timespec='seconds'),
         'ended': datetime.now(timezone.utc).isoformat(timespec='seconds'),
         'source': described(job.source),
-        'output': described(output),
+        'output': dict(output),
         'audit': None,
     }
     if job.skips_existing:

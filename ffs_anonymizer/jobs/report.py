@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 import sys
 from typing import Any
@@ -56,6 +57,20 @@ class Report:
     undone: list[str] = field(default_factory=list)
     warnings: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it in what JSON has."""
+        return {**vars(self), 'streams': {name: vars(t) for name, t in self.streams.items()}}
+
+    @classmethod
+    def of_dict(cls, values: Mapping[str, Any]) -> Report:
+        """Return the report that `as_dict` told of."""
+        report = cls(**values)
+        report.warnings = Counter(report.warnings)
+        report.streams = {name: Tally(**tally) for name, tally in values['streams'].items()}
+        for tally in report.streams.values():
+            tally.regions, tally.methods = Counter(tally.regions), Counter(tally.methods)
+        return report
 
     @property
     def exit_code(self) -> int:

@@ -13,6 +13,7 @@ from ffs_anonymizer.errors import BagError
 from ffs_anonymizer.rosbag2 import sqlite
 from ffs_anonymizer.rosbag2.mcap import message_at, translated, unpacked
 from ffs_anonymizer.rosbag2.reader import BagReader, decompressed
+from ffs_anonymizer.rosbag2.storage import MOST_MESSAGE_BYTES
 from mcap.exceptions import McapError
 from mcap.reader import SeekingReader
 from mcap.records import Chunk, MessageIndex
@@ -42,11 +43,13 @@ class BagAccess:
     Look messages up; only indexes are read beforehand, where the storage has them.
 
     :param path: a bag folder, a .mcap or a .db3 file.
+    :param most_message_bytes: of a message, decompressed.
     :raises BagError: the bag is missing, damaged, or compressed file by file.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._reader = BagReader(path)
+    def __init__(self, path: Path, *, most_message_bytes: int = MOST_MESSAGE_BYTES) -> None:
+        self._most_message_bytes = most_message_bytes
+        self._reader = BagReader(path, most_message_bytes=most_message_bytes)
         if self._reader.metadata.compression_mode == 'file':
             raise BagError(
                 f'{path}: got a bag whose files are compressed as a whole, expected one that can '
@@ -61,6 +64,11 @@ class BagAccess:
                     self._places[topic].append(place)
         for places in self._places.values():
             places.sort(key=lambda place: place.log_ns)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Return the storage files, in order."""
+        return self._reader.files
 
     def stamps_ns(self, topic: str) -> list[int]:
         """Return when each message of a topic was recorded, in order."""
@@ -82,7 +90,9 @@ class BagAccess:
         with _errors_of(place.file):
             fetch = _mcap_payload if place.file.suffix == '.mcap' else _sqlite_payload
             data = fetch(place, topic)
-        return decompressed(data) if self._reader.messages_compressed else data
+        if not self._reader.messages_compressed:
+            return data
+        return decompressed(data, self._most_message_bytes)
 
 
 def _mcap_places(file: Path) -> Iterator[tuple[str, _Place]]:
