@@ -170,7 +170,7 @@ def job_of(
         squares,
         methods[drawn],
         seeds[drawn],
-        points_of(regions.take(drawn), pose=settings.generator.pose),
+        points_of(regions.take(drawn), seeds[drawn], pose=settings.generator.pose),
         rects_xyxy_px,
         np.array([*below, *outers], np.int32).reshape(-1, 4),
         np.array([*below, *rects_xyxy_px[order]], np.int32).reshape(-1, 4),
