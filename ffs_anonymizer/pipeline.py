@@ -9,11 +9,11 @@ import contextlib
 import dataclasses
 from dataclasses import dataclass
 import logging
-import os
 import queue
 import threading
 from typing import Generic, TYPE_CHECKING, TypeVar, Union
 
+from ffs_anonymizer.cores import cores
 from ffs_anonymizer.errors import AnonymizerError
 from ffs_anonymizer.regions.detections import Detections, Regions
 from ffs_anonymizer.regions.tracker import backfill, region_scales
@@ -124,7 +124,7 @@ class _StoppedError(Exception):
 
 def concurrency(settings: Settings) -> int:
     """Return how many frames the Networks for `anonymize_all` are to be opened for."""
-    return min(settings.threads or len(os.sched_getaffinity(0)), SIDE_BY_SIDE)
+    return min(settings.threads or cores(), SIDE_BY_SIDE)
 
 
 def anonymize_all(
@@ -146,7 +146,7 @@ def anonymize_all(
     # A recording has time: no face gets less than its method for the sake of speed.
     settings = recipe.settings.updated({'budget_ms': 0.0})
     recipe = dataclasses.replace(recipe, settings=settings)
-    run: _Run[_Item] = _Run(recipe, workers or os.cpu_count() or 1)
+    run: _Run[_Item] = _Run(recipe, workers or cores())
     try:
         run.start(tasks)
         yield from run.outcomes()

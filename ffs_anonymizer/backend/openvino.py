@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 from ffs_anonymizer.backend import Backend, multiplies_bytes, ort, Tensors, TensorSpec
 from ffs_anonymizer.backend.device import Device
 from ffs_anonymizer.backend.onnx_file import cleaned, has_integers
+from ffs_anonymizer.cores import cores
 from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.models.manifest import is_generator
 from ffs_anonymizer.models.model_file import ModelFile
@@ -50,7 +49,7 @@ class OpenVinoBackend(Backend):
             precision = 'bf16' if able and is_generator(names) else 'f32'
             options = {
                 'PERFORMANCE_HINT': 'LATENCY',
-                'INFERENCE_NUM_THREADS': threads or len(os.sched_getaffinity(0)),
+                'INFERENCE_NUM_THREADS': threads or cores(),
                 'INFERENCE_PRECISION_HINT': precision,
             }
             if widened:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from ffs_anonymizer.backend import Backend, multiplies_bytes, Tensors, TensorSpec
@@ -13,6 +12,7 @@ from ffs_anonymizer.backend.onnx_file import (
     has_integers,
     has_signed_activations,
 )
+from ffs_anonymizer.cores import cores
 from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.models.model_file import ModelFile
 import numpy as np
@@ -43,10 +43,10 @@ class OrtBackend(Backend):
         model = cleaned(file)
         if has_integers(model) and not multiplies_bytes():
             self.device = self.device.noted('8 bits in wider products: the processor has no VNNI')
-        cores = threads or len(os.sched_getaffinity(0))
+        most = threads or cores()
         try:
             # Each thread that calls works itself; the session's own threads help all of them.
-            threads = max(1, cores - concurrency + 1)
+            threads = max(1, most - concurrency + 1)
             self._session = open_session(model, threads=threads, provider=provider)
         except ModelError as error:
             raise ModelError(f'{path}: {error}') from error
@@ -111,7 +111,7 @@ def open_session(
     :raises ModelError: ONNX Runtime refuses the network.
     """
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = threads or cores()
     options.log_severity_level = _ERRORS_ONLY
     # Threads that spin while they wait take the cores from decoding and encoding.
     options.add_session_config_entry('session.intra_op.allow_spinning', '0')

@@ -7,7 +7,7 @@ import contextlib
 from itertools import combinations
 import os
 import re
-from typing import TYPE_CHECKING
+from typing import Any, TYPE_CHECKING
 
 from ffs_anonymizer.cli.options import (
     add_file_options,
@@ -66,8 +66,8 @@ def add_parser(subparsers: Subparsers) -> None:
         help='processes that detect, side by side, chunk by chunk; what they have done outlives '
         'a kill, and the same command goes on. 0: one pass in this process (default)',
     )
-    _add_topic_options(parser)
-    _add_format_options(parser)
+    add_topic_options(parser)
+    add_format_options(parser)
     add_settings_options(parser)
     parser.set_defaults(run=run)
 
@@ -112,7 +112,8 @@ def run(args: argparse.Namespace) -> int:
     return report.exit_code
 
 
-def _add_topic_options(parser: argparse.ArgumentParser) -> None:
+def add_topic_options(parser: argparse.ArgumentParser) -> None:
+    """Add what chooses topics and times."""
     group = parser.add_argument_group(
         'topics', 'Without these, all images are anonymized and everything else is copied.'
     )
@@ -162,7 +163,8 @@ def _add_topic_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_format_options(parser: argparse.ArgumentParser) -> None:
+def add_format_options(parser: argparse.ArgumentParser) -> None:
+    """Add what chooses the form of new bags."""
     group = parser.add_argument_group('format', 'Without these, the new bag is as the old one is.')
     group.add_argument(
         '-s', '--storage', choices=('mcap', 'sqlite3'), default='', help='of the new bag'
@@ -210,17 +212,24 @@ def _job(args: argparse.Namespace) -> BagJob:
     from ffs_anonymizer.bag.plan import BagJob
 
     settings = settings_from(args)
-    return BagJob(
-        **file_options(args),
-        settings=settings,
-        selection=_selection(args, settings),
-        storage=args.storage,
-        compression_mode=args.compression_mode,
-        start_ns=args.start_time_ns,
-        end_ns=args.end_time_ns,
-        max_bytes=args.max_bag_size,
-        max_duration_ns=args.max_bag_duration * 1_000_000_000,
-    )
+    return BagJob(**file_options(args), settings=settings, **bag_options(args, settings))
+
+
+def bag_options(args: argparse.Namespace, settings: Settings) -> dict[str, Any]:
+    """
+    Return what the options of topics, times and forms amount to, by the names of BagJob.
+
+    :raises SettingsError: they contradict each other.
+    """
+    return {
+        'selection': _selection(args, settings),
+        'storage': args.storage,
+        'compression_mode': args.compression_mode,
+        'start_ns': args.start_time_ns,
+        'end_ns': args.end_time_ns,
+        'max_bytes': args.max_bag_size,
+        'max_duration_ns': args.max_bag_duration * 1_000_000_000,
+    }
 
 
 def _selection(args: argparse.Namespace, settings: Settings) -> Selection:

@@ -47,6 +47,7 @@ from ffs_anonymizer.settings.parameter_file import to_yaml
 if TYPE_CHECKING:
     from ffs_anonymizer.anonymizer import Recipe
     from ffs_anonymizer.frames.frame import Frame
+    from ffs_anonymizer.networks import Networks
     from ffs_anonymizer.regions.detections import Detections
 
 SETTINGS_FILE = 'anonymizer.param.yaml'
@@ -95,6 +96,7 @@ def run(
     plan: BagPlan | None = None,
     detected: Detected | None = None,
     journal: Journal | None = None,
+    networks: Networks | None = None,
     tell: Tell = nobody,
     shows_progress: bool = False,
 ) -> Report:
@@ -104,6 +106,7 @@ def run(
     :param plan: of the job, where it was made already.
     :param detected: what was detected already; in other pictures, the networks look.
     :param journal: that the outputs are made in, and named by; None: each in its own `.partial`.
+    :param networks: that are open already.
     :param tell: is told which models run, a line each.
     :param shows_progress: whether a bar is drawn on standard error.
     :raises AnonymizerError: there is no output.
@@ -124,7 +127,11 @@ def run(
         ]
     )
     with contextlib.ExitStack() as stack:
-        recipe = stack.enter_context(opened(job.settings, report, tell)) if plan.chosen else None
+        recipe = (
+            stack.enter_context(opened(job.settings, report, tell, networks))
+            if plan.chosen
+            else None
+        )
         found = stack.enter_context(read_list(job, map(plan.label, plan.chosen)))
         earlier = stack.enter_context(earlier_of(job))
         list_place = None if journal is None else journal.fresh(LIST)

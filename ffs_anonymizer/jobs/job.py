@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+import contextlib
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from ffs_anonymizer.settings.runtime import Settings
 if TYPE_CHECKING:
     from ffs_anonymizer.anonymizer import Recipe
     from ffs_anonymizer.frames.frame import Frame
+    from ffs_anonymizer.networks import Networks
 
 _LISTED_NAMES = 10
 Tell = Callable[[str], object]
@@ -54,18 +56,23 @@ def nobody(_: str) -> None:
 
 
 @contextmanager
-def opened(settings: Settings, report: Report, tell: Tell) -> Iterator[Recipe]:
+def opened(
+    settings: Settings, report: Report, tell: Tell, networks: Networks | None = None
+) -> Iterator[Recipe]:
     """
-    Yield the recipe, and close it at the end.
+    Yield the recipe, and close at the end what was opened for it.
 
     :param report: gets to know the models.
     :param tell: is told of them, a line each.
+    :param networks: of whoever does many jobs, which stay open; None: open them.
     :raises ModelError: a model is missing or unfit.
     """
     from ffs_anonymizer.anonymizer import Recipe
     from ffs_anonymizer.networks import Networks
 
-    with Networks(settings, concurrency=concurrency(settings)) as networks:
+    with contextlib.ExitStack() as stack:
+        if networks is None:
+            networks = stack.enter_context(Networks(settings, concurrency=concurrency(settings)))
         recipe = Recipe(networks, settings)
         report.models.update(networks.words())
         for name, value in report.models.items():

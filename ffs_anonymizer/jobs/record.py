@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ffs_anonymizer import __version__
+from ffs_anonymizer.cores import cores
 from ffs_anonymizer.errors import AnonymizerError, MediaError
 from ffs_anonymizer.jobs.job import FileJob
 from ffs_anonymizer.jobs.output import new_file, PARTIAL, record_of, replaced_file
@@ -108,7 +109,7 @@ def described(path: Path) -> dict[str, Any]:
     files = [path] if path.is_file() else list(_files(path))
     root = path.parent if path.is_file() else path
     try:
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(4, cores())) as pool:
             hashes = list(pool.map(_sha256, files))
         return {
             'name': path.name,

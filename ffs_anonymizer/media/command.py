@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, TYPE_CHECKING
 
 from ffs_anonymizer.cli.options import (
     add_file_options,
@@ -63,6 +63,19 @@ def add_parser(subparsers: Subparsers) -> None:
         'line, in pixels of the upright image; an empty file means no face, a missing one is an '
         'error; in folders as those of the images are',
     )
+    add_video_options(parser)
+    parser.add_argument(
+        '--preview',
+        action='store_true',
+        help='write <output>.preview.jpg beside each output: before and after, side by side; '
+        'CAUTION: it shows the original faces',
+    )
+    add_settings_options(parser)
+    parser.set_defaults(run=run)
+
+
+def add_video_options(parser: argparse.ArgumentParser) -> None:
+    """Add what becomes of sound and quality."""
     parser.add_argument(
         '--keep-audio', action='store_true', help='copy the sound of videos, voices included'
     )
@@ -74,14 +87,6 @@ def add_parser(subparsers: Subparsers) -> None:
         help='constant rate factor of written videos, 0 to 51: less is better and larger '
         '(default: %(default)s); images keep the quality that they have',
     )
-    parser.add_argument(
-        '--preview',
-        action='store_true',
-        help='write <output>.preview.jpg beside each output: before and after, side by side; '
-        'CAUTION: it shows the original faces',
-    )
-    add_settings_options(parser)
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -107,6 +112,11 @@ def run(args: argparse.Namespace) -> int:
     return report.exit_code
 
 
+def video_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what these options amount to, by the names of MediaJob."""
+    return {'keeps_audio': args.keep_audio, 'crf': args.crf}
+
+
 def _crf(text: str) -> int:
     if not text.isdecimal() or int(text) > 51:
         raise argparse.ArgumentTypeError(f'got {text!r}, expected a whole number, 0 to 51')
@@ -121,8 +131,7 @@ def _job(args: argparse.Namespace) -> MediaJob:
         settings=settings_from(args),
         into_folder=args.output_is_folder,
         boxes=args.boxes,
-        keeps_audio=args.keep_audio,
-        crf=args.crf,
+        **video_options(args),
         previews=args.preview,
     )
 

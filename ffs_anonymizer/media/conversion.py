@@ -44,6 +44,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from ffs_anonymizer.anonymizer import Recipe
     from ffs_anonymizer.frames.message import Frame
+    from ffs_anonymizer.networks import Networks
     from ffs_anonymizer.settings.runtime import Settings
 
 _DECODED_PER_FILE_BYTE = 10
@@ -55,6 +56,7 @@ def run(
     job: MediaJob,
     *,
     plan: MediaPlan | None = None,
+    networks: Networks | None = None,
     tell: Tell = nobody,
     warn: Tell = nobody,
     shows_progress: bool = False,
@@ -63,6 +65,7 @@ def run(
     Work on all files; each output has its final name only when it is whole.
 
     :param plan: of the job, where it was made already.
+    :param networks: that are open already.
     :param tell: is told which models run, a line each.
     :param warn: is told of settings that have no effect.
     :param shows_progress: whether a bar is drawn on standard error.
@@ -74,7 +77,7 @@ def run(
     check_zones(job.settings, plan.all_files, warn)
     report = Report(undone=plan.problems)
     with contextlib.ExitStack() as stack:
-        recipe = stack.enter_context(opened(job.settings, report, tell))
+        recipe = stack.enter_context(opened(job.settings, report, tell, networks))
         found = stack.enter_context(read_list(job, [file.name for file in plan.files]))
         earlier = stack.enter_context(earlier_of(job))
         lines = stack.enter_context(written_list(job))

@@ -130,7 +130,7 @@ class MediaPlan:
 
 def _single(job: MediaJob) -> MediaPlan:
     source, output = job.source, job.target
-    kind, reason = _kind_of(source)
+    kind, reason = kind_of(source)
     if kind not in SUFFIXES:
         got = reason or f'got {_kind(source)}, expected one of {_known()}'
         raise MediaError(f'{source}: {got}')
@@ -161,7 +161,7 @@ def _folder(job: MediaJob) -> MediaPlan:
         name = path.relative_to(source).as_posix()
         kind = ''
         if not reason:
-            kind, reason = _kind_of(path)
+            kind, reason = kind_of(path)
         if reason:
             broken.append((name, reason))
         elif kind:
@@ -196,8 +196,12 @@ def _entries(folder: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, str]
             yield entry, 'neither a file nor a folder, or a link to nothing'
 
 
-def _kind_of(path: Path) -> tuple[str, str]:
-    """Return as which of SUFFIXES a file is worked on, and why it cannot be; both empty: other."""
+def kind_of(path: Path) -> tuple[str, str]:
+    """
+    Return as which of SUFFIXES a file is worked on, and why it cannot be; both empty: other.
+
+    By its name, else by its first bytes.
+    """
     suffix = path.suffix.lower()
     if suffix in SUFFIXES:
         return suffix, ''
