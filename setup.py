@@ -22,6 +22,7 @@ setup(
     package_data={
         PACKAGE: ['py.typed', 'models/*.onnx', 'models/*.json', 'models/*.md', 'models/*.png'],
         f'{PACKAGE}.painting': ['*.cu', '*.h'],
+        f'{PACKAGE}.fleet': ['*.html'],
         f'{PACKAGE}.review': ['*.html', '*.css', '*.js'],
     },
     data_files=[
@@ -45,6 +46,12 @@ setup(
     extras_require={
         # Real rclpy and FastDDS without a ROS installation, for the node on a plain machine.
         'ros': ['ros-jazzy-rclpy[fastrtps]', 'ros-jazzy-common-interfaces'],
+        'fleet': ['ray>=2.9'],  # many recordings on many machines
+        'remote': [
+            'fsspec>=2023.6',  # recordings that lie elsewhere: s3://, gs://, http://
+            's3fs>=2023.6',  # s3://
+            'aiohttp',  # http://
+        ],
         'openvino': ['openvino'],  # generators on processors with BF16 or VNNI
         'tensorrt': ['pycuda'],  # TensorRT itself comes with JetPack, or from NVIDIA
         'train': [

@@ -15,7 +15,7 @@ MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob(
 WORKSHOP = ['datasets/*', 'training/*', 'evaluation/*', 'quantization/*', 'benchmark/*']
 # From the ground up; a module imports from its own folder, and from the layers below its own.
 LAYERS: list[list[str]] = [
-    ['__init__.py', 'allocator.py', 'errors.py', 'terminal.py'],
+    ['__init__.py', 'allocator.py', 'cores.py', 'errors.py', 'terminal.py'],
     ['settings/*', 'frames/*', 'rosbag2/*'],
     ['models/*'],
     ['backend/*'],
@@ -25,7 +25,7 @@ LAYERS: list[list[str]] = [
     ['anonymizer.py'],
     ['pipeline.py'],
     ['jobs/*'],
-    ['__main__.py', 'cli/*', 'bag/*', 'media/*', 'node/*', 'review/*'],
+    ['__main__.py', 'cli/*', 'bag/*', 'media/*', 'node/*', 'review/*', 'fleet/*'],
     WORKSHOP,
 ]
 # Where a layer's folders may import from each other: the workshop's do, and commands' options.
@@ -38,6 +38,9 @@ LIBRARIES = {
     'tensorrt': ['backend/tensorrt/*'],
     'pycuda': ['backend/tensorrt/*', 'backend/cuda.py'],
     'openvino': ['backend/openvino.py'],
+    'ray': ['jobs/fleet.py'],
+    'fsspec': ['jobs/remote.py'],
+    's3fs': [],
     'av': ['frames/video*.py'],
     'mcap': ['rosbag2/*'],
     'sqlite3': ['rosbag2/*'],
@@ -151,7 +154,7 @@ def test_every_folder_with_modules_is_a_package() -> None:
 
 
 def test_the_commands_start_without_heavy_libraries() -> None:
-    heavy = {'torch', 'onnxruntime', 'av', 'rclpy', 'mcap'}
+    heavy = {'torch', 'onnxruntime', 'av', 'rclpy', 'mcap', 'ray', 'fsspec'}
     assert (
         loaded_by('from ffs_anonymizer.cli.program import make_parser; make_parser()', heavy)
         == set()

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _COMMAND_MODULES = {
     'ffs_anonymizer.bag.command': 'bag',
     'ffs_anonymizer.media.command': 'media',
+    'ffs_anonymizer.fleet.command': 'fleet',
     'ffs_anonymizer.review.command': 'audit',
     'ffs_anonymizer.cli.build': 'build',
     'ffs_anonymizer.benchmark.command': 'bench',

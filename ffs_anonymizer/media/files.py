@@ -157,7 +157,7 @@ def _folder(job: MediaJob) -> MediaPlan:
             'inputs; choose another folder'
         )
     files, left_out, broken = [], [], []
-    for path, reason in _entries(source, (real_output,)):
+    for path, reason in entries(source, (real_output,)):
         name = path.relative_to(source).as_posix()
         kind = ''
         if not reason:
@@ -173,7 +173,7 @@ def _folder(job: MediaJob) -> MediaPlan:
     return MediaPlan(tuple(files), tuple(files), tuple(left_out), tuple(broken))
 
 
-def _entries(folder: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, str]]:
+def entries(folder: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, str]]:
     """
     Yield all files below a folder, and why the rest cannot be read; links never lead round.
 
@@ -183,13 +183,13 @@ def _entries(folder: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, str]
     if real in above:
         return
     try:
-        entries = sorted(folder.iterdir())
+        found = sorted(folder.iterdir())
     except OSError as error:
         yield folder, f'cannot be read: {error.strerror}'
         return
-    for entry in entries:
+    for entry in found:
         if entry.is_dir():
-            yield from _entries(entry, (*above, real))
+            yield from entries(entry, (*above, real))
         elif entry.is_file():
             yield entry, ''
         else:

@@ -1,0 +1,292 @@
+"""One worker of a fleet: networks that stay open, and one recording after the other."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+import contextlib
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+import os
+from pathlib import Path
+import shutil
+import tempfile
+import time
+from typing import Any
+
+from ffs_anonymizer import __version__
+from ffs_anonymizer.bag.plan import BagJob
+from ffs_anonymizer.cores import cores
+from ffs_anonymizer.errors import AnonymizerError, OutputError
+from ffs_anonymizer.fleet.plan import AUDIT, FleetTask
+from ffs_anonymizer.jobs.job import FileJob
+from ffs_anonymizer.jobs.output import disk_errors, move_in, RECORD, record_of, replace_with, sync
+from ffs_anonymizer.jobs.record import described, read_record
+from ffs_anonymizer.jobs.remote import RemotePath
+from ffs_anonymizer.jobs.report import Report, Tally
+from ffs_anonymizer.media.files import MediaJob
+from ffs_anonymizer.networks import Networks
+from ffs_anonymizer.pipeline import concurrency
+from ffs_anonymizer.rosbag2 import metadata
+from ffs_anonymizer.settings.runtime import Settings
+
+LEFT = 3
+_SCRATCH = 'ffs_fleet_'
+
+
+@dataclass(frozen=True)
+class Done:
+    """
+    Say what became of a recording; plain data.
+
+    :param error: why there is no output; empty: there is.
+    :param kept: whether the output is that of an earlier run or of a worker that was lost.
+    :param notes: what the user should know beside.
+    :param audit: what a second look found, of the privacy record; None: nobody looked.
+    """
+
+    report: Report
+    error: str = ''
+    kept: bool = False
+    notes: tuple[str, ...] = ()
+    audit: Mapping[str, Any] | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """Return 0 where all was done, 1 where not, 3 where something is left uncovered."""
+        if self.error:
+            return 1
+        if self.audit is not None and (self.audit['findings'] or not self.audit['frames']):
+            return LEFT
+        return self.report.exit_code
+
+
+class Worker:
+    """
+    Do one recording after the other.
+
+    :param settings: of all of them.
+    :raises ModelError: a model is missing or unfit.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        import cv2
+        from ffs_anonymizer.allocator import keep_memory
+
+        keep_memory()
+        cv2.setNumThreads(cores())
+        _sweep()
+        self._networks = Networks(settings, concurrency=concurrency(settings))
+
+    def __call__(self, task: FleetTask, tries: int) -> Done:
+        """
+        Do one recording; whatever goes wrong with it is said in what is returned.
+
+        :param tries: how often it was begun before, by workers that are lost.
+        """
+        started = time.monotonic()
+        try:
+            done = self._done(task, tries)
+        except AnonymizerError as error:
+            done = Done(Report(), error=str(error))
+        except OSError as error:
+            done = Done(Report(), error=f'{error.filename or task.name}: {error.strerror}')
+        except Exception as error:
+            done = Done(
+                Report(),
+                error=f'a bug: please report {type(error).__name__}: {error} '
+                f'(ffs_anonymizer {__version__})',
+            )
+        done.report.seconds = time.monotonic() - started
+        return done
+
+    def _done(self, task: FleetTask, tries: int) -> Done:
+        target = task.job.target
+        if is_whole(task):
+            if task.resumes or tries:
+                return kept(task)
+            raise OutputError(f'{target}: exists already; nothing is overwritten')
+        with contextlib.ExitStack() as stack:
+            source, notes = _source(task.job, stack)
+            made = stack.enter_context(_attempt(task, tries)) / target.name
+            report, warnings = self._run(replace(task.job, source=source, target=made))
+            if not report.written:
+                raise OutputError('; '.join(report.undone) or f'{target}: nothing was written')
+            audit = _audited(source, made) if task.audits else None
+            _commit(task, made)
+        return Done(report, notes=(*notes, *warnings), audit=audit)
+
+    def _run(self, job: FileJob) -> tuple[Report, list[str]]:
+        """Return what became of a job, and warnings."""
+        if isinstance(job, BagJob):
+            from ffs_anonymizer.bag import conversion as bags
+            from ffs_anonymizer.bag.plan import BagPlan
+
+            plan = BagPlan(job)
+            return bags.run(job, plan=plan, networks=self._networks), plan.warnings()
+        from ffs_anonymizer.media import conversion as media
+
+        assert isinstance(job, MediaJob)
+        warnings: list[str] = []
+        return media.run(job, networks=self._networks, warn=warnings.append), warnings
+
+
+def is_whole(task: FleetTask) -> bool:
+    """Return whether the output of a task is there, all of it."""
+    target = task.job.target
+    if isinstance(target, RemotePath) and isinstance(task.job, BagJob):
+        return (target / metadata.FILE_NAME).is_file()
+    return target.exists()
+
+
+def kept(task: FleetTask) -> Done:
+    """
+    Return what became of a recording whose output is there, by its privacy record.
+
+    :raises AnonymizerError: there is no record, or it is that of other settings or files.
+    """
+    target = task.job.target
+    record = read_record(record_of(target))
+    other = f'{target}: exists already, '
+    if record['settings_sha256'] != task.job.settings.sha256:
+        raise OutputError(f'{other}made with other settings; choose another output')
+    if not _is_of(record, task.job.source):
+        raise OutputError(
+            f'{other}made of something else than {task.job.source} is now; choose another output'
+        )
+    wrong = _sizes(target) != {f['name']: f['size_bytes'] for f in record['output']['files']}
+    if wrong and target.is_dir():
+        raise OutputError(f'{other}and is not what its privacy record says; remove both')
+    if task.audits and record['audit'] is None:
+        raise OutputError(f'{other}but was not audited: `ffs_anonymizer audit` does that')
+    report = Report(
+        models=record['models'],
+        streams={
+            name: Tally(
+                tally['action'],
+                tally['items'],
+                Counter(tally['regions']),
+                Counter(tally['methods']),
+                tally['failed'],
+            )
+            for name, tally in record['streams'].items()
+        },
+        written=1,
+        undone=record['undone'],
+        warnings=Counter(record['warnings']),
+    )
+    return Done(report, kept=True, audit=record['audit'])
+
+
+def _is_of(record: Mapping[str, Any], source: Path) -> bool:
+    """Return whether a record is that of a source: by sizes, and by hashes if it was touched."""
+    listed = {file['name']: file for file in record['source']['files']}
+    files = _sizes(source)
+    if files != {name: file['size_bytes'] for name, file in listed.items()}:
+        return False
+    started = datetime.fromisoformat(record['started']).timestamp()
+    root = source if source.is_dir() else source.parent
+    if all(0 < (root / name).stat().st_mtime < started for name in files):
+        return True
+    found = {file['name']: file['sha256'] for file in described(source)['files']}
+    return found == {name: file['sha256'] for name, file in listed.items()}
+
+
+def _sizes(path: Path) -> dict[str, int]:
+    if not path.is_dir():
+        return {path.name: path.stat().st_size}
+    return {
+        file.relative_to(path).as_posix(): file.stat().st_size
+        for file in path.rglob('*')
+        if file.is_file()
+    }
+
+
+def _source(job: FileJob, stack: contextlib.ExitStack) -> tuple[Path, tuple[str, ...]]:
+    """Return where to read a recording, and what is to be said of that."""
+    source = job.source
+    if not isinstance(source, RemotePath):
+        return source, ()
+    if isinstance(job, BagJob):
+        if source.is_dir():
+            told = metadata.load(source)
+            reason = told.storage if told.storage != 'mcap' else ''
+            if told.compression_mode == 'file':
+                reason = 'compressed as a whole'
+        else:
+            reason = '' if source.suffix == '.mcap' else 'sqlite3'
+        if not reason:
+            return source, ()
+    else:
+        reason = 'an image or a video'
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=_prefix())))
+    note = f'copied to the machine that works on it, as it is {reason}; removed again'
+    return source.fetch(folder), (note,)
+
+
+@contextmanager
+def _attempt(task: FleetTask, tries: int) -> Iterator[Path]:
+    """Yield a folder of one attempt's own, which no other ever meets."""
+    if isinstance(task.job.target, RemotePath):
+        with tempfile.TemporaryDirectory(prefix=_prefix()) as name:
+            yield Path(name)
+        return
+    folder = task.staging / f'{task.number}.{tries}.{os.getpid()}'
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _audited(source: Path, made: Path) -> Mapping[str, Any] | None:
+    """Look at an output once more; the page and the record are its own."""
+    from ffs_anonymizer.cli.program import make_parser
+    from ffs_anonymizer.review.command import run_audit
+
+    page = made.with_name(made.name + AUDIT)
+    words = ['audit', '-i', 'x', '-o', str(made), '--report', str(page)]
+    args = make_parser().parse_args([*words, '--disable-progress-output'])
+    args.input = source
+    run_audit(args)
+    audit: Mapping[str, Any] | None = read_record(record_of(made))['audit']
+    return audit
+
+
+def _commit(task: FleetTask, made: Path) -> None:
+    """
+    Give what was made its final names: the record first, the output last.
+
+    So nothing has its final name without a record. A record alone is one of an attempt that died.
+    """
+    target = task.job.target
+    if is_whole(task):
+        raise OutputError(f'{target}: exists already, has come up meanwhile')
+    for suffix in (RECORD, AUDIT):
+        own, final = (path.with_name(path.name + suffix) for path in (made, target))
+        if not own.is_file():
+            continue
+        if isinstance(final, RemotePath):
+            final.put(own.read_bytes())
+        else:
+            with disk_errors(final):
+                final.parent.mkdir(parents=True, exist_ok=True)
+            replace_with(own, final)
+    if isinstance(target, RemotePath):
+        target.upload(made)
+    else:
+        sync(made)
+        move_in(made, target)
+
+
+def _prefix() -> str:
+    return f'{_SCRATCH}{os.getpid()}_'
+
+
+def _sweep() -> None:
+    """Remove what workers of this machine left that were killed; it may show faces."""
+    for folder in Path(tempfile.gettempdir()).glob(f'{_SCRATCH}*'):
+        owner = folder.name[len(_SCRATCH) :].partition('_')[0]
+        if owner.isdecimal() and not Path(f'/proc/{owner}').exists():
+            shutil.rmtree(folder, ignore_errors=True)

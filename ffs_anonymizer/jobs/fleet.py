@@ -1,0 +1,272 @@
+"""Many jobs on many machines, by Ray: who is idle gets the next, who dies leaves it to others."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+import contextlib
+from dataclasses import dataclass
+import os
+import signal
+import socket
+from types import TracebackType
+from typing import Any, Generic, TypeVar, Union
+
+from ffs_anonymizer import __version__
+from ffs_anonymizer.cores import cores
+from ffs_anonymizer.errors import AnonymizerError
+
+_Job = TypeVar('_Job')
+_Result = TypeVar('_Result')
+# Takes a job, and how often it was begun before.
+Work = Callable[[_Job, int], _Result]
+
+_TICK_S = 0.5
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Results are small; what Ray would take by itself is a third of the memory.
+_STORE_BYTES = 80 << 20
+
+
+@dataclass(frozen=True)
+class Crew:
+    """
+    Say who is to work.
+
+    :param address: local: a Ray of its own on this machine; auto: the one that runs here; else
+        that of a cluster, as ray://host:10001.
+    :param workers: processes; 0: one for every two cores.
+    :param cpus: of each; 0: the cores divided by the workers.
+    :param gpus: of each, may be a share.
+    :param retries: how often a job is begun again whose worker died.
+    """
+
+    address: str = 'local'
+    workers: int = 0
+    cpus: float = 0.0
+    gpus: float = 0.0
+    retries: int = 2
+
+
+@dataclass(frozen=True)
+class Begun:
+    """Say that a worker took a job up."""
+
+    number: int
+    worker: str
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Say that the worker of a job died; the job is done by another."""
+
+    number: int
+    worker: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Ended(Generic[_Result]):
+    """Hold what came of a job; without a result, why there is none."""
+
+    number: int
+    worker: str
+    result: _Result | None
+    reason: str = ''
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Say that nothing has happened for a moment, and how many workers are there."""
+
+    workers: int
+
+
+Event = Union[Begun, Lost, Ended[_Result], Waiting]
+
+
+class Fleet(Generic[_Job, _Result]):
+    """
+    Hold workers on the machines of a Ray cluster, within a `with` block.
+
+    :param make_work: is called once in each worker; what it returns does the jobs. Both it and
+        the jobs are pickled.
+    :raises AnonymizerError: there is no Ray, no such cluster, or no worker can begin.
+    """
+
+    def __init__(self, crew: Crew, make_work: Callable[[], Work[_Job, _Result]]) -> None:
+        self._crew = crew
+        self._make_work = make_work
+        self._ray: Any = None
+        self._actors: set[Any] = set()
+        self._names: dict[Any, str] = {}
+
+    def __enter__(self) -> Fleet[_Job, _Result]:
+        """Join the cluster."""
+        self._ray = _imported()
+        self._join()
+        total = self._ray.cluster_resources().get('CPU', 0.0)
+        self.workers = self._crew.workers or max(1, int(total) // 2)
+        share = max(total, 1.0) / self.workers
+        # Whole ones above one, as Ray wants them.
+        self.cpus = self._crew.cpus or (float(int(share)) if share >= 1 else share)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End all workers and leave the cluster."""
+        for actor in self._actors:
+            self._kill(actor)
+        self._ray.shutdown()
+
+    def map(self, jobs: Sequence[_Job]) -> Generator[Event[_Result], None, None]:
+        """
+        Yield what happens until an end of each job was yielded.
+
+        :raises AnonymizerError: no worker can begin.
+        """
+        waiting, tries = deque(range(len(jobs))), [0] * len(jobs)
+        starting: dict[Any, Any] = {}
+        running: dict[Any, tuple[Any, int]] = {}
+        idle: list[Any] = []
+        stillborn = 0
+        for _ in range(min(self.workers, len(jobs))):
+            self._begin(starting)
+        while waiting or running:
+            while idle and waiting:
+                actor, number = idle.pop(), waiting.popleft()
+                running[actor.do.remote(jobs[number], tries[number])] = actor, number
+                tries[number] += 1
+                yield Begun(number, self._names[actor])
+            refs = [*starting, *running]
+            done, _ = self._ray.wait(refs, num_returns=1, timeout=_TICK_S)
+            if not done:
+                yield Waiting(len(idle) + len(running))
+                continue
+            ref = done[0]
+            if ref in starting:
+                actor = starting.pop(ref)
+                try:
+                    name, problem = self._ray.get(ref)
+                except self._ray.exceptions.RayError as error:
+                    stillborn += 1
+                    if stillborn > self._crew.retries:
+                        raise AnonymizerError(f'no worker can begin: {_line(error)}') from error
+                    self._replace(actor, starting)
+                    continue
+                if problem:
+                    raise AnonymizerError(f'{name}: {problem}')
+                stillborn = 0
+                self._names[actor] = name
+                idle.append(actor)
+                continue
+            actor, number = running.pop(ref)
+            try:
+                result = self._ray.get(ref)
+            except self._ray.exceptions.RayTaskError as error:
+                idle.append(actor)
+                yield Ended(number, self._names[actor], None, f'a bug: {_line(error.cause)}')
+            except self._ray.exceptions.RayError as error:
+                name = self._names[actor]
+                if tries[number] > self._crew.retries:
+                    reason = f'its workers died, {tries[number]} of them: {_line(error)}'
+                    yield Ended(number, name, None, reason)
+                else:
+                    waiting.appendleft(number)
+                    yield Lost(number, name, _line(error))
+                if waiting:
+                    self._replace(actor, starting)
+                else:
+                    self._discard(actor)
+            else:
+                idle.append(actor)
+                yield Ended(number, self._names[actor], result)
+
+    def _join(self) -> None:
+        # What was anonymized where is nobody's business.
+        os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
+        is_local = self._crew.address == 'local'
+        options: dict[str, Any] = {}
+        if is_local:
+            options = {
+                'num_cpus': cores(),
+                'include_dashboard': False,
+                'object_store_memory': _STORE_BYTES,
+            }
+        ours = {number: signal.getsignal(number) for number in _SIGNALS}
+        try:
+            self._ray.init(
+                address=self._crew.address,
+                log_to_driver=False,
+                logging_level='error',
+                **options,
+            )
+        except (OSError, RuntimeError, ValueError, TimeoutError, AssertionError) as error:
+            raise AnonymizerError(
+                f'--address {self._crew.address}: cannot join a Ray cluster: {_line(error)}'
+            ) from error
+        for number, handler in ours.items():
+            # Ray sets its own.
+            with contextlib.suppress(ValueError):
+                signal.signal(number, handler)
+
+    def _begin(self, starting: dict[Any, Any]) -> None:
+        actor = (
+            self._ray.remote(_Actor)
+            .options(num_cpus=self.cpus, num_gpus=self._crew.gpus, max_restarts=0)
+            .remote()
+        )
+        self._actors.add(actor)
+        starting[actor.begin.remote(__version__, self._make_work)] = actor
+
+    def _replace(self, actor: Any, starting: dict[Any, Any]) -> None:
+        self._discard(actor)
+        self._begin(starting)
+
+    def _discard(self, actor: Any) -> None:
+        # One that cannot be reached may live on; it must not work beside its successor.
+        self._kill(actor)
+        self._actors.discard(actor)
+
+    def _kill(self, actor: Any) -> None:
+        with contextlib.suppress(Exception):
+            self._ray.kill(actor, no_restart=True)
+
+
+class _Actor:
+    """Work in a process of its own, somewhere."""
+
+    def begin(self, version: str, make_work: Callable[[], Work[Any, Any]]) -> tuple[str, str]:
+        """Return who this is, and why it cannot work."""
+        name = f'{socket.gethostname()}:{os.getpid()}'
+        if version != __version__:
+            return name, f'got ffs_anonymizer {__version__} here, expected {version}; install it'
+        try:
+            self._work = make_work()
+        except (AnonymizerError, ImportError, OSError) as error:
+            return name, str(error)
+        return name, ''
+
+    def do(self, job: Any, tries: int) -> Any:
+        """Return what comes of a job."""
+        return self._work(job, tries)
+
+
+def _imported() -> Any:
+    try:
+        import ray
+        import ray.exceptions
+    except ImportError as error:
+        raise AnonymizerError(
+            f"fleet needs Ray: {error}; pip install 'ffs_anonymizer[fleet]'"
+        ) from error
+    return ray
+
+
+def _line(error: object) -> str:
+    """Return the first line of what Ray says; the rest are its own logs."""
+    words = str(error).strip().splitlines()
+    return words[0].strip() if words else type(error).__name__

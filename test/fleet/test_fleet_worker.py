@@ -1,0 +1,157 @@
+from dataclasses import replace
+import json
+from pathlib import Path
+import shutil
+
+import cv2
+from ffs_anonymizer.bag import conversion
+from ffs_anonymizer.bag.plan import BagJob
+from ffs_anonymizer.fleet.plan import FleetPlan, FleetTask, STAGING
+from ffs_anonymizer.fleet.worker import Done, Worker
+from ffs_anonymizer.jobs.output import record_of
+from ffs_anonymizer.jobs.report import Report
+from ffs_anonymizer.media.files import MediaJob
+from ffs_anonymizer.settings.runtime import Settings
+import numpy as np
+import pytest
+from support.bags import drive, read_bag, SPECS, write_bag
+
+SETTINGS = Settings().updated(
+    {'face.method': 'solid', 'detector.scale': 1.0, 'detector.plate_model_path': 'none'}
+)
+
+
+@pytest.fixture(scope='module')
+def worker() -> Worker:
+    return Worker(SETTINGS)
+
+
+@pytest.fixture
+def tasks(tmp_path, face_bgr) -> dict[str, FleetTask]:
+    (tmp_path / 'in').mkdir()
+    write_bag(tmp_path / 'in' / 'bag', drive(face_bgr, 2), specs=SPECS)
+    cv2.imwrite(str(tmp_path / 'in' / 'face.png'), face_bgr)
+    (tmp_path / 'in' / 'torn.jpg').write_bytes(b'\xff\xd8\xff\xe0 torn')
+    nowhere = {'source': Path(), 'target': Path(), 'settings': SETTINGS}
+    plan = FleetPlan.of(
+        str(tmp_path / 'in'),
+        tmp_path / 'out',
+        bag=BagJob(**nowhere),
+        media=MediaJob(**nowhere),
+    )
+    return {task.name: task for task in plan.tasks}
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob('*')
+        if path.is_file()
+    }
+
+
+def test_each_recording_is_what_one_process_makes_of_it(worker, tasks, tmp_path) -> None:
+    done = worker(tasks['bag'], 0)
+    assert (done.error, done.exit_code, done.kept) == ('', 0, False)
+    assert done.report.regions['face'] == 4
+    conversion.run(replace(tasks['bag'].job, target=tmp_path / 'alone' / 'bag'))
+    assert files_of(tmp_path / 'out' / 'bag') == files_of(tmp_path / 'alone' / 'bag')
+    assert record_of(tmp_path / 'out' / 'bag').is_file()
+    assert worker(tasks['face.png'], 0).report.written == 1
+    assert (cv2.imread(str(tmp_path / 'out' / 'face.png')) == 0).any()
+    assert not any((tmp_path / 'out' / STAGING).iterdir())
+
+
+def test_one_that_fails_fails_alone_and_leaves_nothing(worker, tasks, tmp_path) -> None:
+    done = worker(tasks['torn.jpg'], 0)
+    assert done.exit_code == 1
+    assert 'torn.jpg' in done.error
+    assert [path.name for path in (tmp_path / 'out').iterdir()] == [STAGING]
+    assert not any((tmp_path / 'out' / STAGING).iterdir())
+
+
+def test_nothing_is_overwritten_and_nothing_done_twice(worker, tasks, tmp_path) -> None:
+    task = tasks['bag']
+    first = worker(task, 0)
+    before = files_of(tmp_path / 'out')
+    assert 'exists already; nothing is overwritten' in worker(task, 0).error
+    # After a worker that died when all was done, and when an earlier fleet goes on.
+    for again in (worker(task, 1), worker(replace(task, resumes=True), 0)):
+        assert (again.error, again.kept) == ('', True)
+        assert again.report.streams == first.report.streams
+    assert files_of(tmp_path / 'out') == before
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        ('settings', 'made with other settings'),
+        ('input', 'made of something else'),
+        ('touched', ''),
+        ('output', 'is not what its privacy record says'),
+        ('record', 'expected the record'),
+        ('audit', 'was not audited'),
+    ],
+)
+def test_what_is_not_the_same_is_not_kept(worker, tasks, tmp_path, change, words) -> None:
+    task = replace(tasks['bag'], resumes=True)
+    assert worker(task, 0).error == ''
+    source, target = tmp_path / 'in' / 'bag', tmp_path / 'out' / 'bag'
+    if change == 'settings':
+        other = SETTINGS.updated({'face.threshold': 0.7})
+        task = replace(task, job=replace(task.job, settings=other))
+    elif change == 'input':
+        file = source / 'bag_0.mcap'
+        data = bytearray(file.read_bytes())
+        data[100] ^= 1
+        file.write_bytes(data)
+    elif change == 'touched':
+        (source / 'bag_0.mcap').touch()
+    elif change == 'output':
+        (target / 'bag_0.mcap').write_bytes(b'')
+    elif change == 'record':
+        record_of(target).unlink()
+    else:
+        task = replace(task, audits=True)
+    done = worker(task, 0)
+    assert words in done.error
+    assert bool(done.error) == bool(words)
+    assert target.is_dir()
+
+
+def test_a_record_alone_is_that_of_an_attempt_that_died(worker, tasks, tmp_path) -> None:
+    task = tasks['bag']
+    worker(task, 0)
+    shutil.rmtree(tmp_path / 'out' / 'bag')
+    done = worker(task, 1)
+    assert (done.error, done.kept) == ('', False)
+    assert read_bag(tmp_path / 'out' / 'bag').records
+
+
+def test_a_second_look_is_entered_into_the_record(worker, tasks, tmp_path) -> None:
+    done = worker(replace(tasks['face.png'], audits=True), 0)
+    assert done.error == ''
+    assert done.audit is not None
+    assert done.audit['frames'] == 1
+    record = json.loads(record_of(tmp_path / 'out' / 'face.png').read_text())
+    assert record['audit'] == done.audit
+    assert (tmp_path / 'out' / 'face.png.audit.html').is_file()
+
+
+def test_exit_codes() -> None:
+    found, clean = {'findings': 1, 'frames': 2}, {'findings': 0, 'frames': 2}
+    assert Done(Report()).exit_code == 0
+    assert Done(Report(), audit=clean).exit_code == 0
+    assert Done(Report(undone=['a frame']), audit=clean).exit_code == 1
+    assert Done(Report(), audit=found).exit_code == 3
+    assert Done(Report(), audit={'findings': 0, 'frames': 0}).exit_code == 3
+    assert Done(Report(), error='no bag', audit=found).exit_code == 1
+
+
+def test_copies_of_killed_workers_are_swept(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr('tempfile.tempdir', str(tmp_path))
+    for name in ('ffs_fleet_4999999_x', 'ffs_fleet_1_x', 'other'):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / 'face.npy', np.zeros(3))
+    Worker(SETTINGS)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['ffs_fleet_1_x', 'other']
