@@ -1,0 +1,156 @@
+"""Real Ray: a cluster of several nodes on this machine."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+import os
+from pathlib import Path
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+from ffs_anonymizer.cli.program import main
+from ffs_anonymizer.errors import AnonymizerError
+from ffs_anonymizer.jobs.fleet import Begun, Crew, Ended, Fleet, Lost
+import pytest
+import ray
+import ray.cloudpickle
+from ray.cluster_utils import Cluster
+from support.bags import long_bag, QUICK, read_bag
+
+# Workers cannot import what lies among the tests.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+NODE = {'num_cpus': 1, 'include_dashboard': False, 'object_store_memory': 80 << 20}
+
+
+@pytest.fixture(scope='module')
+def cluster() -> Iterator[Cluster]:
+    os.environ['RAY_USAGE_STATS_ENABLED'] = '0'
+    made = Cluster(initialize_head=True, head_node_args=NODE)
+    yield made
+    made.shutdown()
+
+
+def work(folder: Path) -> Callable[[str, int], str]:
+    """Return what notes each job that it does, and dies over some."""
+
+    def do(job: str, tries: int) -> str:
+        with (folder / job).open('a') as file:
+            file.write(f'{tries} {os.environ["OMP_NUM_THREADS"]}\n')
+        if job == 'poison' or (job == 'b' and not tries):
+            os._exit(1)
+        if job == 'bug':
+            raise KeyError('nobody thought of it')
+        return job.upper()
+
+    return do
+
+
+def begin_badly() -> None:
+    raise AnonymizerError('no such model')
+
+
+def test_who_dies_leaves_its_job_to_another_and_poison_fails_alone(cluster, tmp_path) -> None:
+    jobs = ['a', 'poison', 'b', 'bug', 'c']
+
+    crew = Crew(cluster.address, workers=1, retries=1)
+    with Fleet(crew, partial(work, tmp_path)) as fleet:
+        events = list(fleet.map(jobs))
+    ended = {jobs[e.number]: e for e in events if isinstance(e, Ended)}
+    assert {name: e.result for name, e in ended.items()} == {
+        'a': 'A',
+        'b': 'B',
+        'c': 'C',
+        'poison': None,
+        'bug': None,
+    }
+    assert 'its workers died, 2 of them' in ended['poison'].reason
+    assert "a bug: 'nobody thought of it'" in ended['bug'].reason
+    assert [jobs[e.number] for e in events if isinstance(e, Lost)] == ['poison', 'b']
+    assert len([e for e in events if isinstance(e, Begun)]) == 7
+    tried = {name: (tmp_path / name).read_text() for name in jobs}
+    # Ray keeps them to one thread each; a bug is not tried again.
+    once, twice = '0 1\n', '0 1\n1 1\n'
+    assert tried == {'a': once, 'poison': twice, 'b': twice, 'bug': once, 'c': once}
+
+
+def test_workers_that_cannot_begin_are_an_error(cluster) -> None:
+    with (
+        pytest.raises(AnonymizerError, match=r'^.*:\d+: no such model$'),
+        Fleet(Crew(cluster.address, workers=1), begin_badly) as fleet,
+    ):
+        list(fleet.map(['a']))
+
+
+def test_a_cluster_that_is_not_there() -> None:
+    with (
+        pytest.raises(AnonymizerError, match=r'^--address nonsense: cannot join a Ray cluster: '),
+        Fleet(Crew('nonsense'), begin_badly),
+    ):
+        pass
+
+
+def bags(folder: Path, face_bgr, count: int, frames: int) -> Path:
+    folder.mkdir()
+    for number in range(count):
+        long_bag(folder / f'drive_{number}', face_bgr, frames + number)
+    return folder
+
+
+def until(condition, seconds: float = 60) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_a_node_that_is_killed_loses_nothing(cluster, face_bgr, tmp_path) -> None:
+    node = cluster.add_node(**NODE)
+    source, output = bags(tmp_path / 'in', face_bgr, 3, 6), tmp_path / 'out'
+    staging = output / 'fleet.partial'
+    killed = []
+
+    def kill() -> None:
+        if until(lambda: len(list(staging.glob('*/drive_*'))) == 2):
+            cluster.remove_node(node, allow_graceful=False)
+            killed.append(node)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    words = ['fleet', '-i', str(source), '-o', str(output), '--address', cluster.address]
+    code = main([*words, '--workers', '2', *QUICK[:-1]])
+    thread.join()
+    assert (code, len(killed)) == (0, 1)
+    names = {f'drive_{number}' for number in range(3)}
+    expected = {*names, *(f'{name}.privacy.json' for name in names), 'fleet.html', 'fleet.json'}
+    assert {path.name for path in output.iterdir()} == expected
+    for number in range(3):
+        whole = read_bag(output / f'drive_{number}')
+        assert len(whole.records) == 6 + number
+    assert 'worker lost: ' in (output / 'fleet.html').read_text()
+
+
+def test_interrupted_and_resumed(cluster, face_bgr, tmp_path) -> None:
+    source, output = bags(tmp_path / 'in', face_bgr, 3, 4), tmp_path / 'out'
+    words = ['fleet', '-i', source, '-o', output, '--address', cluster.address, '--workers', 1]
+    command = [sys.executable, '-m', 'ffs_anonymizer', *map(str, words), *QUICK[:-1]]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert until(lambda: (output / 'drive_0').is_dir())
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert told.splitlines()[-1] == 'interrupted: what was not finished has no final name'
+    left = {path.name for path in output.iterdir()}
+    assert not re.search(r'partial|drive_2', ' '.join(left))
+    assert 'ended early' in (output / 'fleet.html').read_text()
+    before = (output / 'drive_0' / 'drive_0_0.mcap').stat()
+    assert main([*map(str, words), *QUICK[:-1], '--resume']) == 0
+    assert (output / 'drive_0' / 'drive_0_0.mcap').stat() == before
+    page = (output / 'fleet.html').read_text()
+    assert '<td>kept</td>' in page
+    assert 'all done' in page
+    assert [len(read_bag(output / f'drive_{n}').records) for n in range(3)] == [4, 5, 6]
