@@ -72,7 +72,7 @@ setup(
             'mypy',
             'ruff',
             'pillow',
-            'ray>=2.9',  # a cluster of several nodes on one machine: 80 MB to fetch, 240 on the disk
+            'ray>=2.9',  # a cluster on one machine; 80 MB to fetch, 240 on disk
             'rosbags>=0.10',  # the other implementation that recordings are compared with
             'scikit-image',  # the photo of an astronaut
             'selenium',  # the review page in a browser, where there is one
