@@ -24,6 +24,7 @@ from ffs_anonymizer.bag.plan import BagJob, BagPlan
 from ffs_anonymizer.bag.preflight import check_first_images
 from ffs_anonymizer.bag.selection import Action
 from ffs_anonymizer.bag.video import Videos
+from ffs_anonymizer.cores import cores
 from ffs_anonymizer.errors import AnonymizerError, BagError, ImageError
 from ffs_anonymizer.frames.frame import Frame
 from ffs_anonymizer.frames.message import is_depth
@@ -328,8 +329,8 @@ def _detected(
     workers = min(workers, len(missing))
     if not missing:
         return list(results.values())
-    cores = chunks[0].job.settings.threads or len(os.sched_getaffinity(0))
-    work = functools.partial(run_chunk, threads=max(1, cores // workers))
+    most = chunks[0].job.settings.threads or cores()
+    work = functools.partial(run_chunk, threads=max(1, most // workers))
     bar = progress_bar(total=sum(c.frames for c in chunks), shown=shows_progress, unit='frames')
     with bar:
         bar.update(sum(chunk.frames for chunk in chunks if chunk.number in results))

@@ -21,7 +21,15 @@ from ffs_anonymizer.cores import cores
 from ffs_anonymizer.errors import AnonymizerError, OutputError
 from ffs_anonymizer.fleet.plan import AUDIT, FleetTask
 from ffs_anonymizer.jobs.job import FileJob
-from ffs_anonymizer.jobs.output import disk_errors, move_in, RECORD, record_of, replace_with, sync
+from ffs_anonymizer.jobs.output import (
+    disk_errors,
+    give_folder_name,
+    give_name,
+    RECORD,
+    record_of,
+    replace_with,
+    sync,
+)
 from ffs_anonymizer.jobs.record import described, read_record
 from ffs_anonymizer.jobs.remote import RemotePath
 from ffs_anonymizer.jobs.report import Report, Tally
@@ -114,7 +122,7 @@ class Worker:
             if not report.written:
                 raise OutputError('; '.join(report.undone) or f'{target}: nothing was written')
             audit = _audited(source, made) if task.audits else None
-            _commit(task, made)
+            _commit(task, made, report)
         return Done(report, notes=(*notes, *warnings), audit=audit)
 
     def _run(self, job: FileJob) -> tuple[Report, list[str]]:
@@ -254,7 +262,7 @@ def _audited(source: Path, made: Path) -> Mapping[str, Any] | None:
     return audit
 
 
-def _commit(task: FleetTask, made: Path) -> None:
+def _commit(task: FleetTask, made: Path, report: Report) -> None:
     """
     Give what was made its final names: the record first, the output last.
 
@@ -265,19 +273,22 @@ def _commit(task: FleetTask, made: Path) -> None:
         raise OutputError(f'{target}: exists already, has come up meanwhile')
     for suffix in (RECORD, AUDIT):
         own, final = (path.with_name(path.name + suffix) for path in (made, target))
+        if not own.is_file() and suffix == RECORD:
+            raise OutputError(f'{target}: {"; ".join(report.undone)}')
         if not own.is_file():
             continue
         if isinstance(final, RemotePath):
             final.put(own.read_bytes())
-        else:
-            with disk_errors(final):
-                final.parent.mkdir(parents=True, exist_ok=True)
-            replace_with(own, final)
+            continue
+        with disk_errors(final):
+            final.parent.mkdir(parents=True, exist_ok=True)
+        replace_with(own, final)
     if isinstance(target, RemotePath):
         target.upload(made)
     else:
-        sync(made)
-        move_in(made, target)
+        with disk_errors(target):
+            sync(made)
+            (give_folder_name if made.is_dir() else give_name)(made, target)
 
 
 def _prefix() -> str:

@@ -139,24 +139,6 @@ def new_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def move_in(made: Path, target: Path) -> None:
-    """
-    Give a whole file or folder its final name, and have that on the disk.
-
-    :param made: of the same file system; its contents are on the disk.
-    :raises OutputError: something has that name, or it cannot be written.
-    """
-    with disk_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if made.is_dir():
-            if os.path.lexists(target):
-                raise _existing(target)
-            made.rename(target)
-            sync(target.parent)
-        else:
-            _give_name(made, target)
-
-
 def replace_with(made: Path, target: Path) -> None:
     """
     Give a whole file its final name, in place of an earlier one, and have that on the disk.
