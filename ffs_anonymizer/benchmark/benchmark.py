@@ -146,7 +146,7 @@ class Benchmark:
             pixel = generators.count_macs(path, _COUNTED_SIDE) / _COUNTED_SIDE**2
             result['stages'] = stages.measure(
                 settings,
-                sizes=('720p',) if args.quick else tuple(stages.SIZES),
+                sizes=('720p',) if args.quick else stages.USUAL,
                 faces=(0, 4) if args.quick else (0, 1, 4, 8, 32),
                 encodings=('bgr8',) if args.quick else stages.ENCODINGS,
                 photos=args.photos,

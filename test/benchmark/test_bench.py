@@ -280,7 +280,8 @@ def test_the_whole_recipe(models, tmp_path, capsys):
     result = json.loads(figures.read_text())
     assert [(row['size'], row['faces']) for row in result['stages']] == [('720p', 0), ('720p', 4)]
     none, four = result['stages']
-    assert set(none['ms']) == {*stages.STAGES, 'total'}
+    assert set(none['ms']) == {*stages.STAGES, 'total', 'processor'}
+    assert none['ms']['processor'] > 0
     assert 0 < none['ms']['paint'] < four['ms']['paint']
     for row in (none, four):
         parts = sum(row['ms'][stage] for stage in stages.STAGES)
