@@ -206,7 +206,8 @@ class _Conversion:
         self._lines = lines
         self._decided: dict[Topic, Action] = {}
         self._read = plan.ledger()
-        self._videos = Videos()
+        video = plan.job.settings.video
+        self._videos = Videos(encoder=video.encoder, decoder=video.decoder)
         # Of each topic, why packets have no picture.
         self._left_out: dict[str, list[str]] = {}
         # The picture of the packet that was read last.

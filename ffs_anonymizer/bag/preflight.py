@@ -9,10 +9,11 @@ from ffs_anonymizer.bag.plan import BagPlan
 from ffs_anonymizer.bag.selection import Action, depth_error, is_searched, picture_error, WAY_OUT
 from ffs_anonymizer.errors import AnonymizerError, BagError, ImageError
 from ffs_anonymizer.frames.message import ENCODINGS, is_depth, KINDS, sniff
-from ffs_anonymizer.frames.video_packets import codec_of
+from ffs_anonymizer.frames.video_packets import check_codecs, codec_of
 from ffs_anonymizer.rosbag2 import cdr
 from ffs_anonymizer.rosbag2.reader import decompressed
 from ffs_anonymizer.rosbag2.storage import Message
+from ffs_anonymizer.settings.runtime import VideoSettings
 
 MOST_BYTES = 1 << 28
 
@@ -25,8 +26,13 @@ def check_first_images(plan: BagPlan) -> None:
     run, and so are a bag whose files are compressed as a whole, and a run that does not stop.
 
     :raises BagError: an image is none that can be anonymized, or the bag is damaged.
+    :raises SettingsError: the encoder or decoder of its videos does not work.
     """
     reader, job = plan.reader, plan.job
+    video = job.settings.video
+    has_videos = any(type_name in cdr.VIDEO_TYPES for _, type_name in plan.chosen)
+    if has_videos and video != VideoSettings():
+        check_codecs(video.encoder, video.decoder)
     if reader.metadata.compression_mode == 'file' or job.on_error != 'stop':
         return
     empty = {(t.name, t.type_name) for t in plan.topics if t.message_count == 0}

@@ -63,9 +63,15 @@ class VideoImage:
 
 
 class Videos:
-    """Hold the decoder and the encoder of each topic."""
+    """
+    Hold the decoder and the encoder of each topic.
 
-    def __init__(self) -> None:
+    :param encoder: who encodes, as the setting says.
+    :param decoder: who decodes.
+    """
+
+    def __init__(self, *, encoder: str = 'software', decoder: str = 'software') -> None:
+        self._kinds = encoder, decoder
         self._sides: dict[tuple[str, str], tuple[PacketDecoder, PacketEncoder]] = {}
 
     def read(self, topic: str, packet: CdrPacket) -> VideoImage:
@@ -77,6 +83,10 @@ class Videos:
         codec = codec_of(packet.format)
         key = (topic, codec)
         if key not in self._sides:
-            self._sides[key] = (PacketDecoder(codec), PacketEncoder(codec))
-        decoder, encoder = self._sides[key]
-        return VideoImage(packet, decoder.decode(packet.data), encoder)
+            encoder, decoder = self._kinds
+            self._sides[key] = (
+                PacketDecoder(codec, kind=decoder),
+                PacketEncoder(codec, kind=encoder),
+            )
+        read, make = self._sides[key]
+        return VideoImage(packet, read.decode(packet.data), make)

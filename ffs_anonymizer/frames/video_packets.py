@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 
-from ffs_anonymizer.errors import ImageError
+from ffs_anonymizer.errors import ImageError, SettingsError
 from ffs_anonymizer.frames.frame import Buffer, Frame
 from ffs_anonymizer.frames.video import Samples, samples_of
+from ffs_anonymizer.frames.video_codecs import (
+    CODECS,
+    COLOURS,
+    DECODERS,
+    ENCODERS,
+    open_decoder,
+    open_encoder,
+    TIME_BASE,
+)
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,44 +28,15 @@ except ImportError as error:
     raise ImportError(f'{error}; H.264 and H.265 topics need PyAV: pip install av') from error
 
 # By what a message may call its codec: the codec's name, or that of an encoder.
-CODECS = {'h264': 'h264', 'avc': 'h264', 'x264': 'h264', 'h265': 'hevc', 'hevc': 'hevc'}
-CODECS['x265'] = 'hevc'
-# How the program behind each codec is asked for one packet a picture, without looking ahead, with
-# keyframes where they are ordered and nowhere else, each with all that a decoder needs to begin.
-_NO_KEYFRAMES = '1000000'
-_X265 = (
-    'log-level=error:annexb=1:repeat-headers=1:bframes=0:rc-lookahead=0:scenecut=0:open-gop=0:'
-    'keyint=-1:frame-threads=1:info=0'
-)
-_ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
-    'h264': (
-        'libx264',
-        {
-            'preset': 'veryfast',
-            'tune': 'zerolatency',
-            'forced-idr': '1',
-            'x264-params': 'annexb=1:repeat-headers=1:scenecut=0:bframes=0',
-            'g': _NO_KEYFRAMES,
-            'crf': '20',
-        },
-    ),
-    'hevc': (
-        'libx265',
-        {
-            'preset': 'ultrafast',
-            'tune': 'zerolatency',
-            'forced-idr': '1',
-            'x265-params': _X265,
-            'crf': '22',
-        },
-    ),
-}
+_NAMES = {'h264': 'h264', 'avc': 'h264', 'x264': 'h264', 'h265': 'hevc', 'hevc': 'hevc'}
+_NAMES['x265'] = 'hevc'
 # NAL units that a decoder can begin with: an IDR picture; of H.265 all random access points.
 _H264_IDR = 5
 _HEVC_RANDOM_ACCESS = range(16, 22)
 _START = b'\0\0\1'
-_TIME_BASE = Fraction(1, 1000)
-_COLOURS = ('color_range', 'color_primaries', 'color_trc', 'colorspace')
+# Larger than the least that devices take, and in whole blocks of any codec.
+_ROUND_WH = (320, 192)
+_ROUND_GOP = 3
 
 
 def codec_of(name: str) -> str:
@@ -68,7 +47,7 @@ def codec_of(name: str) -> str:
     :raises ImageError: it is another codec.
     """
     first = name.split(';')[0].strip().lower()
-    for word, codec in CODECS.items():
+    for word, codec in _NAMES.items():
         if word in first:
             return codec
     raise ImageError(f'got packets of {name!r}, expected h264 or h265 (hevc)')
@@ -113,12 +92,21 @@ class PacketDecoder:
     keyframe: what the decoder would make of it is no faithful picture.
 
     :param codec: `h264` or `hevc`.
+    :param kind: who decodes: one of `DECODERS`.
     :param limit_pixels: the largest picture that is decoded.
     :param keyframes: how many the stream has had before.
     """
 
-    def __init__(self, codec: str, *, limit_pixels: int = 1 << 26, keyframes: int = 0) -> None:
+    def __init__(
+        self,
+        codec: str,
+        *,
+        kind: str = 'software',
+        limit_pixels: int = 1 << 26,
+        keyframes: int = 0,
+    ) -> None:
         self._codec = codec
+        self._decoder = DECODERS[kind][codec]
         self._limit_pixels = limit_pixels
         self._context: av.VideoCodecContext | None = None
         self._pts = 0
@@ -132,7 +120,7 @@ class PacketDecoder:
         """
         is_key = is_keyframe(data, self._codec)
         if is_key and self._context is None:
-            self._context = self._open()
+            self._context = open_decoder(self._decoder, limit_pixels=self._limit_pixels)
         if self._context is None:
             raise ImageError('no keyframe has come yet: this packet cannot be decoded')
         try:
@@ -148,23 +136,11 @@ class PacketDecoder:
             self._context = None
             raise
 
-    def _open(self) -> av.VideoCodecContext:
-        context = av.CodecContext.create(self._codec, 'r')
-        assert isinstance(context, av.VideoCodecContext)
-        # One thread: more of them hand a picture out some packets late.
-        context.thread_count = 1
-        context.options = {
-            'err_detect': 'explode',
-            'flags': 'low_delay',
-            'max_pixels': str(self._limit_pixels),
-        }
-        return context
-
     def _decoded(self, context: av.VideoCodecContext, data: bytes) -> av.VideoFrame:
         self._pts += 1
-        packet = av.Packet(data)
+        packet = av.Packet(data + self._decoder.end)
         packet.pts = packet.dts = self._pts
-        packet.time_base = _TIME_BASE
+        packet.time_base = TIME_BASE
         frames = context.decode(packet)
         if len(frames) != 1:
             raise ImageError(
@@ -186,10 +162,12 @@ class PacketEncoder:
     A picture may be left out; if it was a keyframe, the next one becomes it.
 
     :param codec: `h264` or `hevc`.
+    :param kind: who encodes: one of `ENCODERS`.
     """
 
-    def __init__(self, codec: str) -> None:
+    def __init__(self, codec: str, *, kind: str = 'software') -> None:
         self._codec = codec
+        self._encoder = ENCODERS[kind][codec]
         self._context: av.VideoCodecContext | None = None
         self._size_wh = (0, 0)
         self._pts = 0
@@ -207,39 +185,30 @@ class PacketEncoder:
         if size_wh != self._size_wh:
             self._context, self._size_wh = None, size_wh
         if self._context is None:
-            self._context = self._open(size_wh, picture.colours)
-        frame = _frame(samples)
+            self._context = open_encoder(self._encoder, size_wh, picture.colours)
+        frame = _frame(samples).reformat(format=self._context.pix_fmt)
         self._pts += 1
-        frame.pts, frame.time_base = self._pts, _TIME_BASE
+        frame.pts, frame.time_base = self._pts, TIME_BASE
         is_key = picture.keyframes != self._keyframes
         frame.pict_type = PictureType.I if is_key else PictureType.NONE
         try:
             packets = self._context.encode(frame)
         except (FFmpegError, ValueError) as error:
-            raise ImageError(f'{self._codec}: the picture cannot be encoded: {error}') from error
+            name = self._encoder.name
+            raise ImageError(f'{name}: the picture cannot be encoded: {error}') from error
         if len(packets) != 1:
             self._context = None
-            raise ImageError(f'{self._codec}: the encoder gave {len(packets)} packets, expected 1')
+            raise ImageError(f'{self._encoder.name} gave {len(packets)} packets, expected 1')
+        made = bytes(packets[0])
+        if is_key and not is_keyframe(made, self._codec):
+            self._context = None
+            raise ImageError(f'{self._encoder.name} made no keyframe where one was ordered')
         self._keyframes = picture.keyframes
-        return bytes(packets[0])
-
-    def _open(self, size_wh: tuple[int, int], colours: tuple[int, ...]) -> av.VideoCodecContext:
-        name, options = _ENCODERS[self._codec]
-        context = av.CodecContext.create(name, 'w')
-        assert isinstance(context, av.VideoCodecContext)
-        context.width, context.height = size_wh
-        odd = size_wh[0] % 2 or size_wh[1] % 2
-        context.pix_fmt = 'yuv444p' if odd else 'yuv420p'
-        context.time_base = _TIME_BASE
-        context.framerate = Fraction(30)
-        context.options = options
-        for name, value in zip(_COLOURS, colours, strict=False):
-            setattr(context, name, value)
-        return context
+        return made
 
 
 def _colours(frame: av.VideoFrame) -> tuple[int, ...]:
-    return tuple(int(getattr(frame, name)) for name in _COLOURS)
+    return tuple(int(getattr(frame, name)) for name in COLOURS)
 
 
 class PacketFrame(Frame):
@@ -278,10 +247,19 @@ class Transcoder:
     Decoding and encoding may be done in two threads; what fails leaves the rest as it is.
 
     :param limit_pixels: the largest picture that is decoded.
+    :param encoder: one of `ENCODERS`.
+    :param decoder: one of `DECODERS`.
     """
 
-    def __init__(self, *, limit_pixels: int = 1 << 26) -> None:
+    def __init__(
+        self,
+        *,
+        limit_pixels: int = 1 << 26,
+        encoder: str = 'software',
+        decoder: str = 'software',
+    ) -> None:
         self._limit_pixels = limit_pixels
+        self._kinds = encoder, decoder
         self._codec = ''
         self._keyframes = 0
         self._decoder: PacketDecoder | None = None
@@ -303,23 +281,72 @@ class Transcoder:
         """
         wanted = codec_of(codec)
         if wanted != self._codec or self._encoder is None:
-            self._codec, self._decoder, self._encoder = wanted, None, PacketEncoder(wanted)
+            self._codec, self._decoder = wanted, None
+            self._encoder = PacketEncoder(wanted, kind=self._kinds[0])
         if self._decoder is None:
             self._decoder = PacketDecoder(
-                wanted, limit_pixels=self._limit_pixels, keyframes=self._keyframes
+                wanted,
+                kind=self._kinds[1],
+                limit_pixels=self._limit_pixels,
+                keyframes=self._keyframes,
             )
         picture = self._decoder.decode(data)
         self._keyframes = picture.keyframes
         return PacketFrame(picture, self._encoder, decode)
 
 
+def check_codecs(encoder: str, decoder: str) -> list[str]:
+    """
+    Send some pictures round, and return why a codec does not work here; one of them must.
+
+    What opens may still hold pictures back, make no keyframes, or begin without parameters.
+
+    :param encoder: one of `ENCODERS`.
+    :param decoder: one of `DECODERS`.
+    :raises SettingsError: neither H.264 nor H.265 works.
+    """
+    found = [_what_fails(codec, encoder, decoder) for codec in CODECS]
+    reasons = [reason for reason in found if reason]
+    if len(reasons) == len(CODECS):
+        raise SettingsError(
+            f'video.encoder: {encoder} with video.decoder: {decoder} does not work here: '
+            f'{"; ".join(reasons)}; choose software'
+        )
+    return reasons
+
+
+def _what_fails(codec: str, encoder: str, decoder: str) -> str:
+    try:
+        _go_round(codec, encoder, decoder)
+    except ImageError as error:
+        return f'{codec}: {error}'
+    return ''
+
+
+def _go_round(codec: str, encoder: str, decoder: str) -> None:
+    """Raise ImageError if pictures do not come back, one for one, with keyframes as ordered."""
+    make, read = PacketEncoder(codec, kind=encoder), PacketDecoder(codec, kind=decoder)
+    later = PacketDecoder(codec)
+    for at in range(2 * _ROUND_GOP):
+        data = np.full((_ROUND_WH[1] * 3 // 2, _ROUND_WH[0]), 128, np.uint8)
+        data[: _ROUND_WH[1]] = np.add.outer(np.arange(_ROUND_WH[1]), np.arange(_ROUND_WH[0])) // 4
+        data[: _ROUND_WH[1], : 16 * at] = 200
+        samples = Samples(_ROUND_WH[1], _ROUND_WH[0], 'nv12', _ROUND_WH[0], data.tobytes())
+        packet = make.encode(DecodedPicture(samples, keyframes=1 + at // _ROUND_GOP), samples.data)
+        # Who comes later begins at the second keyframe.
+        for reader in (read, later) if at >= _ROUND_GOP else (read,):
+            seen = np.frombuffer(reader.decode(packet).samples.data, np.uint8)
+            is_like = seen.size == data.size and np.abs(seen - data.ravel().astype(int)).mean() < 8
+            if not is_like:
+                raise ImageError('another picture came back than was sent')
+
+
 def _frame(samples: Samples) -> av.VideoFrame:
     rows = np.frombuffer(samples.data, np.uint8).reshape(-1, samples.step)
     if samples.encoding == 'nv12':
-        frame = av.VideoFrame.from_ndarray(rows, format='nv12')
-        return frame.reformat(format='yuv420p')
+        return av.VideoFrame.from_ndarray(rows, format='nv12')
     pixels = rows.reshape(samples.height, samples.width, 3)
-    return av.VideoFrame.from_ndarray(pixels, format='bgr24').reformat(format='yuv444p')
+    return av.VideoFrame.from_ndarray(pixels, format='bgr24')
 
 
 def _nal_headers(data: bytes) -> Iterator[int]:

@@ -6,9 +6,10 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+from ffs_anonymizer.errors import SettingsError
 from ffs_anonymizer.frames.frame import Frame
 from ffs_anonymizer.frames.message import decode, MOST_LIVE_PIXELS, rotation_of
-from ffs_anonymizer.settings.runtime import Settings
+from ffs_anonymizer.settings.runtime import Settings, VideoSettings
 
 _PACKETS = ('CompressedVideo', 'FFMPEGPacket')
 _NS_PER_S = 1_000_000_000
@@ -49,16 +50,32 @@ def decode_live(message: Any, topic: str, settings: Settings) -> Frame:
     )
 
 
+def check_video(settings: Settings) -> list[str]:
+    """
+    Look whether the encoder and the decoder work that the settings name; return what does not.
+
+    :raises SettingsError: neither H.264 nor H.265 works, or PyAV is missing.
+    """
+    if settings.video == VideoSettings():
+        return []
+    try:
+        from ffs_anonymizer.frames.video_packets import check_codecs
+    except ImportError as error:
+        raise SettingsError(f'video.encoder, video.decoder: {error}') from error
+    return check_codecs(settings.video.encoder, settings.video.decoder)
+
+
 class Pictures:
     """
     Decode the messages of one topic, in their order.
 
-    :param settings: limits and rotation, which do not change while the node runs.
+    :param settings: limits, rotation and video, which do not change while the node runs.
     """
 
     def __init__(self, topic: str, settings: Settings) -> None:
         self._decode = partial(decode_live, topic=topic, settings=settings)
         self._most_pixels = settings.limits.max_pixels or MOST_LIVE_PIXELS
+        self._video = settings.video
         self._transcoder: Any = None
 
     def decode(self, message: Any, *, after_gap: bool = False) -> Frame:
@@ -74,7 +91,11 @@ class Pictures:
             # PyAV is needed for videos alone.
             from ffs_anonymizer.frames.video_packets import Transcoder
 
-            self._transcoder = Transcoder(limit_pixels=self._most_pixels)
+            self._transcoder = Transcoder(
+                limit_pixels=self._most_pixels,
+                encoder=self._video.encoder,
+                decoder=self._video.decoder,
+            )
         if after_gap:
             self._transcoder.restart()
         frame: Frame = self._transcoder.decode(message.data, codec_name(message), self._decode)

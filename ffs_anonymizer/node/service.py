@@ -33,7 +33,7 @@ from ffs_anonymizer.node.messages import (
     TRANSFORMS,
 )
 from ffs_anonymizer.node.parameter_files import check_parameter_file
-from ffs_anonymizer.node.pictures import is_packet, stamp_of
+from ffs_anonymizer.node.pictures import check_video, is_packet, stamp_of
 from ffs_anonymizer.node.route import Route, SENSOR_DEPTH
 from ffs_anonymizer.node.snapshot import Snapshots
 from ffs_anonymizer.node.topics import NodeTopic
@@ -133,8 +133,11 @@ class Service:
         """
         Open the networks.
 
-        :raises AnonymizerError: one of them cannot be loaded, or a zone cannot be read.
+        :raises AnonymizerError: one of them cannot be loaded, a zone cannot be read, or the
+            encoder or decoder of videos does not work.
         """
+        for text in check_video(self.settings):
+            self._logger.warning(f'video: {text}')
         self._cameras = [
             Camera(
                 topic.name,

@@ -19,6 +19,8 @@ SHAPES = ('keep', 'flatten', 'drop')
 # Instead of a model: plates are not looked for.
 NO_PLATES = 'none'
 DEVICES = ('auto', 'cpu', 'cuda', 'tensorrt', 'openvino')
+VIDEO_ENCODERS = ('software', 'nvenc', 'v4l2m2m')
+VIDEO_DECODERS = ('software', 'nvdec', 'v4l2m2m')
 
 
 def _region_scale(default: float) -> Any:
@@ -228,6 +230,19 @@ class DepthSettings:
 
 
 @dataclass(frozen=True)
+class VideoSettings:
+    """Hold who decodes and encodes H.264 and H.265 topics."""
+
+    encoder: str = setting(
+        'software',
+        'Who encodes H.264 and H.265 topics: the processor, or through FFmpeg an NVIDIA GPU or a '
+        'V4L2 device; refused where that does not work.',
+        choices=VIDEO_ENCODERS,
+    )
+    decoder: str = setting('software', 'Who decodes them.', choices=VIDEO_DECODERS)
+
+
+@dataclass(frozen=True)
 class LimitsSettings:
     """Hold what is refused before work begins on it."""
 
@@ -328,6 +343,7 @@ class Settings:
     obscure: ObscureSettings = field(default_factory=ObscureSettings)
     cloud: CloudSettings = field(default_factory=CloudSettings)
     depth: DepthSettings = field(default_factory=DepthSettings)
+    video: VideoSettings = field(default_factory=VideoSettings)
     limits: LimitsSettings = field(default_factory=LimitsSettings)
 
     def flat(self) -> dict[str, Value]:

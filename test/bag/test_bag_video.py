@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 from ffs_anonymizer.anonymizer import Recipe
 from ffs_anonymizer.cli.program import main
+from ffs_anonymizer.frames import video_codecs
 from ffs_anonymizer.frames.array import ArrayFrame
 from ffs_anonymizer.frames.video_packets import is_keyframe, PacketDecoder
 from ffs_anonymizer.networks import Networks
@@ -186,6 +187,29 @@ def test_other_codec_is_refused_before_the_work(
     assert main(['bag', '-i', str(tmp_path / 'in'), '-o', str(tmp_path / 'out'), *QUICK]) == 1
     assert "got packets of 'vp9', expected h264 or h265" in capsys.readouterr().err
     assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('name', ['encoder', 'decoder'])
+def test_device_that_is_not_there_is_refused_before_the_work(
+    tmp_path: Path,
+    face_bgr: NDArray[np.uint8],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    none = {'h264': video_codecs.Decoder('h264_none'), 'hevc': video_codecs.Decoder('hevc_none')}
+    monkeypatch.setitem(video_codecs.DECODERS, 'v4l2m2m', none)
+    monkeypatch.setitem(video_codecs.ENCODERS, 'v4l2m2m', _without_encoders())
+    pictures = faces(face_bgr, 1)
+    write(tmp_path / 'in', VIDEO, stream(pictures, 'h264'), 'h264', pictures[0].shape[1::-1])
+    order = ['bag', '-i', str(tmp_path / 'in'), '-o', str(tmp_path / 'out'), *QUICK]
+    assert main([*order, '--set', f'video.{name}=v4l2m2m']) == 2
+    assert 'this FFmpeg has no h264_none' in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
+
+
+def _without_encoders() -> dict[str, video_codecs.Encoder]:
+    return {codec: video_codecs.Encoder(f'{codec}_none', {}) for codec in video_codecs.CODECS}
 
 
 @pytest.mark.parametrize('name', [COMPRESSED, RAW])

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
-from ffs_anonymizer.errors import ImageError
+from ffs_anonymizer.errors import ImageError, SettingsError
+from ffs_anonymizer.frames import video_codecs
 from ffs_anonymizer.frames.video_packets import (
+    check_codecs,
     codec_of,
     is_keyframe,
     PacketDecoder,
     PacketEncoder,
     Transcoder,
 )
+from ffs_anonymizer.settings.runtime import VIDEO_DECODERS, VIDEO_ENCODERS
 import numpy as np
 import pytest
 from support.video_packets import moving, stream
@@ -174,3 +177,76 @@ def test_codec_may_change() -> None:
         assert PacketDecoder(codec).decode(data).samples.width == 96
     with pytest.raises(ImageError, match='expected h264'):
         transcoder.decode(b'', 'vp9')
+
+
+def test_every_setting_has_its_codecs() -> None:
+    assert tuple(video_codecs.ENCODERS) == VIDEO_ENCODERS
+    assert tuple(video_codecs.DECODERS) == VIDEO_DECODERS
+    for kinds in (video_codecs.ENCODERS, video_codecs.DECODERS):
+        assert all(tuple(kind) == video_codecs.CODECS for kind in kinds.values())
+    names = {kind: encoders['hevc'].name for kind, encoders in video_codecs.ENCODERS.items()}
+    assert names == {'software': 'libx265', 'nvenc': 'hevc_nvenc', 'v4l2m2m': 'hevc_v4l2m2m'}
+    assert video_codecs.DECODERS['nvdec']['h264'].name == 'h264_cuvid'
+
+
+def test_software_works_everywhere() -> None:
+    assert check_codecs('software', 'software') == []
+
+
+@pytest.mark.parametrize(('encoder', 'decoder'), [('none', 'software'), ('software', 'none')])
+def test_codecs_that_ffmpeg_lacks_are_refused(
+    monkeypatch: pytest.MonkeyPatch, encoder: str, decoder: str
+) -> None:
+    missing = {codec: video_codecs.Encoder(f'{codec}_none', {}) for codec in CODECS}
+    monkeypatch.setitem(video_codecs.ENCODERS, 'none', missing)
+    readers = {codec: video_codecs.Decoder(f'{codec}_none') for codec in CODECS}
+    monkeypatch.setitem(video_codecs.DECODERS, 'none', readers)
+    with pytest.raises(SettingsError, match='no h264_none; hevc: this FFmpeg has no hevc_none'):
+        check_codecs(encoder, decoder)
+
+
+@pytest.mark.parametrize(
+    ('encoder', 'decoder', 'name'),
+    [
+        ('nvenc', 'software', 'h264_nvenc'),
+        ('v4l2m2m', 'software', 'hevc_v4l2m2m'),
+        ('software', 'nvdec', 'hevc_cuvid'),
+        ('software', 'v4l2m2m', 'h264_v4l2m2m'),
+    ],
+)
+def test_devices_that_are_not_there_are_refused(encoder: str, decoder: str, name: str) -> None:
+    try:
+        check_codecs(encoder, decoder)
+    except SettingsError as error:
+        text = str(error)
+    else:
+        pytest.skip('there is such a device here')
+    assert f'video.encoder: {encoder} with video.decoder: {decoder} does not work here' in text
+    assert name in text
+    assert text.endswith('choose software')
+
+
+@pytest.mark.parametrize(
+    ('options', 'reason'),
+    [
+        ({'tune': 'psnr', 'x264-params': 'annexb=1:repeat-headers=1'}, 'gave 0 packets'),
+        ({'x264-params': 'annexb=1:repeat-headers=0:scenecut=0'}, 'h264'),
+    ],
+)
+def test_encoders_that_open_but_do_not_serve_are_found(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, str], reason: str
+) -> None:
+    good = video_codecs.ENCODERS['software']
+    bad = video_codecs.Encoder('libx264', {**good['h264'].options, **options})
+    monkeypatch.setitem(video_codecs.ENCODERS, 'bad', {**good, 'h264': bad})
+    reasons = check_codecs('bad', 'software')
+    assert [text.partition(':')[0] for text in reasons] == ['h264']
+    assert reason in reasons[0]
+
+
+@pytest.mark.parametrize('codec', CODECS)
+def test_mark_behind_a_picture_changes_nothing(codec: str) -> None:
+    end = video_codecs.DECODERS['nvdec'][codec].end
+    plain, marked = PacketDecoder(codec), PacketDecoder(codec)
+    for packet in stream(moving(6), codec, gop=3):
+        assert marked.decode(packet + end) == plain.decode(packet)

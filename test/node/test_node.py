@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from ffs_anonymizer.errors import ModelError, SettingsError
+from ffs_anonymizer.frames import video_codecs
 from ffs_anonymizer.frames.video_packets import PacketDecoder
 from ffs_anonymizer.models.roster import default_detector
 from ffs_anonymizer.networks import Networks
@@ -469,6 +470,7 @@ def test_every_setting_is_declared_with_its_meaning(live: Live) -> None:
         ({'image_topics': ['/a b']}, SettingsError, 'not a topic name'),
         ({'output_prefix': '/a b', 'image_topics': ['/a']}, SettingsError, 'not a topic name'),
         ({'detector.model_path': '/no/such.onnx'}, ModelError, '/no/such.onnx'),
+        ({'video.encoder': 'best'}, SettingsError, 'video.encoder: .*nvenc'),
         (
             {
                 'image_topics': ['/compressed'],
@@ -485,6 +487,15 @@ def test_wrong_parameters_refuse_to_start(
     with pytest.raises(error, match=text):
         live.start(**values)
     assert [name for name in live.tester.get_node_names() if name == 'anonymizer'] == []
+
+
+def test_encoder_that_is_not_there_refuses_to_start(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = {codec: video_codecs.Encoder(f'{codec}_none', {}) for codec in video_codecs.CODECS}
+    monkeypatch.setitem(video_codecs.ENCODERS, 'nvenc', missing)
+    with pytest.raises(SettingsError, match='video.encoder: nvenc .*this FFmpeg has no h264_none'):
+        live.blind('/cam/image_raw', **{'video.encoder': 'nvenc'})
 
 
 def test_names_of_rclpy_are_no_unknown_parameters(live: Live) -> None:
