@@ -48,8 +48,8 @@ setup(
         'ros': ['ros-jazzy-rclpy[fastrtps]', 'ros-jazzy-common-interfaces'],
         'fleet': ['ray>=2.9'],  # many recordings on many machines
         'remote': [
-            'fsspec>=2023.6',  # recordings that lie elsewhere: s3://, gs://, http://
-            's3fs>=2023.6',  # s3://
+            'fsspec>=2024.10',  # recordings that lie elsewhere: s3://, gs://, http://
+            's3fs>=2024.10',  # s3://, the first that never replaces where told so
             'aiohttp',  # http://
         ],
         'openvino': ['openvino'],  # generators on processors with BF16 or VNNI
@@ -68,12 +68,16 @@ setup(
             'pytest>=7',
             'hypothesis',  # damaged inputs
             'jsonschema',  # the schema of the privacy record
+            'flask',  # the server of moto
+            'flask-cors',
             'matplotlib',  # the plots of quantize and bench
+            'moto[s3]>=5',  # an S3 server; 50 MB on disk, with all of AWS in it
             'mypy',
             'ruff',
             'pillow',
             'ray>=2.9',  # a cluster on one machine; 80 MB to fetch, 240 on disk
             'rosbags>=0.10',  # the other implementation that recordings are compared with
+            's3fs>=2024.10',
             'scikit-image',  # the photo of an astronaut
             'selenium',  # the review page in a browser, where there is one
             'types-PyYAML',

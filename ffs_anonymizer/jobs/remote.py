@@ -176,7 +176,7 @@ class RemotePath(PosixPath):
         Put a file or a folder here; what says that it is whole comes last, as nothing is renamed.
 
         Of a bag that is its metadata.yaml, which is never put in place of another. Whatever goes
-        wrong before, what was put is taken away.
+        wrong before, what was put is taken away, as far as the wire allows.
 
         :raises OutputError: it cannot be written, or is there already.
         """
@@ -194,9 +194,10 @@ class RemotePath(PosixPath):
                     target._system.put_file(str(file), str(target))
                 target._check(file)
         except BaseException:
-            if not (self / _COMMIT).is_file():
-                for target in done:
-                    target.remove()
+            with contextlib.suppress(AnonymizerError):
+                if not (self / _COMMIT).is_file():
+                    for target in done:
+                        target.remove()
             raise
 
     def remove(self) -> None:
@@ -205,10 +206,14 @@ class RemotePath(PosixPath):
             self._system.rm_file(str(self))
 
     def _commit(self, file: Path) -> None:
-        if self.is_file():
-            raise OutputError(f'{self}: exists already, has come up meanwhile')
         with _errors(self, OutputError):
-            self._system.put_file(str(file), str(self))
+            try:
+                # S3 itself refuses where there is one.
+                self._system.put_file(str(file), str(self), mode='create')
+            except FileExistsError as error:
+                raise OutputError(
+                    f'{self}: exists already, has come up meanwhile; nothing is overwritten'
+                ) from error
         self._check(file)
 
     def _check(self, file: Path) -> None:
@@ -221,7 +226,7 @@ class RemotePath(PosixPath):
         return _system_of(self.parts[0].rstrip(':'))
 
 
-class _File(io.RawIOBase):
+class _File(io.BufferedIOBase):
     """Read a file that lies elsewhere, whatever the transport raises as one kind of error."""
 
     def __init__(self, path: RemotePath, system: Any) -> None:
@@ -237,11 +242,6 @@ class _File(io.RawIOBase):
     def read(self, size: int | None = -1) -> bytes:
         with _errors(self._path):
             return bytes(self._file.read(-1 if size is None else size))
-
-    def readinto(self, buffer: Any) -> int:
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
 
     def seek(self, offset: int, whence: int = 0) -> int:
         with _errors(self._path):
