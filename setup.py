@@ -90,5 +90,11 @@ setup(
             'anonymizer_lifecycle_node = ffs_anonymizer.node.program:lifecycle_main',
             'ffs_anonymizer = ffs_anonymizer.cli.program:main',
         ],
+        # As rclpy is to find components (ros2/rclpy#599); until then nobody reads it.
+        'rclpy_components': [
+            'ffs_anonymizer::AnonymizerNode = ffs_anonymizer.node.node:AnonymizerNode',
+            'ffs_anonymizer::AnonymizerLifecycleNode = '
+            'ffs_anonymizer.node.lifecycle:AnonymizerLifecycleNode',
+        ],
     },
 )

@@ -3,8 +3,10 @@ from __future__ import annotations
 import array
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import EntryPoint
 import os
 from pathlib import Path
+import re
 import signal
 import subprocess
 import sys
@@ -667,6 +669,35 @@ def test_nodes_of_one_process_share_their_networks(live: Live) -> None:
         # The others go on when one has gone.
         live.pass_one(pairs[1][1], image(stamp=2), pairs[1][2])
         live.remove(pairs[1][0])
+
+
+COMPONENTS = re.findall(
+    r"'ffs_anonymizer::(\w+) = '?\s*'?(ffs_anonymizer[\w.]+:\w+)'",
+    (ROOT / 'setup.py').read_text(encoding='utf-8'),
+)
+
+
+@pytest.mark.parametrize(('name', 'place'), COMPONENTS)
+def test_components_are_made_as_a_container_makes_them(live: Live, name: str, place: str) -> None:
+    kind = EntryPoint(name, place, 'rclpy_components').load()
+    assert kind.__name__ == name
+    node = kind(
+        'front',
+        namespace='/bus',
+        cli_args=['--ros-args', '-r', '/cam/image_raw:=/other/image_raw'],
+        parameter_overrides=[Parameter('image_topics', value=['/cam/image_raw'])],
+        context=live.context,
+    )
+    live.nodes.append(node)
+    live.executor.add_node(node)
+    assert node.get_fully_qualified_name() == '/bus/front'
+    assert node.settings.image_topics == ('/cam/image_raw',)
+    assert list(node.accounts()) == (['/other/image_raw'] if name == 'AnonymizerNode' else [])
+    live.remove(node)
+
+
+def test_both_kinds_of_node_are_components() -> None:
+    assert [name for name, _ in COMPONENTS] == ['AnonymizerNode', 'AnonymizerLifecycleNode']
 
 
 def test_foxglove_video_where_it_is_installed(live: Live) -> None:
