@@ -48,8 +48,8 @@ setup(
         'ros': ['ros-jazzy-rclpy[fastrtps]', 'ros-jazzy-common-interfaces'],
         'fleet': ['ray>=2.9'],  # many recordings on many machines
         'remote': [
-            'fsspec>=2024.10',  # recordings that lie elsewhere: s3://, gs://, http://
-            's3fs>=2024.10',  # s3://, the first that never replaces where told so
+            'fsspec>=2025.2',  # recordings that lie elsewhere: s3://, gs://, http://
+            's3fs>=2025.2',  # s3://, and never in place of what is there
             'aiohttp',  # http://
         ],
         'openvino': ['openvino'],  # generators on processors with BF16 or VNNI
@@ -77,7 +77,7 @@ setup(
             'pillow',
             'ray>=2.9',  # a cluster on one machine; 80 MB to fetch, 240 on disk
             'rosbags>=0.10',  # the other implementation that recordings are compared with
-            's3fs>=2024.10',
+            's3fs>=2025.2',
             'scikit-image',  # the photo of an astronaut
             'selenium',  # the review page in a browser, where there is one
             'types-PyYAML',

@@ -122,6 +122,9 @@ class Worker:
             if not report.written:
                 raise OutputError('; '.join(report.undone) or f'{target}: nothing was written')
             audit = _audited(source, made) if task.audits else None
+            if is_whole(task) and (task.resumes or tries):
+                # Of a worker that was lost, and has come to its end all the same.
+                return kept(task)
             _commit(task, made, report)
         return Done(report, notes=(*notes, *warnings), audit=audit)
 
