@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 # What is larger where the finest look sees it counts, too, where a coarser one finds it.
 LARGE_PX = 200.0
 # Part of a box of which something is left to do where another covers as much: a coarse box that a
-# finer one stands for, one that the edge of a tile cut off, one that a larger covers wholly.
+# finer one stands for, one that the edge of a tile cut off, one that a coarser covers wholly.
 _SEEN_ALREADY, _CUT_OFF, _WHOLLY = 0.75, 0.9, 0.99
 
 
@@ -80,7 +80,7 @@ class Network:
                 seen = seen.take(_not_cut_off(seen.xyxy_px))
             if level:
                 seen = seen.take(self._is_large(seen.xyxy_px, looks[0].scale_wh[1]))
-            found = _merged(found, seen)
+            found = merged(found, seen)
         return found
 
     def _is_large(self, xyxy_px: NDArray[np.float32], finest: float) -> NDArray[np.bool_]:
@@ -138,10 +138,17 @@ class Network:
         return Detections.of(xyxy_px, found.scores, self.class_index, points_px).take(wanted)
 
 
-def _merged(fine: Detections, coarse: Detections) -> Detections:
-    """Return what finer looks found, and what a coarser one found beside it."""
+def merged(fine: Detections, coarse: Detections) -> Detections:
+    """
+    Return what finer looks found, and what a coarser one found beside it.
+
+    A coarse box that a fine one stands for goes. A fine box within a coarse one is a part of what
+    is there, as an eye that was taken for a face, unless it is the surer of both.
+    """
     coarse = coarse.take(_not_within(coarse.xyxy_px, fine.xyxy_px, _SEEN_ALREADY))
-    return fine.take(_not_within(fine.xyxy_px, coarse.xyxy_px, _WHOLLY)) + coarse
+    is_surer = fine.scores[:, None] > coarse.scores[None]
+    within = boxes.inside(fine.xyxy_px, coarse.xyxy_px) >= _WHOLLY
+    return fine.take(~(within & ~is_surer).any(axis=1)) + coarse
 
 
 def _not_cut_off(xyxy_px: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -2,6 +2,8 @@ import itertools
 
 import cv2
 from ffs_anonymizer.regions.boxes import inside
+from ffs_anonymizer.regions.detections import Detections, FACE
+from ffs_anonymizer.regions.detector import merged
 from ffs_anonymizer.regions.looks import LAST_BORDER_PX, looks_at, MOST_PIXELS, OVERLAP_PX
 from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
@@ -42,6 +44,29 @@ def test_most_frames_are_seen_whole_and_once_more_small():
 def test_a_network_of_one_size_sees_all_once():
     (look,) = looks_at((1280, 720), 1.0, 32, fixed_wh=(640, 640))
     assert (look.seen_wh, look.canvas_wh) == ((640, 360), (640, 640))
+
+
+@pytest.mark.parametrize(
+    ('fine', 'coarse', 'left'),
+    [
+        ([], [], []),
+        ([((10, 10, 20, 20), 0.5)], [], [0.5]),
+        ([], [((0, 0, 100, 100), 0.4)], [0.4]),
+        # Another face, a part of the same one, and the same one more precisely.
+        ([((10, 10, 20, 20), 0.9)], [((50, 50, 150, 150), 0.4)], [0.9, 0.4]),
+        ([((10, 10, 20, 20), 0.3)], [((0, 0, 100, 100), 0.4)], [0.4]),
+        ([((10, 10, 20, 20), 0.4)], [((0, 0, 100, 100), 0.4)], [0.4]),
+        ([((0, 0, 100, 100), 0.3)], [((10, 10, 100, 100), 0.4)], [0.3]),
+        # A sure face within a box that is hardly one: found at low thresholds as at high ones.
+        ([((10, 10, 20, 20), 0.9)], [((0, 0, 100, 100), 0.21)], [0.9, 0.21]),
+    ],
+)
+def test_looks_are_merged(fine, coarse, left):
+    some, others = (
+        Detections.of([box for box, _ in found], [score for _, score in found], FACE)
+        for found in (fine, coarse)
+    )
+    assert merged(some, others).scores.tolist() == pytest.approx(left)
 
 
 @pytest.fixture(scope='module')
