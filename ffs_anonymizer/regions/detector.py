@@ -147,8 +147,9 @@ def merged(fine: Detections, coarse: Detections) -> Detections:
     """
     coarse = coarse.take(_not_within(coarse.xyxy_px, fine.xyxy_px, _SEEN_ALREADY))
     is_surer = fine.scores[:, None] > coarse.scores[None]
-    within = boxes.inside(fine.xyxy_px, coarse.xyxy_px) >= _WHOLLY
-    return fine.take(~(within & ~is_surer).any(axis=1)) + coarse
+    is_within = boxes.inside(fine.xyxy_px, coarse.xyxy_px) >= _WHOLLY
+    stays = np.asarray((is_surer | ~is_within).all(axis=1), np.bool_)
+    return fine.take(stays) + coarse
 
 
 def _not_cut_off(xyxy_px: NDArray[np.float32]) -> NDArray[np.bool_]:
