@@ -19,6 +19,7 @@ from ffs_anonymizer.frames.containers import (
     png_header,
     runs_on,
     sniff,
+    unpacked,
     webp_size,
     write_tiff,
 )
@@ -49,7 +50,8 @@ class _FileFrame(Frame):
 
     def __init__(self, picture: Picture, source: Buffer, data: bytes, topic: str) -> None:
         self._picture, self._source, self._data = picture, source, data
-        self._samples = _decode(picture)
+        coded, self._runs_on = unpacked(picture)
+        self._samples = _decode(picture, coded)
         channels = 1 if self._samples.ndim == 2 else self._samples.shape[2]
         self._channels = _CHANNELS[channels]
         self._hides = channels == 4 and may_be_picture(cv2.extractChannel(self._samples, 3))
@@ -73,7 +75,7 @@ class _FileFrame(Frame):
         """Return the coded picture as it is if nothing was touched, else one encoded anew."""
         rects = list(self._inside(touched_xyxy_px))
         picture = self._picture
-        if not rects and not self._hides and not runs_on(picture):
+        if not rects and not self._hides and not self._holds_more():
             data = assemble(picture.coded, picture)
             return self._source if data == self._data else data
         if not np.shares_memory(self._samples, self.image_bgr):
@@ -85,6 +87,9 @@ class _FileFrame(Frame):
                 # What was written must not become a hole.
                 patch[patch == picture.clear_grey] = picture.clear_grey ^ 1
         return assemble(_encode(picture, self._samples), picture)
+
+    def _holds_more(self) -> bool:
+        return runs_on(self._picture) if self._runs_on is None else self._runs_on
 
     def _is_deep(self) -> bool:
         return bool(self._samples.dtype == np.uint16)
@@ -156,15 +161,19 @@ def black_compressed(msg: Any, size_wh: tuple[int, int] | None = None) -> bytes:
     return assemble(_encode(picture, black), picture)
 
 
-def _decode(picture: Picture) -> NDArray[Any]:
-    """Return the samples, (H, W) or (H, W, C), as they are stored."""
+def _decode(picture: Picture, coded: bytes) -> NDArray[Any]:
+    """
+    Return the samples, (H, W) or (H, W, C), as they are stored.
+
+    :param coded: a file that decodes as the picture's own.
+    """
     flags = cv2.IMREAD_UNCHANGED
     if picture.header is not None:
         flags = cv2.IMREAD_GRAYSCALE if picture.channels == 1 else cv2.IMREAD_COLOR
         flags |= cv2.IMREAD_IGNORE_ORIENTATION
     kind, (width, height) = picture.kind, picture.size_wh
     try:
-        samples = cv2.imdecode(np.frombuffer(picture.coded, np.uint8), flags)
+        samples = cv2.imdecode(np.frombuffer(coded, np.uint8), flags)
     except cv2.error as error:
         raise ImageError(f'got a {kind} that OpenCV cannot decode: {error}') from error
     if samples is None or samples.shape[:2] != (height, width):

@@ -46,6 +46,9 @@ _PASSES = (
     (0, 1, 1, 2),
 )
 _INFLATED_AT_ONCE = 1 << 18
+# What is inflated as a whole; larger PNGs are decoded and looked at apart, a part at a time.
+_MOST_INFLATED = 1 << 26
+_STORED_BLOCK = 0xFFFF
 _WEBP_SPARE_BYTES = 16
 _EXIF = b'Exif\0\0'
 _TIFF_TYPE_BYTES = {1: 1, 3: 2, 4: 4}
@@ -333,6 +336,50 @@ def _png_runs_on(coded: bytes) -> bool:
             if left < 0 or inflate.unused_data or waiting:
                 return True
     return bool(left)
+
+
+def unpacked(picture: Picture) -> tuple[bytes, bool | None]:
+    """
+    Return a file that decodes as the picture does, and what `runs_on` says where that is known.
+
+    Of PNGs it is known: they are inflated here, once for both, and stored plainly in the file.
+    """
+    if picture.kind != 'png':
+        return picture.coded, None
+    coded = picture.coded
+    chunks = [*_png_chunks(coded)]
+    parts = [i for i, (name, _, _) in enumerate(chunks) if name == b'IDAT']
+    size = _png_bytes(coded[chunks[0][1] : chunks[0][2]])
+    if not parts or parts[-1] - parts[0] >= len(parts) or size > _MOST_INFLATED:
+        return coded, None
+    inflate = zlib.decompressobj()
+    packed = b''.join(coded[start:end] for name, start, end in chunks if name == b'IDAT')
+    try:
+        rows = inflate.decompress(packed, size + 1)
+        rest = b'' if inflate.eof else inflate.decompress(inflate.unconsumed_tail, 1)
+    except zlib.error:
+        # Its decoder may see more in it than nothing.
+        return coded, True
+    if len(rows) != size or rest or inflate.unused_data or inflate.unconsumed_tail:
+        return coded, True
+    before, after = chunks[parts[0]][1] - 8, chunks[parts[-1]][2] + 4
+    return b''.join([coded[:before], *_stored(rows), coded[after:]]), False
+
+
+def _stored(rows: bytes) -> list[bytes | memoryview]:
+    """Return the parts of an IDAT chunk in which nothing is compressed (RFC 1950 and 1951)."""
+    parts: list[bytes | memoryview] = [b'IDAT', b'\x78\x01']
+    view = memoryview(rows)
+    for start in range(0, len(rows), _STORED_BLOCK):
+        block = view[start : start + _STORED_BLOCK]
+        is_last = start + _STORED_BLOCK >= len(rows)
+        parts += [struct.pack('<BHH', is_last, len(block), len(block) ^ _STORED_BLOCK), block]
+    parts.append(struct.pack('>I', zlib.adler32(rows)))
+    checksum = 0
+    for part in parts:
+        checksum = zlib.crc32(part, checksum)
+    size = sum(map(len, parts)) - 4
+    return [struct.pack('>I', size), *parts, struct.pack('>I', checksum)]
 
 
 def _png_bytes(body: bytes) -> int:

@@ -5,7 +5,7 @@ import zlib
 import cv2
 from ffs_anonymizer.errors import ImageError
 from ffs_anonymizer.frames.compressed import decode_file
-from ffs_anonymizer.frames.containers import parse, png_chunk, runs_on, sniff
+from ffs_anonymizer.frames.containers import parse, png_chunk, runs_on, sniff, unpacked
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
@@ -436,3 +436,16 @@ def test_a_profile_that_is_a_bomb_is_left_out() -> None:
     bomb = zlib.compress(bytes(1 << 26), 9)
     data = behind_header(PNG, png_chunk(b'iCCP', b'x\0\0' + bomb))
     assert parse(data).colour == b''
+
+
+def test_a_png_is_inflated_once_and_looks_the_same() -> None:
+    """What is decoded in its place is not compressed, and ends where the picture does."""
+    for picture in (noise(), noise()[..., 0], noise()[:1, :1], cv2.resize(noise(), (301, 299))):
+        parsed = parse(bytes(cv2.imencode('.png', picture)[1]))
+        plain, more = unpacked(parsed)
+        assert more is False
+        assert len(plain) > picture.nbytes
+        same = [cv2.imdecode(np.frombuffer(d, 'u1'), -1) for d in (plain, parsed.coded)]
+        assert np.array_equal(*same)
+    tail = parse(with_idat_tail(bytes(cv2.imencode('.png', noise())[1]), b'x'))
+    assert unpacked(tail) == (tail.coded, True)
