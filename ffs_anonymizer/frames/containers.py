@@ -362,11 +362,12 @@ def unpacked(picture: Picture) -> tuple[bytes, bool | None]:
         return coded, True
     if len(rows) != size or rest or inflate.unused_data or inflate.unconsumed_tail:
         return coded, True
+    checksum = packed[-4:] if inflate.eof else struct.pack('>I', zlib.adler32(rows))
     before, after = chunks[parts[0]][1] - 8, chunks[parts[-1]][2] + 4
-    return b''.join([coded[:before], *_stored(rows), coded[after:]]), False
+    return b''.join([coded[:before], *_stored(rows, checksum), coded[after:]]), False
 
 
-def _stored(rows: bytes) -> list[bytes | memoryview]:
+def _stored(rows: bytes, adler32: bytes) -> list[bytes | memoryview]:
     """Return the parts of an IDAT chunk in which nothing is compressed (RFC 1950 and 1951)."""
     parts: list[bytes | memoryview] = [b'IDAT', b'\x78\x01']
     view = memoryview(rows)
@@ -374,7 +375,7 @@ def _stored(rows: bytes) -> list[bytes | memoryview]:
         block = view[start : start + _STORED_BLOCK]
         is_last = start + _STORED_BLOCK >= len(rows)
         parts += [struct.pack('<BHH', is_last, len(block), len(block) ^ _STORED_BLOCK), block]
-    parts.append(struct.pack('>I', zlib.adler32(rows)))
+    parts.append(adler32)
     checksum = 0
     for part in parts:
         checksum = zlib.crc32(part, checksum)
