@@ -8,10 +8,10 @@ import os
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
+from ffs_anonymizer import plain_yaml
 from ffs_anonymizer.errors import SettingsError
 from ffs_anonymizer.settings.parameter_file import load
 from ffs_anonymizer.settings.runtime import DEVICES, find_parameter, METHODS, NO_PLATES, Settings
-import yaml
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -232,6 +232,6 @@ def _assignment(text: str) -> tuple[str, object]:
     if find_parameter(name).type_name == 'string':
         return name, value
     try:
-        return name, yaml.safe_load(value)
-    except yaml.YAMLError as error:
+        return name, plain_yaml.parse(value)
+    except SettingsError as error:
         raise SettingsError(f'--set {name}: got {value!r}, which is not YAML: {error}') from error

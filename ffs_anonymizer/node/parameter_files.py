@@ -7,8 +7,8 @@ from pathlib import Path
 import re
 from typing import Any
 
+from ffs_anonymizer import plain_yaml
 from ffs_anonymizer.errors import SettingsError
-import yaml
 
 
 def check_parameter_file(path: Path, node: str) -> None:
@@ -19,10 +19,9 @@ def check_parameter_file(path: Path, node: str) -> None:
     :raises SettingsError: the file is missing or no YAML, or has no section for the node.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = ' '.join(str(error).split())
-        raise SettingsError(f'cannot read the parameter file {path}: {reason}') from error
+        content = plain_yaml.parse(path.read_text(encoding='utf-8'))
+    except (OSError, UnicodeDecodeError, SettingsError) as error:
+        raise SettingsError(f'cannot read the parameter file {path}: {error}') from error
     keys = list(_keys(content, '')) if isinstance(content, Mapping) else []
     if not any(is_for(key, node) for key in keys):
         got = ', '.join(keys) or 'no section with ros__parameters'

@@ -7,6 +7,7 @@ import fnmatch
 from pathlib import Path
 from typing import Any
 
+from ffs_anonymizer import plain_yaml
 from ffs_anonymizer.errors import SettingsError
 from ffs_anonymizer.settings.declaration import Parameter
 from ffs_anonymizer.settings.runtime import flatten, from_mapping, PARAMETERS, Settings
@@ -26,8 +27,8 @@ def load(path: Path) -> Settings:
     :raises SettingsError: the file cannot be read, or a setting is wrong; the text names the file.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = plain_yaml.parse(path.read_text(encoding='utf-8'))
+    except (OSError, UnicodeDecodeError, SettingsError) as error:
         raise SettingsError(f'cannot read the settings file {path}: {error}') from error
     if content is None:
         content = {}

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ffs_anonymizer import plain_yaml
 from ffs_anonymizer.errors import SettingsError
-import yaml
 
 S = TypeVar('S', bound='RunSettings')
 
@@ -153,8 +153,8 @@ def load_settings(path: Path) -> dict[str, Any]:
     :param path: the file, one name to value.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        values = plain_yaml.parse(path.read_text(encoding='utf-8'))
+    except (OSError, UnicodeDecodeError, SettingsError) as error:
         raise SettingsError(f'{path}: cannot be read: {error}') from error
     if values is None:
         return {}
@@ -174,7 +174,7 @@ def parse_overrides(texts: list[str]) -> dict[str, Any]:
         name, equals, value = text.partition('=')
         if not equals:
             raise SettingsError(f'got {text!r}, expected name=value')
-        values[name.strip()] = yaml.safe_load(value) if value.strip() else ''
+        values[name.strip()] = plain_yaml.parse(value) if value.strip() else ''
     return values
 
 
@@ -184,7 +184,7 @@ def _typed(name: str, value: Any, default: Any) -> Any:
     if kind is str:
         return '' if value is None else str(value)
     if isinstance(value, str):
-        value = yaml.safe_load(value)
+        value = plain_yaml.parse(value)
     if isinstance(value, bool) != (kind is bool) or not isinstance(value, (int, float, str)):
         raise SettingsError(f'{name}: got {value!r}, expected {kind.__name__}')
     try:
