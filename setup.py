@@ -41,7 +41,7 @@ setup(
         'tqdm>=4.57',  # progress of the bag and media tools
         'mcap>=1.2.1',  # reads and writes mcap recordings without a ROS installation
         'zstandard>=0.19',  # compressed recordings
-        'av>=10',  # reads and writes videos
+        'av>=12',  # reads and writes videos
     ],
     extras_require={
         # Real rclpy and FastDDS without a ROS installation, for the node on a plain machine.

@@ -11,6 +11,7 @@ from ffs_anonymizer.errors import ImageError
 try:
     import av
     from av.error import FFmpegError
+    from av.video.codeccontext import VideoCodecContext
 except ImportError as error:
     raise ImportError(f'{error}; H.264 and H.265 topics need PyAV: pip install av') from error
 
@@ -111,7 +112,7 @@ DECODERS = {
 
 def open_encoder(
     encoder: Encoder, size_wh: tuple[int, int], colours: tuple[int, ...] = ()
-) -> av.VideoCodecContext:
+) -> VideoCodecContext:
     """
     Return an encoder that is ready.
 
@@ -130,9 +131,9 @@ def open_encoder(
 
 def _opened_encoder(
     encoder: Encoder, size_wh: tuple[int, int], colours: tuple[int, ...], pixel_format: str
-) -> av.VideoCodecContext:
+) -> VideoCodecContext:
     context = av.CodecContext.create(encoder.name, 'w')
-    assert isinstance(context, av.VideoCodecContext)
+    assert isinstance(context, VideoCodecContext)
     context.width, context.height = size_wh
     context.pix_fmt = pixel_format
     context.time_base = TIME_BASE
@@ -144,7 +145,7 @@ def _opened_encoder(
     return context
 
 
-def open_decoder(decoder: Decoder, *, limit_pixels: int) -> av.VideoCodecContext:
+def open_decoder(decoder: Decoder, *, limit_pixels: int) -> VideoCodecContext:
     """
     Return a decoder that is ready.
 
@@ -153,7 +154,7 @@ def open_decoder(decoder: Decoder, *, limit_pixels: int) -> av.VideoCodecContext
     """
     try:
         context = av.CodecContext.create(decoder.name, 'r')
-        assert isinstance(context, av.VideoCodecContext)
+        assert isinstance(context, VideoCodecContext)
         # One thread: more of them hand a picture out some packets late.
         context.thread_count = 1
         context.options = {

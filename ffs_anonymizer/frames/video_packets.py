@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 try:
     import av
     from av.error import FFmpegError
+    from av.video.codeccontext import VideoCodecContext
     from av.video.frame import PictureType
 except ImportError as error:
     raise ImportError(f'{error}; H.264 and H.265 topics need PyAV: pip install av') from error
@@ -108,7 +109,7 @@ class PacketDecoder:
         self._codec = codec
         self._decoder = DECODERS[kind][codec]
         self._limit_pixels = limit_pixels
-        self._context: av.VideoCodecContext | None = None
+        self._context: VideoCodecContext | None = None
         self._pts = 0
         self._keyframes = keyframes
 
@@ -126,7 +127,7 @@ class PacketDecoder:
         try:
             frame = self._decoded(self._context, bytes(data))
             self._keyframes += is_key
-            return DecodedPicture(samples_of(frame), self._keyframes, _colours(frame))
+            return DecodedPicture(samples_of(frame), self._keyframes, _colours(self._context))
         except (FFmpegError, ValueError) as error:
             self._context = None
             raise ImageError(
@@ -136,7 +137,7 @@ class PacketDecoder:
             self._context = None
             raise
 
-    def _decoded(self, context: av.VideoCodecContext, data: bytes) -> av.VideoFrame:
+    def _decoded(self, context: VideoCodecContext, data: bytes) -> av.VideoFrame:
         self._pts += 1
         packet = av.Packet(data + self._decoder.end)
         packet.pts = packet.dts = self._pts
@@ -168,7 +169,7 @@ class PacketEncoder:
     def __init__(self, codec: str, *, kind: str = 'software') -> None:
         self._codec = codec
         self._encoder = ENCODERS[kind][codec]
-        self._context: av.VideoCodecContext | None = None
+        self._context: VideoCodecContext | None = None
         self._size_wh = (0, 0)
         self._pts = 0
         self._keyframes = 0
@@ -207,8 +208,8 @@ class PacketEncoder:
         return made
 
 
-def _colours(frame: av.VideoFrame) -> tuple[int, ...]:
-    return tuple(int(getattr(frame, name)) for name in COLOURS)
+def _colours(context: VideoCodecContext) -> tuple[int, ...]:
+    return tuple(int(getattr(context, name)) for name in COLOURS)
 
 
 class PacketFrame(Frame):

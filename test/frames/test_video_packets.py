@@ -70,6 +70,15 @@ def test_stream_goes_round_picture_by_picture(codec: str) -> None:
         assert np.abs(seen[44:52, 12:20] - (0, 0, 255)).mean() < 16
 
 
+def test_colours_are_said_again() -> None:
+    bt709 = {'x264-params': 'colorprim=bt709:transfer=bt709:colormatrix=bt709:bframes=0'}
+    (packet,) = stream(moving(1), 'h264', **bt709)
+    picture = PacketDecoder('h264').decode(packet)
+    assert picture.colours[1:] == (1, 1, 1)
+    made = PacketEncoder('h264').encode(picture, picture.samples.data)
+    assert PacketDecoder('h264').decode(made).colours[1:] == (1, 1, 1)
+
+
 @pytest.mark.parametrize('codec', CODECS)
 def test_viewer_can_begin_at_each_keyframe(codec: str) -> None:
     decoder, encoder = PacketDecoder(codec), PacketEncoder(codec)
