@@ -21,18 +21,19 @@ import tempfile
 import time
 
 from ffs_anonymizer.cli.program import main as anonymizer
+from ffs_anonymizer.jobs.output import record_of
 from mcap.writer import CompressionType, Writer
 
 NAME = 'in_0.mcap'
 
 
 def write_input(path: Path, megabytes: int, message_bytes: int) -> int:
-    """Write an mcap file of point clouds and return its size."""
+    """Write an mcap file of a topic that is copied, and return its size."""
     with path.open('wb') as file:
         writer = Writer(file, compression=CompressionType.NONE)
         writer.start(profile='ros2')
-        schema = writer.register_schema('sensor_msgs/msg/PointCloud2', 'ros2msg', b'uint8[] data')
-        channel = writer.register_channel('/points', 'cdr', schema)
+        schema = writer.register_schema('sensor_msgs/msg/LaserScan', 'ros2msg', b'float32[] a')
+        channel = writer.register_channel('/scan', 'cdr', schema)
         block = os.urandom(message_bytes)
         for i in range(megabytes * 1_000_000 // message_bytes):
             writer.add_message(channel, 1_700_000_000_000_000_000 + i * 1_000_000, block, 0, i)
@@ -97,6 +98,7 @@ def main() -> None:
                 warm(size)
                 times[f'mcap to {storage}'].append(timed(work))
                 shutil.rmtree(out)
+                record_of(out).unlink()
     plain = statistics.median(wall for wall, _ in times['plain copy'])
     print(
         f'{size / 1e6:.0f} MB in messages of {args.message_bytes} bytes, median of {args.rounds}'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 import contextlib
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -33,7 +33,7 @@ from ffs_anonymizer.jobs.job import (
 )
 from ffs_anonymizer.jobs.journal import Journal
 from ffs_anonymizer.jobs.output import disk_errors, new_folder, record_of, sync
-from ffs_anonymizer.jobs.record import FORMAT, summary_of, write_record
+from ffs_anonymizer.jobs.record import describing, FORMAT, summary_of, write_record
 from ffs_anonymizer.jobs.report import counted, progress_bar, Report
 from ffs_anonymizer.pipeline import anonymize_all, Outcome, Task
 from ffs_anonymizer.regions.detections_file import DetectionsReader, DetectionsWriter, Found
@@ -126,7 +126,8 @@ def run(
             for name in plan.hidden_data
         ]
     )
-    with contextlib.ExitStack() as stack:
+    with describing() as describe, contextlib.ExitStack() as stack:
+        source = describe(job.source)
         recipe = (
             stack.enter_context(opened(job.settings, report, tell, networks))
             if plan.chosen
@@ -146,15 +147,26 @@ def run(
         conversion.write(recipe, shows_progress=shows_progress)
         if recipe is not None:
             (folder / SETTINGS_FILE).write_text(to_yaml(job.settings), encoding='utf-8')
+        unpacks = plan.layout.compression_mode == 'file'
+        about = None if unpacks else describe(folder)
         conversion.verify_and_sync()
-    report.written = 1
-    if journal is None:
-        write_record(job, job.target, report, started_at)
-        report.seconds = time.monotonic() - started
-    else:
-        place = journal.fresh(RECORD)
-        write_record(job, job.target, report, started_at, made=folder, place=place)
-        report.seconds = time.monotonic() - started
+        # The folder is there under this name only until the stack is closed.
+        about = about or describe(folder)
+        wait([about])
+        stack.close()
+        report.written = 1
+        write_record(
+            job,
+            job.target,
+            report,
+            started_at,
+            made=job.target if journal is None else folder,
+            place=None if journal is None else journal.fresh(RECORD),
+            source=source,
+            about=about,
+        )
+    report.seconds = time.monotonic() - started
+    if journal is not None:
         _finish(job, journal, report)
     return report
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import datetime, timezone
+from functools import partial
 import hashlib
 import json
 import os
 from pathlib import Path
+import threading
 from typing import Any
 
 from ffs_anonymizer import __version__
@@ -22,6 +25,8 @@ from ffs_anonymizer.settings.runtime import Settings
 FORMAT = 'ffs_anonymizer privacy record'
 VERSION = 1
 _BLOCK_BYTES = 1 << 20
+# What a record says of files.
+Described = Mapping[str, Any]
 
 
 def write_record(
@@ -32,6 +37,8 @@ def write_record(
     *,
     made: Path | None = None,
     place: Path | None = None,
+    source: Future[Described] | None = None,
+    about: Future[Described] | None = None,
 ) -> None:
     """
     Write the record of a job that is done beside its output, or tell why not in its report.
@@ -41,26 +48,27 @@ def write_record(
     :param started: when the job began.
     :param made: where an output lies that does not have its name yet.
     :param place: where to write the record of such an output.
+    :param source: what is told of the source, where it is being found out already.
+    :param about: the same of the output.
     """
     made = made or output
     if not made.exists():
         return
     try:
-        about = {**described(made), 'name': output.name}
-        _write(place or record_of(output), job, about, report, started)
+        of_output = described(made) if about is None else about.result()
+        of_source = described(job.source) if source is None else source.result()
+        files = {'source': of_source, 'output': {**of_output, 'name': output.name}}
+        _write(place or record_of(output), job, files, report, started)
     except AnonymizerError as error:
         report.undone.append(f'there is no privacy record: {error}')
 
 
-def _write(
-    path: Path, job: FileJob, output: Mapping[str, Any], report: Report, started: datetime
-) -> None:
+def _write(path: Path, job: FileJob, files: Described, report: Report, started: datetime) -> None:
     record = {
         **summary_of(job.settings, report),
         'started': started.astimezone(timezone.utc).isoformat(timespec='seconds'),
         'ended': datetime.now(timezone.utc).isoformat(timespec='seconds'),
-        'source': described(job.source),
-        'output': dict(output),
+        **files,
         'audit': None,
     }
     if job.skips_existing:
@@ -98,10 +106,27 @@ def summary_of(settings: Settings, report: Report) -> dict[str, Any]:
     }
 
 
-def described(path: Path) -> dict[str, Any]:
+@contextmanager
+def describing() -> Iterator[Callable[[Path], Future[Described]]]:
+    """
+    Yield how to have files described in threads, while other work is done.
+
+    Where the block ends before they are, they are given up.
+    """
+    stopped = threading.Event()
+    with ThreadPoolExecutor(2, thread_name_prefix='hash') as pool:
+        try:
+            yield lambda path: pool.submit(described, path, stopped=stopped)
+        finally:
+            stopped.set()
+            pool.shutdown(cancel_futures=True)
+
+
+def described(path: Path, *, stopped: threading.Event | None = None) -> dict[str, Any]:
     """
     Return name, sizes and SHA-256 of a file, or of all files of a folder.
 
+    :param stopped: is set when nobody wants to know any more.
     :raises MediaError: a file cannot be read.
     """
     if not path.exists():
@@ -110,7 +135,7 @@ def described(path: Path) -> dict[str, Any]:
     root = path.parent if path.is_file() else path
     try:
         with ThreadPoolExecutor(min(4, cores())) as pool:
-            hashes = list(pool.map(_sha256, files))
+            hashes = list(pool.map(partial(_sha256, stopped=stopped), files))
         return {
             'name': path.name,
             'files': [
@@ -201,11 +226,13 @@ def _files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _sha256(path: Path) -> str:
+def _sha256(path: Path, stopped: threading.Event | None = None) -> str:
     digest = hashlib.sha256()
-    with path.open('rb') as file:
+    with path.open('rb', buffering=0) as file:
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
+            if stopped is not None and stopped.is_set():
+                raise MediaError(f'{path}: nobody wants to know any more')
     return digest.hexdigest()
 
 

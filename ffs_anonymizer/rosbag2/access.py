@@ -13,7 +13,7 @@ from ffs_anonymizer.errors import BagError
 from ffs_anonymizer.rosbag2 import sqlite
 from ffs_anonymizer.rosbag2.mcap import message_at, translated, unpacked
 from ffs_anonymizer.rosbag2.reader import BagReader, decompressed
-from ffs_anonymizer.rosbag2.storage import MOST_MESSAGE_BYTES
+from ffs_anonymizer.rosbag2.storage import Data, MOST_MESSAGE_BYTES
 from mcap.exceptions import McapError
 from mcap.reader import SeekingReader
 from mcap.records import Chunk, MessageIndex
@@ -126,7 +126,7 @@ def _mcap_payload(place: _Place, topic: str) -> bytes:
 
 
 @functools.lru_cache(_CACHED_CHUNKS)
-def _chunk(file: Path, offset: int) -> bytes:
+def _chunk(file: Path, offset: int) -> Data:
     with file.open('rb') as stream:
         stream.seek(offset)
         records = StreamReader(

@@ -11,6 +11,15 @@ import zlib
 
 from ffs_anonymizer import __version__
 from ffs_anonymizer.errors import BagError
+from ffs_anonymizer.rosbag2.mcap_file import (
+    COMPRESSIONS,
+    McapFileWriter,
+    MESSAGE,
+    parsed,
+    parsed_chunk,
+    RECORD,
+    records,
+)
 from ffs_anonymizer.rosbag2.storage import (
     Attachment,
     Contents,
@@ -23,32 +32,21 @@ from ffs_anonymizer.rosbag2.storage import (
     Topic,
 )
 import lz4.frame
-from mcap.data_stream import ReadDataStream
 from mcap.exceptions import McapError
 from mcap.opcode import Opcode
 from mcap.reader import SeekingReader
 from mcap.records import Attachment as AttachmentRecord
 from mcap.records import Channel, Chunk, Metadata, Schema
-from mcap.records import Message as MessageRecord
 from mcap.stream_reader import CRCValidationError, StreamReader
-from mcap.writer import CompressionType, Writer
 import zstandard
 
 BAG_NOTE = 'rosbag2'
 BAG_YAML = 'serialized_metadata'
 QOS = 'offered_qos_profiles'
 TYPE_HASH = 'topic_type_hash'
-CHUNK_BYTES = 1 << 20
-COMPRESSIONS = {
-    '': CompressionType.NONE,
-    'zstd': CompressionType.ZSTD,
-    'lz4': CompressionType.LZ4,
-}
 
 # Of a chunk, beside the largest message.
 _MORE_CHUNK_BYTES = 64 << 20
-_RECORD = struct.Struct('<BQ')
-_MESSAGE = struct.Struct('<HIQQ')
 # The last records: the footer with the magic behind it, and the one before the summary.
 _END = struct.Struct('<BQQQI8s')
 _DATA_END = struct.Struct('<BQI')
@@ -154,66 +152,65 @@ class McapReader:
         return (opcode, length, checksum) != (Opcode.DATA_END, 4, 0)
 
     def _raw_items(self, start_ns: int | None, end_ns: int | None) -> Iterator[Item]:
-        has_checksum = self._has_checksum()
+        checked = self._has_checksum()
         self._file.seek(0)
-        reader = StreamReader(
-            self._file, emit_chunks=True, validate_crcs=has_checksum, record_size_limit=self._size
-        )
-        for record in reader.records:
-            if isinstance(record, Chunk):
-                outside = (start_ns is not None and record.message_end_time < start_ns) or (
-                    end_ns is not None and record.message_start_time > end_ns
+        for opcode, content in records(self._file, most_bytes=self._size, checked=checked):
+            if opcode == Opcode.CHUNK:
+                chunk = parsed_chunk(content)
+                outside = (start_ns is not None and chunk.message_end_time < start_ns) or (
+                    end_ns is not None and chunk.message_start_time > end_ns
                 )
                 if not outside:
-                    yield from self._chunk_items(unpacked(record, self._most_chunk_bytes))
-            elif isinstance(record, Schema):
-                self._new_schema(record)
-            elif isinstance(record, Channel):
-                yield from self._new_topic(record)
-            elif isinstance(record, MessageRecord):
-                yield Message(
-                    self._topic(record.channel_id),
-                    _checked_time(record.log_time),
-                    record.publish_time,
-                    record.sequence,
-                    record.data,
-                )
-            elif isinstance(record, AttachmentRecord):
+                    yield from self._chunk_items(unpacked(chunk, self._most_chunk_bytes))
+            elif opcode in (Opcode.MESSAGE, Opcode.SCHEMA, Opcode.CHANNEL):
+                yield from self._record_items(opcode, content)
+            elif opcode == Opcode.ATTACHMENT:
+                attachment = parsed(AttachmentRecord.read, content)
                 yield Attachment(
-                    record.name,
-                    record.media_type,
-                    record.log_time,
-                    record.create_time,
-                    record.data,
+                    attachment.name,
+                    attachment.media_type,
+                    attachment.log_time,
+                    attachment.create_time,
+                    attachment.data,
                 )
-            elif isinstance(record, Metadata) and record.name != BAG_NOTE:
-                yield Note(record.name, record.metadata)
+            elif opcode == Opcode.METADATA:
+                note = parsed(Metadata.read, content)
+                if note.name != BAG_NOTE:
+                    yield Note(note.name, note.metadata)
 
-    def _chunk_items(self, data: bytes) -> Iterator[Item]:
+    def _chunk_items(self, data: Data) -> Iterator[Item]:
         start, size = 0, len(data)
         view = memoryview(data)
         while start < size:
-            opcode, length = _RECORD.unpack_from(data, start)
-            body = start + _RECORD.size
+            opcode, length = RECORD.unpack_from(data, start)
+            body = start + RECORD.size
             start = body + length
             if start > size:
                 raise McapError(f'a record of {length} bytes reaches beyond its chunk')
             if opcode == Opcode.MESSAGE:
-                if length < _MESSAGE.size:
-                    raise McapError(f'a message record of {length} bytes')
-                channel_id, sequence, log_ns, publish_ns = _MESSAGE.unpack_from(data, body)
-                yield Message(
-                    self._topic(channel_id),
-                    _checked_time(log_ns),
-                    publish_ns,
-                    sequence,
-                    view[body + _MESSAGE.size : start],
-                )
-            elif opcode == Opcode.SCHEMA:
-                self._new_schema(Schema.read(ReadDataStream(io.BytesIO(data[body:start]))))
-            elif opcode == Opcode.CHANNEL:
-                channel = Channel.read(ReadDataStream(io.BytesIO(data[body:start])))
-                yield from self._new_topic(channel)
+                yield self._message(view[body:start])
+            else:
+                yield from self._record_items(opcode, view[body:start])
+
+    def _record_items(self, opcode: int, content: memoryview) -> Iterator[Item]:
+        if opcode == Opcode.MESSAGE:
+            yield self._message(content)
+        elif opcode == Opcode.SCHEMA:
+            self._new_schema(parsed(Schema.read, content))
+        elif opcode == Opcode.CHANNEL:
+            yield from self._new_topic(parsed(Channel.read, content))
+
+    def _message(self, content: memoryview) -> Message:
+        if len(content) < MESSAGE.size:
+            raise McapError(f'a message record of {len(content)} bytes')
+        channel_id, sequence, log_ns, publish_ns = MESSAGE.unpack_from(content, 0)
+        return Message(
+            self._topic(channel_id),
+            _checked_time(log_ns),
+            publish_ns,
+            sequence,
+            content[MESSAGE.size :],
+        )
 
     def _new_schema(self, schema: Schema) -> None:
         if self._schemas.setdefault(schema.id, schema) != schema:
@@ -283,19 +280,19 @@ def _within(log_ns: int, start_ns: int | None, end_ns: int | None) -> bool:
     return (start_ns is None or log_ns >= start_ns) and (end_ns is None or log_ns <= end_ns)
 
 
-def message_at(chunk: bytes, offset: int) -> bytes:
+def message_at(chunk: Data, offset: int) -> bytes:
     """
     Return the data of the message that begins at an offset of an unpacked chunk.
 
     :raises McapError: none does.
     """
-    body = offset + _RECORD.size
+    body = offset + RECORD.size
     if body > len(chunk):
         raise McapError(f'no record begins at {offset} of {len(chunk)} bytes')
-    opcode, length = _RECORD.unpack_from(chunk, offset)
-    if opcode != Opcode.MESSAGE or not _MESSAGE.size <= length <= len(chunk) - body:
+    opcode, length = RECORD.unpack_from(chunk, offset)
+    if opcode != Opcode.MESSAGE or not MESSAGE.size <= length <= len(chunk) - body:
         raise McapError(f'no message begins at {offset} of {len(chunk)} bytes')
-    return chunk[body + _MESSAGE.size : body + length]
+    return bytes(chunk[body + MESSAGE.size : body + length])
 
 
 def _checked_time(log_ns: int) -> int:
@@ -304,7 +301,7 @@ def _checked_time(log_ns: int) -> int:
     return log_ns
 
 
-def unpacked(chunk: Chunk, most_bytes: int = MOST_MESSAGE_BYTES + _MORE_CHUNK_BYTES) -> bytes:
+def unpacked(chunk: Chunk, most_bytes: int = MOST_MESSAGE_BYTES + _MORE_CHUNK_BYTES) -> Data:
     """
     Return what a chunk holds.
 
@@ -319,7 +316,7 @@ def unpacked(chunk: Chunk, most_bytes: int = MOST_MESSAGE_BYTES + _MORE_CHUNK_BY
             f'a chunk of {size >> 20} MB, expected at most {most_bytes >> 20}: '
             'limits.max_message_mb and a little more'
         )
-    data = chunk.data
+    data: Data = chunk.data
     if chunk.compression == 'zstd':
         # Its own head must not ask for more than the record does.
         if zstandard.get_frame_parameters(data).content_size not in (
@@ -346,11 +343,9 @@ class McapWriter:
     """
 
     def __init__(self, path: Path, compression: str) -> None:
-        self._file = path.open('xb', buffering=1 << 20)
-        self._writer = Writer(
-            self._file, chunk_size=CHUNK_BYTES, compression=COMPRESSIONS[compression]
+        self._file = McapFileWriter(
+            path, library=f'ffs_anonymizer {__version__}', compression=compression
         )
-        self._writer.start(profile='ros2', library=f'ffs_anonymizer {__version__}')
         self._schema_ids: dict[tuple[str, str, bytes], int] = {}
         self._channel_ids: dict[Topic, int] = {}
         self._written_bytes = 0
@@ -366,31 +361,29 @@ class McapWriter:
         if topic.type_name:
             key = (topic.type_name, topic.definition_encoding, topic.definition)
             if key not in self._schema_ids:
-                self._schema_ids[key] = self._writer.register_schema(
-                    topic.type_name, topic.definition_encoding, topic.definition
-                )
+                self._schema_ids[key] = self._file.add_schema(*key)
             schema_id = self._schema_ids[key]
         metadata = topic.channel_metadata
         if metadata is None:
             metadata = {QOS: topic.qos, TYPE_HASH: topic.type_hash}
-        self._channel_ids[topic] = self._writer.register_channel(
+        self._channel_ids[topic] = self._file.add_channel(
             topic.name, topic.serialization_format, schema_id, dict(metadata)
         )
 
     def add_message(self, message: Message, data: Data) -> None:
         """Append a message."""
-        self._writer.add_message(
+        self._file.add_message(
             self._channel_ids[message.topic],
             message.log_ns,
-            data,  # type: ignore[arg-type]  # a view is copied as well
             message.publish_ns,
             message.sequence,
+            data,
         )
         self._written_bytes += len(data)
 
     def add_attachment(self, attachment: Attachment) -> None:
         """Append an attachment."""
-        self._writer.add_attachment(
+        self._file.add_attachment(
             attachment.create_ns,
             attachment.log_ns,
             attachment.name,
@@ -400,17 +393,16 @@ class McapWriter:
 
     def add_note(self, note: Note) -> None:
         """Append a metadata record."""
-        self._writer.add_metadata(note.name, dict(note.entries))
+        self._file.add_metadata(note.name, dict(note.entries))
 
     def finish(self, bag_yaml: str, version: int, ros_distro: str) -> None:
         """Complete and close the file."""
         entries = {BAG_YAML: bag_yaml}
         if ros_distro and version < 8:
             entries['ROS_DISTRO'] = ros_distro
-        self._writer.add_metadata(BAG_NOTE, entries)
-        self._writer.finish()  # type: ignore[no-untyped-call]
-        self._file.close()
+        self._file.add_metadata(BAG_NOTE, entries)
+        self._file.finish()
 
     def abort(self) -> None:
         """Close the file as it is."""
-        self._file.close()
+        self._file.abort()

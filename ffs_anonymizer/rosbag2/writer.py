@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
+import contextlib
 from dataclasses import dataclass
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,8 @@ import zstandard
 
 # As rosbag2 compresses.
 ZSTD_LEVEL = 1
+# The disk begins to take in what is written while more is, instead of all of it at the end.
+_SYNC_BYTES = 32 << 20
 SUFFIXES = {'mcap': '.mcap', 'sqlite3': '.db3'}
 
 
@@ -55,6 +60,9 @@ class BagWriter:
         self._compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
         self._counts: dict[Topic, int] = {}
         self._spans: list[FileSpan] = []
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix='sync')
+        self._syncing: Future[None] | None = None
+        self._synced_bytes = 0
         self._storage = self._begin()
 
     def add_topic(self, topic: Topic) -> None:
@@ -80,6 +88,10 @@ class BagWriter:
         self._storage.add_message(message, data)
         self._counts[message.topic] += 1
         self._spans[-1].include(message.log_ns)
+        self._synced_bytes += len(data)
+        if self._synced_bytes >= _SYNC_BYTES and (self._syncing is None or self._syncing.done()):
+            self._synced_bytes = 0
+            self._syncing = self._thread.submit(_sync, self._folder / self._spans[-1].name)
 
     def add_attachment(self, attachment: Attachment) -> None:
         """Append an attachment (mcap only)."""
@@ -91,12 +103,14 @@ class BagWriter:
 
     def finish(self) -> None:
         """Complete the bag."""
+        self._thread.shutdown(cancel_futures=True)
         self._complete()
         text = metadata.dump({metadata.ROOT: self._section()})
         (self._folder / metadata.FILE_NAME).write_text(text, encoding='utf-8')
 
     def abort(self) -> None:
         """Close what is open; the files are of no use."""
+        self._thread.shutdown(cancel_futures=True)
         self._storage.abort()
 
     def _is_full(self, log_ns: int) -> bool:
@@ -145,3 +159,13 @@ class BagWriter:
             file_names=[span.name + suffix for span in self._spans],
             compression_mode=self._layout.compression_mode,
         )
+
+
+def _sync(path: Path) -> None:
+    """Have the disk take in what a file holds by now; the errors come up at its end."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fdatasync(descriptor)
+        finally:
+            os.close(descriptor)
