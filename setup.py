@@ -52,6 +52,7 @@ setup(
             's3fs>=2025.2',  # s3://, and never in place of what is there
             'aiohttp',  # http://
         ],
+        'ros1': ['rosbags>=0.10'],  # reads the bags of ROS 1, and knows their types' new forms
         'openvino': ['openvino'],  # generators on processors with BF16 or VNNI
         'tensorrt': ['pycuda'],  # TensorRT itself comes with JetPack, or from NVIDIA
         'train': [

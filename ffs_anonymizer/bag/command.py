@@ -54,7 +54,7 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     add_file_options(
         parser,
-        source='a bag folder, or a single .mcap or .db3 file',
+        source='a bag folder, a single .mcap or .db3 file, or a ROS 1 .bag file',
         target='the folder of the new bag',
         whole='bag',
     )

@@ -28,7 +28,7 @@ from ffs_anonymizer.frames.message import idle_rotations, rotation_of
 from ffs_anonymizer.jobs.job import FileJob
 from ffs_anonymizer.regions.zones import Zone
 from ffs_anonymizer.rosbag2 import cdr
-from ffs_anonymizer.rosbag2.reader import BagReader, decompressed
+from ffs_anonymizer.rosbag2.reader import BagReader, decompressed, ROS1
 from ffs_anonymizer.rosbag2.storage import Message, Note, Topic
 from ffs_anonymizer.rosbag2.writer import Format
 from ffs_anonymizer.terminal import printable
@@ -333,6 +333,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _layout(job: BagJob, reader: BagReader) -> Format:
     storage = job.storage or reader.metadata.storage
+    if storage == ROS1:
+        storage = 'mcap'
     mode, chunks = reader.metadata.compression_mode, reader.chunk_compression
     if job.compression_mode:
         chunks = 'zstd' if job.compression_mode == 'chunk' else ''

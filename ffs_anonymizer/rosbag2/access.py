@@ -12,7 +12,7 @@ from pathlib import Path
 from ffs_anonymizer.errors import BagError
 from ffs_anonymizer.rosbag2 import sqlite
 from ffs_anonymizer.rosbag2.mcap import message_at, translated, unpacked
-from ffs_anonymizer.rosbag2.reader import BagReader, decompressed
+from ffs_anonymizer.rosbag2.reader import BagReader, decompressed, ROS1
 from ffs_anonymizer.rosbag2.storage import Data, MOST_MESSAGE_BYTES
 from mcap.exceptions import McapError
 from mcap.reader import SeekingReader
@@ -54,6 +54,10 @@ class BagAccess:
             raise BagError(
                 f'{path}: got a bag whose files are compressed as a whole, expected one that can '
                 'be read from anywhere; convert it: `ros2 bag convert`, or unpack it with zstd'
+            )
+        if self._reader.metadata.storage == ROS1:
+            raise BagError(
+                f'{path}: got a ROS 1 bag, expected one of ROS 2, which can be read from anywhere'
             )
         self.types = {summary.name: summary.type_name for summary in self._reader.topics()}
         self._places: dict[str, list[_Place]] = defaultdict(list)

@@ -21,7 +21,8 @@ from ffs_anonymizer.rosbag2.storage import (
 )
 import zstandard
 
-STORAGE_BY_SUFFIX = {'.mcap': 'mcap', '.db3': 'sqlite3'}
+ROS1 = 'ROS 1'
+STORAGE_BY_SUFFIX = {'.mcap': 'mcap', '.db3': 'sqlite3', '.bag': ROS1}
 _MISFITS = ('Src size is incorrect', 'did not decompress full frame')
 # What a kilobyte of zstd can amount to fits in memory, whatever it says of itself.
 _PIECE_BYTES = 1 << 10
@@ -49,7 +50,7 @@ class BagReader:
     """
     Read a bag folder or a single storage file; the input is never written to.
 
-    :param path: a folder with metadata.yaml, a .mcap or a .db3 file.
+    :param path: a folder with metadata.yaml, a .mcap or a .db3 file, or a ROS 1 .bag file.
     :param most_message_bytes: of a message, decompressed.
     :raises BagError: the bag is missing, incomplete, damaged or of a kind that is not known here.
     """
@@ -58,7 +59,9 @@ class BagReader:
         self.path = path
         self._most_message_bytes = most_message_bytes
         if not path.exists():
-            raise BagError(f'got no bag at {path}, expected a bag folder, a .mcap or a .db3 file')
+            raise BagError(
+                f'got no bag at {path}, expected a bag folder, a .mcap, .db3 or .bag file'
+            )
         self.chunk_compression = ''
         self._topics: dict[tuple[object, ...], Topic] = {}
         self._read_bytes = 0
@@ -68,7 +71,7 @@ class BagReader:
         else:
             self.metadata = BagMetadata(storage=_storage_of(path))
             self._files = [path]
-        if self.metadata.storage not in metadata.STORAGES:
+        if self.metadata.storage not in (*metadata.STORAGES, *([] if path.is_dir() else [ROS1])):
             raise BagError(
                 f'{path}: got storage {self.metadata.storage!r}, '
                 f'expected {" or ".join(metadata.STORAGES)}'
@@ -221,6 +224,10 @@ class BagReader:
     def _storage_reader(self, path: Path) -> StorageReader:
         if self.metadata.storage == 'mcap':
             return McapReader(path, self._topics, self._most_message_bytes)
+        if self.metadata.storage == ROS1:
+            from ffs_anonymizer.rosbag2.ros1 import Ros1Reader
+
+            return Ros1Reader(path, self._topics, self._most_message_bytes)
         return SqliteReader(path, self._topics)
 
 

@@ -161,7 +161,7 @@ def test_a_truncated_sqlite_file(tmp_path, face_bgr, capsys):
     ('name', 'text'),
     [
         ('nowhere', 'got no bag at'),
-        ('file.bag', 'got a .bag file, expected a bag folder or one of: .mcap, .db3'),
+        ('file.txt', 'got a .txt file, expected a bag folder or one of: .mcap, .db3, .bag'),
     ],
 )
 def test_inputs_that_are_no_bags(tmp_path, capsys, name, text):
