@@ -165,6 +165,6 @@ def test_a_truncated_sqlite_file(tmp_path, face_bgr, capsys):
     ],
 )
 def test_inputs_that_are_no_bags(tmp_path, capsys, name, text):
-    (tmp_path / 'file.bag').write_bytes(b'#ROSBAG V2.0')
+    (tmp_path / 'file.txt').write_bytes(b'some text')
     assert run(tmp_path / name, tmp_path / 'out') == 1
     assert text in capsys.readouterr().err
