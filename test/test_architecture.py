@@ -43,7 +43,7 @@ LIBRARIES = {
     's3fs': [],
     'av': ['frames/video*.py'],
     'mcap': ['rosbag2/*'],
-    'rosbags': ['rosbag2/ros1.py'],
+    'rosbags': ['rosbag2/ros1.py', *WORKSHOP],
     'sqlite3': ['rosbag2/*'],
     'zstandard': ['rosbag2/*'],
     'skimage': WORKSHOP,
