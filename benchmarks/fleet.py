@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 import hashlib
 import os
 from pathlib import Path
@@ -39,6 +40,7 @@ from support.bags import raw_cdr, Record, SPECS, STEP, T0, write_bag  # noqa: E4
 
 SEED = 1
 NODE = {'num_cpus': 1, 'include_dashboard': False, 'object_store_memory': 80 << 20}
+HEAD = {**NODE, 'num_cpus': 0}
 OPTIONS = ['--method', 'face=solid', '--set', 'detector.plate_model_path=none']
 KILLED = ('worker', 'machine', 'fleet')
 
@@ -56,8 +58,8 @@ def main() -> int:
     print(f'load at the start: {os.getloadavg()}', flush=True)
     with tempfile.TemporaryDirectory(prefix='ffs_bench_') as name:
         folder = Path(name)
-        cluster = Cluster(initialize_head=True, head_node_args={**NODE, 'num_cpus': 0})
-        nodes = [cluster.add_node(**NODE) for _ in range(2)]
+        cluster = patient(partial(Cluster, initialize_head=True, head_node_args=HEAD))
+        nodes = [patient(partial(cluster.add_node, **NODE)) for _ in range(2)]
         try:
             lost = kill(folder, cluster, nodes, args.kills) if args.kills else 0
             if args.repeats:
@@ -67,6 +69,17 @@ def main() -> int:
             cluster.shutdown()
     print(f'load at the end: {os.getloadavg()}')
     return 1 if lost else 0
+
+
+def patient(start: Callable[[], Any]) -> Any:
+    """Start something of Ray, which waits for 30 s and no longer, on a machine that is busy."""
+    for _ in range(5):
+        try:
+            return start()
+        # Its own class is bare.
+        except Exception as error:
+            print(f'once more: {error}', file=sys.stderr)
+    return start()
 
 
 def face() -> NDArray[np.uint8]:
@@ -153,7 +166,7 @@ def kill(folder: Path, cluster: Any, nodes: list[Any], kills: int) -> int:
             problems.append(f'{number}, {kind}: {problem}')
         print(f'kill {number}: {kind}, {problem or "the same bytes"}', flush=True)
         if kind == 'machine':
-            nodes.append(cluster.add_node(**NODE))
+            nodes.append(patient(partial(cluster.add_node, **NODE)))
         shutil.rmtree(output)
     print('\n| what | tried | same bytes, nothing else | lost |\n|---|---:|---:|---:|')
     note = ', '.join(f'{n} {kind}' for kind, n in sorted(tried.items()))

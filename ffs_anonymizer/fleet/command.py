@@ -161,7 +161,7 @@ def run(args: argparse.Namespace) -> int:
 def _plan(args: argparse.Namespace) -> tuple[FleetPlan, Path]:
     from ffs_anonymizer.bag.plan import BagJob
     from ffs_anonymizer.fleet.plan import FleetPlan
-    from ffs_anonymizer.jobs.remote import location, RemotePath
+    from ffs_anonymizer.jobs.remote import location, READ_ONLY, RemotePath
     from ffs_anonymizer.media.files import MediaJob
 
     settings = settings_from(args)
@@ -172,7 +172,7 @@ def _plan(args: argparse.Namespace) -> tuple[FleetPlan, Path]:
         'on_error': args.on_error,
     }
     output = location(args.output)
-    if isinstance(output, RemotePath) and output.parts[0] in ('http:', 'https:'):
+    if isinstance(output, RemotePath) and output.parts[0] in READ_ONLY:
         raise SettingsError(f'-o {output}: got http, expected a folder, s3:// or gs://')
     plan = FleetPlan.of(
         args.input,

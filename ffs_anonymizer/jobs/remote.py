@@ -17,6 +17,8 @@ _BLOCK_BYTES = 8 << 20
 # Of a file that is open: one that is read, one that follows, the ends that indexes lie in.
 _BLOCKS = 4
 _COMMIT = 'metadata.yaml'
+# Beginnings of addresses that nothing is written to, and that have no folders.
+READ_ONLY = ('http:', 'https:')
 
 
 def location(text: str) -> Path:
@@ -60,7 +62,10 @@ class RemotePath(PosixPath):
             return bool(self._system.isfile(str(self)))
 
     def is_dir(self, *, follow_symlinks: bool = True) -> bool:
-        """Return whether there is a folder."""
+        """Return whether there is a folder; over http there are none."""
+        if self.parts[0] in READ_ONLY:
+            # Whether it lists something can only be told by reading all of it.
+            return False
         with _errors(self):
             return bool(self._system.isdir(str(self)))
 

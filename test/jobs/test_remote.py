@@ -218,6 +218,8 @@ def test_http_is_read(worker, face_bgr, tmp_path) -> None:
     ) as web:
         threading.Thread(target=web.serve_forever, daemon=True).start()
         address = f'http://127.0.0.1:{web.server_port}/face.png'
+        assert location(address).is_file()
+        assert not location(address).is_dir()
         done = worker(task_of(address, str(tmp_path / 'out')), 0)
         assert done.error == ''
         web.shutdown()
