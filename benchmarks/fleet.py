@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 import hashlib
 import os
 from pathlib import Path
@@ -35,12 +34,10 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / 'test'))
 
-from ray.cluster_utils import Cluster  # noqa: E402, I100
 from support.bags import raw_cdr, Record, SPECS, STEP, T0, write_bag  # noqa: E402, I100
+from support.ray_nodes import added, started  # noqa: E402, I100
 
 SEED = 1
-NODE = {'num_cpus': 1, 'include_dashboard': False, 'object_store_memory': 80 << 20}
-HEAD = {**NODE, 'num_cpus': 0}
 OPTIONS = ['--method', 'face=solid', '--set', 'detector.plate_model_path=none']
 KILLED = ('worker', 'machine', 'fleet')
 
@@ -54,12 +51,11 @@ def main() -> int:
     parser.add_argument('--frames', type=int, default=30, help='of each of the eight bags')
     parser.add_argument('--plot', type=Path)
     args = parser.parse_args()
-    os.environ['RAY_USAGE_STATS_ENABLED'] = '0'
     print(f'load at the start: {os.getloadavg()}', flush=True)
     with tempfile.TemporaryDirectory(prefix='ffs_bench_') as name:
         folder = Path(name)
-        cluster = patient(partial(Cluster, initialize_head=True, head_node_args=HEAD))
-        nodes = [patient(partial(cluster.add_node, **NODE)) for _ in range(2)]
+        cluster = started(num_cpus=0)
+        nodes = [added(cluster) for _ in range(2)]
         try:
             lost = kill(folder, cluster, nodes, args.kills) if args.kills else 0
             if args.repeats:
@@ -69,17 +65,6 @@ def main() -> int:
             cluster.shutdown()
     print(f'load at the end: {os.getloadavg()}')
     return 1 if lost else 0
-
-
-def patient(start: Callable[[], Any]) -> Any:
-    """Start something of Ray, which waits for 30 s and no longer, on a machine that is busy."""
-    for _ in range(5):
-        try:
-            return start()
-        # Its own class is bare.
-        except Exception as error:
-            print(f'once more: {error}', file=sys.stderr)
-    return start()
 
 
 def face() -> NDArray[np.uint8]:
@@ -166,7 +151,7 @@ def kill(folder: Path, cluster: Any, nodes: list[Any], kills: int) -> int:
             problems.append(f'{number}, {kind}: {problem}')
         print(f'kill {number}: {kind}, {problem or "the same bytes"}', flush=True)
         if kind == 'machine':
-            nodes.append(patient(partial(cluster.add_node, **NODE)))
+            nodes.append(added(cluster))
         shutil.rmtree(output)
     print('\n| what | tried | same bytes, nothing else | lost |\n|---|---:|---:|---:|')
     note = ', '.join(f'{n} {kind}' for kind, n in sorted(tried.items()))

@@ -19,16 +19,15 @@ import ray
 import ray.cloudpickle
 from ray.cluster_utils import Cluster
 from support.bags import long_bag, QUICK, read_bag
+from support.ray_nodes import added, started
 
 # Workers cannot import what lies among the tests.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-NODE = {'num_cpus': 1, 'include_dashboard': False, 'object_store_memory': 80 << 20}
 
 
 @pytest.fixture(scope='module')
 def cluster() -> Iterator[Cluster]:
-    os.environ['RAY_USAGE_STATS_ENABLED'] = '0'
-    made = Cluster(initialize_head=True, head_node_args=NODE)
+    made = started()
     yield made
     made.shutdown()
 
@@ -109,7 +108,7 @@ def until(condition, seconds: float = 60) -> bool:
 
 
 def test_a_node_that_is_killed_loses_nothing(cluster, face_bgr, tmp_path) -> None:
-    node = cluster.add_node(**NODE)
+    node = added(cluster)
     source, output = bags(tmp_path / 'in', face_bgr, 3, 6), tmp_path / 'out'
     staging = output / 'fleet.partial'
     killed = []
