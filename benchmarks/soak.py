@@ -49,6 +49,7 @@ class Camera:
     strange: int = 0
     counts: dict[str, int] = field(default_factory=dict)
     latest: dict[str, str] = field(default_factory=dict)
+    latency_ms: dict[str, float] = field(default_factory=dict)
 
     def settle(self) -> None:
         """Add up what the node counted in the life that ends."""
@@ -56,6 +57,10 @@ class Camera:
             self.counts[what] = self.counts.get(what, 0) + int(
                 self.latest.get(f'frames {what}', 0)
             )
+        # Of the last life; the node keeps the last half thousand frames.
+        self.latency_ms = {
+            which: float(self.latest.get(f'latency {which} ms', 'nan')) for which in ('p50', 'p95')
+        }
         self.latest = {}
 
 
@@ -68,6 +73,7 @@ def main() -> int:
     result = _Soak(args).run()
     for name, value in result.items():
         print(f'{name:34} {value}')
+    print(_table({name: row for name, row in result.items() if name.startswith('/cam_')}))
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + '\n', encoding='utf-8')
     return 1 if result['problems'] else 0
@@ -252,6 +258,7 @@ class _Soak:
                 'sent': camera.sent,
                 **camera.counts,
                 'out Hz': round(camera.counts['out'] / elapsed_s, 2),
+                **{f'{which} ms': value for which, value in camera.latency_ms.items()},
             }
         outs = [camera.counts['out'] for camera in self.cameras]
         favoured = any('priorities' in text for text in self.args.set)
@@ -275,6 +282,15 @@ class _Soak:
             'node CPU s': round(usage.ru_utime + usage.ru_stime, 1),
             'problems': self.problems,
         }
+
+
+def _table(rows: dict[str, dict[str, Any]]) -> str:
+    """Return the cameras as a table in Markdown."""
+    columns = ('sent', 'in', 'out', 'dropped', 'failed', 'out Hz', 'p50 ms', 'p95 ms')
+    lines = [f'| camera | {" | ".join(columns)} |', '|---' * (len(columns) + 1) + '|']
+    for name, row in rows.items():
+        lines.append(f'| {name} | {" | ".join(str(row[column]) for column in columns)} |')
+    return '\n'.join(lines)
 
 
 def _pictures(photo: Path | None, size_wh: tuple[int, ...]) -> list[NDArray[np.uint8]]:

@@ -624,6 +624,13 @@ def test_diagnostics_account_for_every_frame(live: Live) -> None:
         '0',
         '1',
     ]
+    # As diagnostic_updater has it: the node, a colon, the thing; a hardware id; keys once.
+    assert status.name == 'anonymizer: /cam/image_raw'
+    assert status.hardware_id == '/anonymizer'
+    assert status.level in (b'\0', b'\1', b'\2')
+    keys = [item.key for item in status.values]
+    assert len(keys) == len(set(keys))
+    assert '' not in keys
     assert _value(status, 'regions') == '3'
     assert float(_value(status, 'latency p95 ms')) >= float(_value(status, 'latency p50 ms')) > 0
     assert float(_value(status, 'detect ms')) > 0
@@ -960,6 +967,14 @@ def test_signal_while_frames_flow_ends_the_process_with_zero(
             publisher.publish(image(width=320, height=240))
             rest = process.communicate(timeout=20)[1]
         assert process.returncode == 0, rest
+        # What became of every frame is said at the end.
+        summary = re.search(
+            r'/cam/image_raw: (\d+) frames in, (\d+) out, (\d+) dropped, (\d+) failed', rest
+        )
+        assert summary is not None, rest
+        counted = [int(number) for number in summary.groups()]
+        assert counted[0] == sum(counted[1:])
+        assert counted[1] >= len(outputs)
     finally:
         live.close()
 
