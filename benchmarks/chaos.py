@@ -1,7 +1,7 @@
 """
 Kill the tools at random, run many frames through the recipe, damage inputs: is anything lost.
 
-    python benchmarks/chaos.py --runs 60 --frames 20000 --examples 2000
+    python benchmarks/chaos.py --runs 60 --resumes 20 --frames 20000 --examples 2000
 
 Prints a table in Markdown, for docs/reliability.md, and exits with 1 if anything was lost: an
 output under its final name that is not whole, pixels of the original in what a killed run left
@@ -11,6 +11,7 @@ behind, memory that grows, or a parser that raises something else than the packa
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 import random
 import resource
@@ -35,6 +36,9 @@ from support.fuzz import damaged, PARSERS, survives  # noqa: E402, I100
 
 SEED = 1
 BAG_FRAMES = 40
+CHUNKED_FRAMES = 64
+# Of one output; then a run is let through.
+MOST_KILLS = 4
 PICTURES = 12
 MOST_GROWTH_KB = 4096
 # Of a face's pixels in a row: what a killed run left must not hold them.
@@ -43,9 +47,10 @@ WARM_FRAMES = 1000
 
 
 def main() -> int:
-    """Run all three, and return the exit code."""
+    """Run what is wanted, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument('--runs', type=int, default=60, help='killed runs of bag and media')
+    parser.add_argument('--resumes', type=int, default=20, help='kills of bags in chunks')
     parser.add_argument('--frames', type=int, default=20_000, help='through one recipe')
     parser.add_argument('--examples', type=int, default=2_000, help='damaged inputs a parser')
     parser.add_argument('--face', type=Path, help='a photo of a face (default: one of skimage)')
@@ -54,9 +59,10 @@ def main() -> int:
     face = _face(args.face)
     with tempfile.TemporaryDirectory(prefix='ffs_chaos_') as folder:
         rows = [
-            kill(Path(folder), face, args.runs),
-            remember(args.frames),
-            *fuzz(Path(folder), args.examples),
+            *([kill(Path(folder), face, args.runs)] if args.runs else []),
+            *([resume(Path(folder), face, args.resumes)] if args.resumes else []),
+            *([remember(args.frames)] if args.frames else []),
+            *(fuzz(Path(folder), args.examples) if args.examples else []),
         ]
     print('| what | tried | survived | lost |\n|---|---:|---:|---:|')
     for name, tried, lost, note in rows:
@@ -116,9 +122,66 @@ def kill(folder: Path, face: NDArray[np.uint8], runs: int) -> tuple[str, int, in
     return f'bag and media killed at random, {runs // 2} each', runs, lost, '; '.join(notes)
 
 
+def resume(folder: Path, face: NDArray[np.uint8], kills: int) -> tuple[str, int, int, str]:
+    """Kill bags in chunks at random times and go on; the bytes are those of one pass."""
+    chosen = random.Random(SEED)
+    small = cv2.resize(face, (192, 144))
+    records = [
+        Record('/cam/image', T0 + i * STEP, T0, i, raw_cdr(np.roll(small, i, 1)))
+        for i in range(CHUNKED_FRAMES)
+    ]
+    bag = write_bag(folder / 'long', records, specs=SPECS[:1], splits=1)
+    whole = folder / 'in one pass' / 'out'
+    assert subprocess.run(_words('bag', bag, whole)).returncode == 0
+    chunked = [*_words('bag', bag, folder / 'timed' / 'out'), '--workers', '2']
+    begun = time.monotonic()
+    assert subprocess.run(chunked, stdout=subprocess.DEVNULL).returncode == 0
+    seconds = time.monotonic() - begun
+    killed = lost = outputs = there = 0
+    notes = []
+    while killed < kills:
+        outputs += 1
+        output = folder / 'resumed' / 'out'
+        words = [*_words('bag', bag, output), '--workers', '2']
+        for _ in range(MOST_KILLS):
+            process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            try:
+                said, _ = process.communicate(timeout=chosen.uniform(0.1, 1.0) * seconds)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                said, _ = process.communicate()
+                killed += 1
+                there += b'resuming: ' in said
+                continue
+            break
+        else:
+            run = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            process, said = run, run.stdout
+        there += b'resuming: ' in said
+        problem = '' if process.returncode == 0 else said.decode().splitlines()[-1]
+        if not problem and _told(output) != _told(whole):
+            problem = 'it is not what one pass makes'
+        if not problem and [p.name for p in output.parent.iterdir() if 'partial' in p.name]:
+            problem = 'its partial is left'
+        if problem:
+            lost += 1
+            notes.append(f'output {outputs}: {problem}')
+        shutil.rmtree(output.parent)
+    notes.append(f'{outputs} outputs, {there} runs took chunks over')
+    return 'bags in chunks killed at random, and resumed', killed, lost, '; '.join(notes)
+
+
+def _told(output: Path) -> tuple[dict[str, bytes], dict[str, object]]:
+    """Return all of an output that is not the time of day."""
+    record = json.loads(output.with_name(f'{output.name}.privacy.json').read_text())
+    del record['started'], record['ended']
+    return {path.name: path.read_bytes() for path in output.iterdir()}, record
+
+
 def _words(command: str, source: Path, output: Path) -> list[str]:
     output.parent.mkdir(parents=True, exist_ok=True)
     words = [command, '-i', str(source), '-o', str(output), '--method', 'solid', '--threads', '1']
+    words += ['--set', 'detector.plate_model_path=none'] if command == 'bag' else []
     return [sys.executable, '-m', 'ffs_anonymizer', *words, '--disable-progress-output']
 
 

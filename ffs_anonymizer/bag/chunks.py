@@ -168,23 +168,14 @@ def plan_chunks(job: BagJob, *, plan: BagPlan | None = None) -> list[Chunk]:
     :raises AnonymizerError: the bag cannot be read from anywhere, or is refused altogether.
     """
     plan = plan or BagPlan(job)
-    names = [name for name, _ in plan.actions]
-    pictures = tuple(
-        sorted(
-            key[0]
-            for key, action in plan.actions.items()
-            if (action is Action.ANONYMIZE or _is_own_picture(plan, key, action))
-            # Under two types at once, only the one pass knows which message is what.
-            and names.count(key[0]) == 1
-        )
-    )
+    pictures = picture_topics(plan)
     if job.detections is not None or not pictures:
         return []
     try:
-        access = _access(job)
+        access = access_to(job)
     except BagError as error:
         raise BagError(f'{error}; {_WAY_OUT}') from error
-    stamps = np.sort(np.concatenate([_stamps(job, access, name) for name in pictures]))
+    stamps = np.sort(np.concatenate([stamps_within(job, access, name) for name in pictures]))
     if not len(stamps):
         return []
     size = min(max(-(-len(stamps) // _CHUNKS), _LEAST_FRAMES), _MOST_FRAMES)
@@ -348,16 +339,36 @@ def _report_in(journal: Journal) -> Report:
     return Report.of_dict(json.loads(data))
 
 
+def picture_topics(plan: BagPlan) -> tuple[str, ...]:
+    """Return the names of the topics in whose pictures something is to be detected."""
+    names = [name for name, _ in plan.actions]
+    return tuple(
+        sorted(
+            key[0]
+            for key, action in plan.actions.items()
+            if (action is Action.ANONYMIZE or _is_own_picture(plan, key, action))
+            # Under two types at once, only the one pass knows which message is what.
+            and names.count(key[0]) == 1
+        )
+    )
+
+
 def _is_own_picture(plan: BagPlan, key: tuple[str, str], action: Action) -> bool:
     return action is Action.CLOUD and not plan.sensors.links(*key)
 
 
-def _access(job: BagJob) -> BagAccess:
+def access_to(job: BagJob) -> BagAccess:
+    """
+    Return the source, open for reading from anywhere.
+
+    :raises BagError: it cannot be read so.
+    """
     most_bytes = job.settings.limits.max_message_mb << 20
     return BagAccess(job.source, most_message_bytes=most_bytes)
 
 
-def _stamps(job: BagJob, access: BagAccess, topic: str) -> NDArray[np.int64]:
+def stamps_within(job: BagJob, access: BagAccess, topic: str) -> NDArray[np.int64]:
+    """Return when those messages of a topic were recorded that the job is for."""
     stamps = np.array(access.stamps_ns(topic), np.int64)
     first = 0 if job.start_ns is None else np.searchsorted(stamps, job.start_ns, 'left')
     last = len(stamps) if job.end_ns is None else np.searchsorted(stamps, job.end_ns, 'right')
@@ -402,14 +413,15 @@ def _recipe(settings: Settings, threads: int) -> Recipe:
 @functools.lru_cache(1)
 def _opened(job: BagJob) -> tuple[BagAccess, Sensors]:
     # Payloads come decompressed out of it.
-    return _access(job), Sensors(job.settings, are_compressed=False)
+    return access_to(job), Sensors(job.settings, are_compressed=False)
 
 
 def _looks(chunk: Chunk, recipe: Recipe) -> Iterator[tuple[bytes, Callable[[], Detections]]]:
     """Yield each picture's fingerprint, and how to look for what is in it."""
     job = chunk.job
     access, sensors = _opened(job)
-    pictures = [_pictures(chunk, access, topic) for topic in chunk.topics]
+    span = chunk.start_ns, chunk.end_ns
+    pictures = [pictures_of(access, topic, *span) for topic in chunk.topics]
     for log_ns, topic, picture in heapq.merge(*pictures, key=lambda one: one[0]):
         mark = fingerprint(picture, (topic, access.types[topic]))
         decode = decoding(picture, topic, job.settings, sensors)
@@ -441,11 +453,18 @@ def _take(
     found.append(detections)
 
 
-def _pictures(chunk: Chunk, access: BagAccess, topic: str) -> Iterator[tuple[int, str, Picture]]:
-    """Yield the pictures of a topic in a chunk; what is none, or none here, is left out."""
+def pictures_of(
+    access: BagAccess, topic: str, start_ns: int, end_ns: int
+) -> Iterator[tuple[int, str, Picture]]:
+    """
+    Yield the pictures of a topic, with recording time and topic; what cannot be read is left out.
+
+    :param start_ns: recording time of the first message.
+    :param end_ns: recording time of the last message.
+    """
     stamps, type_name = access.stamps_ns(topic), access.types[topic]
-    first = int(np.searchsorted(stamps, chunk.start_ns, 'left'))
-    last = int(np.searchsorted(stamps, chunk.end_ns, 'right'))
+    first = int(np.searchsorted(stamps, start_ns, 'left'))
+    last = int(np.searchsorted(stamps, end_ns, 'right'))
     if type_name in cdr.VIDEO_TYPES:
         yield from _video_pictures(access, topic, stamps, first, last)
         return

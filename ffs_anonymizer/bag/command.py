@@ -15,13 +15,13 @@ from ffs_anonymizer.cli.options import (
     file_options,
     settings_from,
 )
-from ffs_anonymizer.errors import SettingsError
+from ffs_anonymizer.errors import BagError, SettingsError
 from ffs_anonymizer.jobs.output import partial_of
 from ffs_anonymizer.settings.runtime import Settings
 from ffs_anonymizer.terminal import say, warn
 
 if TYPE_CHECKING:
-    from ffs_anonymizer.bag.plan import BagJob
+    from ffs_anonymizer.bag.plan import BagJob, BagPlan
     from ffs_anonymizer.bag.selection import Selection
     from ffs_anonymizer.cli.options import Subparsers
 
@@ -99,6 +99,7 @@ def run(args: argparse.Namespace) -> int:
         check_first_images(plan)
         if plan.chosen:
             roster.check(job.settings)
+        say(_estimate_words(plan))
         return 0
     shows_progress = not args.disable_progress_output
     if args.workers:
@@ -266,6 +267,15 @@ def _check_regex(option: str, pattern: str) -> None:
         raise SettingsError(
             f'{option}: got {pattern!r}, expected a regular expression: {error}'
         ) from error
+
+
+def _estimate_words(plan: BagPlan) -> str:
+    from ffs_anonymizer.bag.estimate import estimate
+
+    try:
+        return estimate(plan).words()
+    except BagError as error:
+        return f'no estimate: {error}'
 
 
 def _settings_words(settings: Settings) -> str:
