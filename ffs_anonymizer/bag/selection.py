@@ -9,6 +9,7 @@ import fnmatch
 import re
 
 from ffs_anonymizer.errors import BagError
+from ffs_anonymizer.media.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from ffs_anonymizer.rosbag2.cdr import IMAGE_TYPES, POINT_CLOUD
 from ffs_anonymizer.rosbag2.reader import TopicSummary
 from ffs_anonymizer.rosbag2.storage import Attachment, Data, Note, Topic
@@ -92,8 +93,8 @@ _PICTURE_BYTES = tuple(
 )
 _HEAD_BYTES = 1 << 12
 _IMAGE_MEDIA = ('image/', 'video/')
-_IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.heic')
-_VIDEO_SUFFIXES = ('.mp4', '.avi', '.mkv', '.mov', '.webm', '.h264', '.h265', '.mjpeg')
+_IMAGE_SUFFIXES = (*IMAGE_SUFFIXES, '.gif', '.heic')
+_VIDEO_SUFFIXES = (*VIDEO_SUFFIXES, '.h264', '.h265', '.mjpeg')
 _IMAGE_MAGIC = (b'\xff\xd8\xff', b'\x89PNG', b'GIF8', b'BM', b'II*\0', b'MM\0*', b'\x1aE\xdf\xa3')
 # A long run of base64 or hexadecimal digits can hold anything.
 _HIDDEN_BYTES = re.compile(r'[A-Za-z0-9+/_-]{512}|(?:[A-Za-z0-9+/_=-]{32,}\s+){10}')

@@ -309,12 +309,13 @@ def runs_on(header: Header) -> bool:
     marker, has. So each part is decoded once more, as a picture that is a few units larger and at
     an eighth of its size; zeros are put behind the part, and all that the further units show must
     come from them. What this does not see: what looks like zeros to begin with for longer than it
-    looks, and what follows the last blocks of a progressive picture's scans.
+    looks. Progressive pictures cannot be looked at so, and may hold more.
     """
     if header.table_bytes > _MOST_TABLE_BYTES:
         return True
     if header.progressive:
-        return False
+        # What stands behind the last blocks of its scans is not seen: it does not pass.
+        return True
     for scan in header.scans:
         across, down = _mcus(header, scan)
         step = scan.restart_interval or across * down

@@ -117,7 +117,7 @@ class VideoSource:
 
     def __init__(self, path: Path, *, keep_audio: bool = False) -> None:
         self.path = path
-        with _as_media_error(path):
+        with as_media_error(path):
             self._container = av.open(str(path), **_LENIENT)
         try:
             self._open(keep_audio)
@@ -154,7 +154,7 @@ class VideoSource:
         self._end_s = 0.0
 
     def _first_picture(self) -> Any:
-        with _as_media_error(self.path), av.open(str(self.path), **_LENIENT) as probe:
+        with as_media_error(self.path), av.open(str(self.path), **_LENIENT) as probe:
             # The last packet is an empty one, which has the decoder hand out what it holds.
             for packet in probe.demux(probe.streams[self.stream.index]):
                 with contextlib.suppress(FFmpegError):
@@ -175,7 +175,7 @@ class VideoSource:
         # All streams, for the longest of them is as long as the header says.
         packets = self._container.demux()
         while True:
-            with _as_media_error(self.path):
+            with as_media_error(self.path):
                 packet = next(packets, None)
             if packet is None:
                 yield from times.rest()
@@ -245,7 +245,7 @@ class VideoSource:
 
     def _says_length(self) -> bool:
         # Where a file says none, FFmpeg guesses one from its bit rate.
-        with _as_media_error(self.path), self.path.open('rb') as file:
+        with as_media_error(self.path), self.path.open('rb') as file:
             return _MATROSKA_LENGTH.search(file.read(1 << 16)) is not None
 
     def black(self) -> Samples:
@@ -279,7 +279,7 @@ class VideoTarget:
         self._pts: list[int] = []
         muxer = {'.m4v': 'mp4', '.mkv': 'matroska'}.get(suffix, suffix[1:])
         encoder, options = _ENCODERS.get(suffix, _H264)
-        with _as_media_error(path):
+        with as_media_error(path):
             self._container = av.open(str(path), 'w', format=muxer)
             self._stream = self._container.add_stream(
                 encoder, rate=source.rate, options={**options, 'crf': str(crf)}
@@ -309,7 +309,7 @@ class VideoTarget:
         :param samples: its pixels.
         :raises MediaError: it cannot be written.
         """
-        with _as_media_error(self.path):
+        with as_media_error(self.path):
             self._container.mux(self._stream.encode(self._frame(shot, samples)))
         self._pts.append(shot.pts)
 
@@ -320,7 +320,7 @@ class VideoTarget:
         :raises MediaError: it cannot be written.
         """
         packet.stream = self._sound[packet.stream.index]
-        with _as_media_error(self.path):
+        with as_media_error(self.path):
             self._container.mux(packet)
 
     def _frame(self, shot: Shot, samples: Samples) -> Any:
@@ -343,7 +343,7 @@ class VideoTarget:
 
         :raises MediaError: it cannot be written, or does not hold all pictures at their times.
         """
-        with _as_media_error(self.path):
+        with as_media_error(self.path):
             self._container.mux(self._stream.encode(None))
             self._container.close()
             with av.open(str(self.path)) as written:
@@ -446,11 +446,11 @@ class _Times:
 
 
 @contextlib.contextmanager
-def _as_media_error(path: Path) -> Iterator[None]:
+def as_media_error(path: Path) -> Iterator[None]:
+    """Translate FFmpeg's errors about a file; their own text has numbers and its name twice."""
     try:
         yield
     except (FFmpegError, OSError, ValueError) as error:
-        # The text of FFmpeg's errors alone has numbers and the file's name once more in it.
         raise MediaError(f'{path}: {getattr(error, "strerror", None) or error}') from error
 
 

@@ -6,11 +6,10 @@ import contextlib
 from pathlib import Path
 
 from ffs_anonymizer.errors import MediaError
-from ffs_anonymizer.frames.video import Shot, VideoSource
+from ffs_anonymizer.frames.video import as_media_error, Shot, VideoSource
 
 try:
     import av
-    from av.error import FFmpegError
 except ImportError as error:
     raise ImportError(f'{error}; videos need PyAV: pip install av') from error
 
@@ -28,13 +27,11 @@ class VideoSeeker:
         with contextlib.closing(VideoSource(path)) as source:
             self._quarter_turns = source.quarter_turns
             self._index = source.stream.index
-        try:
+        with as_media_error(path):
             self._container = av.open(str(path))
             self._stream = self._container.streams[self._index]
             packets = self._container.demux(self._stream)
             times = {packet.pts for packet in packets if packet.size and packet.pts is not None}
-        except (FFmpegError, OSError, ValueError) as error:
-            raise MediaError(f'{path}: {getattr(error, "strerror", None) or error}') from error
         if not times:
             raise MediaError(f'{path}: got no times of its pictures, expected one for each')
         self._pts = sorted(times)
@@ -55,15 +52,11 @@ class VideoSeeker:
                 f'{self.path}: got picture number {number}, expected 0 to {len(self._pts) - 1}'
             )
         pts = self._pts[number]
-        try:
+        with as_media_error(self.path):
             self._container.seek(pts, stream=self._stream)
             for picture in self._container.decode(self._stream):
                 if picture.pts is not None and picture.pts >= pts:
                     return Shot(pts, 0, self._stamp_ns(pts), picture, self._quarter_turns)
-        except (FFmpegError, OSError, ValueError) as error:
-            raise MediaError(
-                f'{self.path}: {getattr(error, "strerror", None) or error}'
-            ) from error
         raise MediaError(f'{self.path}: the picture number {number} cannot be decoded')
 
     def close(self) -> None:

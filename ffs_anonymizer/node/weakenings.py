@@ -11,6 +11,7 @@ from ffs_anonymizer.settings.runtime import ClassSettings, NO_PLATES, Settings
 HIGH_THRESHOLD = 0.5
 SMALL_REGION_SCALE = 1.1
 SMALL_DETECTOR_SCALE = 0.5
+LARGE_DETECTOR_SCALE = 2.0
 SHORT_GAP_MS = 100.0
 MANY_CELLS = 8
 
@@ -54,6 +55,12 @@ def _of_tracking(settings: Settings) -> Iterator[str]:
         yield f'tracker.max_gap_ms is {gap_ms:g}: a face missed in one frame is seen in it'
     if settings.detector.scale < SMALL_DETECTOR_SCALE:
         yield f'detector.scale is {settings.detector.scale:g}: small faces are not found'
+    elif settings.detector.scale > LARGE_DETECTOR_SCALE:
+        yield (
+            f'detector.scale is {settings.detector.scale:g}: a search takes '
+            f'{settings.detector.scale**2:.0f} times as long as at 1, so frames may be dropped '
+            '(`detect` of the diagnostics is the time now)'
+        )
     if settings.obscure.cells > MANY_CELLS:
         yield (
             f'obscure.cells is {settings.obscure.cells}: blurred and mosaic faces may be '

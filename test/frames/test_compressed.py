@@ -431,3 +431,18 @@ def test_black_of_nothing_known():
 def test_what_is_passed_as_it_is_is_the_same_object(extension):
     data = memoryview(compressed_message(extension, scene()).data)
     assert decode_compressed(SimpleNamespace(format='', data=data)).encode(NO_RECTS) is data
+
+
+def test_bytes_in_the_scans_of_a_progressive_picture_do_not_pass():
+    """No decoder here tells where their last blocks end, so the picture is encoded anew."""
+    msg = compressed_message('.jpg', scene(), (cv2.IMWRITE_JPEG_PROGRESSIVE, 1))
+    data = bytes(msg.data)
+    hidden = bytes(range(1, 200)) * 9
+    behind_first = data.index(b'\xff\xc4', data.index(b'\xff\xda'))
+    for at in (behind_first, len(data) - 2):
+        out = bytes(
+            decode_compressed(with_data(msg, data[:at] + hidden + data[at:])).encode(NO_RECTS)
+        )
+        assert hidden[:64] not in out
+        assert read_header(out).progressive
+        assert np.abs(decoded(out).astype(int) - decoded(data)).mean() < 3

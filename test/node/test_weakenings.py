@@ -26,6 +26,7 @@ def test_defaults_weaken_nothing() -> None:
         ({'face__region_scale': 1.0}, 'face.region_scale is 1: the edges of faces stay visible'),
         ({'tracker__max_gap_ms': 0.0}, 'tracker.max_gap_ms is 0: .* missed in one frame is seen'),
         ({'detector__scale': 0.3}, 'detector.scale is 0.3: small faces are not found'),
+        ({'detector__scale': 4.0}, 'a search takes 16 times as long as at 1, so frames may be dr'),
         ({'obscure__cells': 16}, 'obscure.cells is 16: blurred and mosaic faces may be recog'),
         ({'generator__pose': True}, 'generator.pose is true: eyes, nose and mouth of drawn faces'),
         ({'snapshot_folder': '/private'}, 'snapshot_folder is set'),
