@@ -177,8 +177,14 @@ def bgr_from(
     if channels == 'bgr':
         return np.asarray(samples, np.uint8)
     if channels == 'mono':
-        return np.asarray(cv2.cvtColor(samples, cv2.COLOR_GRAY2BGR), np.uint8)
-    return np.asarray(cv2.cvtColor(samples, _TO_BGR[channels]), np.uint8)
+        return np.asarray(_converted(samples, cv2.COLOR_GRAY2BGR), np.uint8)
+    return np.asarray(_converted(samples, _TO_BGR[channels]), np.uint8)
+
+
+def _converted(samples: NDArray[Any], code: int) -> NDArray[Any]:
+    if samples.shape[:2] == (1, 1):  # OpenCV 4.5 takes no single pixel
+        return np.asarray(cv2.cvtColor(np.repeat(samples, 2, axis=1), code))[:, :1]
+    return np.asarray(cv2.cvtColor(samples, code))
 
 
 def write_bgr(
@@ -202,9 +208,9 @@ def write_bgr(
     x0, y0, x1, y1 = rect
     patch: NDArray[np.generic] = image_bgr[y0:y1, x0:x1]
     if channels == 'mono':
-        patch = np.asarray(cv2.cvtColor(patch, cv2.COLOR_BGR2GRAY)).reshape(y1 - y0, x1 - x0)
+        patch = _converted(patch, cv2.COLOR_BGR2GRAY).reshape(y1 - y0, x1 - x0)
     elif channels.startswith('rgb'):
-        patch = np.asarray(cv2.cvtColor(patch, cv2.COLOR_BGR2RGB))
+        patch = _converted(patch, cv2.COLOR_BGR2RGB)
     if samples.dtype.itemsize == 2:
         patch = tone.samples(patch)
     if channels == 'mono':

@@ -124,7 +124,8 @@ def fill(around: NDArray[np.float32], known: NDArray[np.float32]) -> NDArray[np.
     coarse = np.full((*known.shape, 3), 128.0, np.float32)
     for colour, share in reversed(levels):
         size = share.shape[::-1]
-        up = cv2.resize(coarse, size, interpolation=cv2.INTER_LINEAR).reshape(*share.shape, 3)
+        # OpenCV 4.5 takes no single pixel.
+        up = coarse if coarse.size == 3 else cv2.resize(coarse, size).reshape(*share.shape, 3)
         coarse = np.asarray(colour + (1.0 - share)[..., None] * up, np.float32)
     return coarse
 
