@@ -53,7 +53,8 @@ def main() -> int:
         seconds: dict[str, list[tuple[float, float]]] = {way: [] for way in commands}
         for i in range(args.rounds):
             for way, command in commands.items():
-                output = folder / f'{i}.mp4'
+                # Ours writes a record beside its output, and nothing over one that is there.
+                output = folder / f'{i} {way}.mp4'
                 seconds[way].append(measure(way, command, video, output))
                 if count_frames(output) != frames:
                     raise RuntimeError(f'{way}: {count_frames(output)} of {frames} frames written')
