@@ -52,5 +52,8 @@ def test_each_dependency_stands_where_it_is_needed() -> None:
     assert messages <= runtime
     assert 'cv_bridge' not in runtime
     assert {'cv_bridge', 'python3-pil', 'python3-pytest'} <= tests
+    tried = ''.join(path.read_text('utf-8') for path in (ROOT / 'test').rglob('*.py'))
+    names = set(re.findall(r'^ *(?:from|import) (\w+_msgs)', tried, re.M))
+    assert names <= runtime | tests
     assert 'python3-onnxruntime-pip' in runtime
     assert 'ament_xmllint' not in tests
