@@ -21,6 +21,7 @@ from ffs_anonymizer.jobs.output import (
     disk_errors,
     give_folder_name,
     give_name,
+    JOURNAL,
     new_file,
     partial_of,
     PartialError,
@@ -29,7 +30,6 @@ from ffs_anonymizer.jobs.output import (
 
 FORMAT = 'ffs_anonymizer journal'
 VERSION = 1
-_FILE = 'journal'
 
 
 class Journal:
@@ -165,7 +165,7 @@ def journal_of(output: Path, job_sha256: str) -> Iterator[Journal]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
-            (folder / _FILE).touch(exist_ok=False)
+            (folder / JOURNAL).touch(exist_ok=False)
             sync(folder.parent)
         descriptor = _locked(folder)
     try:
@@ -187,7 +187,7 @@ def _locked(folder: Path) -> int:
         raise PartialError(folder)
     try:
         # Never through a link.
-        descriptor = os.open(folder / _FILE, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW)
+        descriptor = os.open(folder / JOURNAL, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW)
     except OSError as error:
         raise PartialError(folder) from error
     try:
@@ -195,7 +195,7 @@ def _locked(folder: Path) -> int:
             raise PartialError(folder)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # The one that held the lock may have come to its end, and removed the file.
-        if not os.path.samestat(os.fstat(descriptor), os.lstat(folder / _FILE)):
+        if not os.path.samestat(os.fstat(descriptor), os.lstat(folder / JOURNAL)):
             raise BlockingIOError
     except (BlockingIOError, FileNotFoundError) as error:
         os.close(descriptor)
@@ -213,7 +213,7 @@ def _lines(folder: Path, descriptor: int, job_sha256: str) -> list[dict[str, Any
     head = {'format': FORMAT, 'version': VERSION, 'job_sha256': job_sha256}
     begins = json.dumps(head).encode() + b'\n'
     with disk_errors(folder):
-        content = (folder / _FILE).read_bytes()
+        content = (folder / JOURNAL).read_bytes()
         if begins.startswith(content):
             # A new one, or killed before all of its head was there.
             os.ftruncate(descriptor, 0)

@@ -14,6 +14,8 @@ from ffs_anonymizer.errors import OutputError
 
 PARTIAL = '.partial'
 RECORD = '.privacy.json'
+# Lies in the partial of an output whose run goes on where it was killed.
+JOURNAL = 'journal'
 
 
 def partial_of(path: Path) -> Path:
@@ -184,9 +186,12 @@ class PartialError(OutputError):
     """An unfinished output is in the way."""
 
     def __init__(self, partial: Path) -> None:
+        goes_on = os.path.lexists(partial / JOURNAL) * (
+            'start it again as it was, with --workers, which goes on, or '
+        )
         super().__init__(
             f'{partial} is there: another run is writing it, or one was killed; if none is '
-            'running, remove it and start again'
+            f'running, {goes_on}remove it and start again'
         )
 
 

@@ -11,7 +11,7 @@ import sys
 
 from ffs_anonymizer.errors import OutputError
 from ffs_anonymizer.jobs.journal import Journal, journal_of
-from ffs_anonymizer.jobs.output import partial_of
+from ffs_anonymizer.jobs.output import partial_of, refuse
 import pytest
 
 JOB, OTHER = 'a' * 64, 'b' * 64
@@ -103,6 +103,15 @@ def test_what_is_no_journal_is_left_alone(tmp_path: Path, content: bytes | None)
         pass
     assert folder.exists()
     assert content is None or file.read_bytes() == content
+
+
+def test_a_run_in_one_pass_says_how_to_go_on(tmp_path: Path) -> None:
+    unfinished(tmp_path / 'out', a=b'1')
+    with pytest.raises(OutputError, match='start it again as it was, with --workers, which goes'):
+        refuse([tmp_path / 'out'], source=tmp_path / 'in')
+    partial_of(tmp_path / 'other').mkdir()
+    with pytest.raises(OutputError, match='if none is running, remove it and start again$'):
+        refuse([tmp_path / 'other'], source=tmp_path / 'in')
 
 
 def test_links_lead_nowhere(tmp_path: Path) -> None:
