@@ -13,7 +13,7 @@ from ffs_anonymizer.painting.crops import enclosing_squares
 from ffs_anonymizer.painting.inputs import in_crops, latent_seeds, latents_of, points_of
 from ffs_anonymizer.painting.methods import BLUR, GENERATE_SMALL, MOSAIC, PLATE, SOLID
 from ffs_anonymizer.painting.plate import draw_plate
-from ffs_anonymizer.regions.detections import Regions
+from ffs_anonymizer.regions.detections import FACE, Regions
 from ffs_anonymizer.settings.runtime import ObscureSettings, Settings
 import numpy as np
 from numpy.typing import NDArray
@@ -160,7 +160,9 @@ def job_of(
             )
             pixels.append(drawing)
         else:
-            pixels.append(_obscured(image_bgr, method, rect, outer, settings.obscure))
+            is_face = bool(regions.classes[i] == FACE)
+            obscured = _obscured(image_bgr, method, rect, outer, settings.obscure, is_face=is_face)
+            pixels.append(obscured)
             if method == BLUR:
                 under.append((outer, _surroundings(image_bgr, rect, outer, rects_xyxy_px)))
         outers.append(outer)
@@ -185,6 +187,8 @@ def _obscured(
     rect_xyxy_px: NDArray[np.int32],
     outer_xyxy_px: NDArray[np.int32],
     settings: ObscureSettings,
+    *,
+    is_face: bool,
 ) -> NDArray[np.uint8]:
     x0, y0, x1, y1 = (int(v) for v in rect_xyxy_px)
     region = image_bgr[y0:y1, x0:x1]
@@ -194,7 +198,7 @@ def _obscured(
         return obscure.mosaic(region, settings.cells)
     left, top = int(x0 - outer_xyxy_px[0]), int(y0 - outer_xyxy_px[1])
     right, bottom = int(outer_xyxy_px[2] - x1), int(outer_xyxy_px[3] - y1)
-    blurred = obscure.blur(region, settings.cells)
+    blurred = obscure.blur(region, settings.cells, veiled=is_face)
     return np.pad(blurred, ((top, bottom), (left, right), (0, 0)), mode='edge')
 
 

@@ -63,25 +63,26 @@ def mosaic(image_bgr: NDArray[np.uint8], cells: int) -> NDArray[np.uint8]:
     return np.repeat(rows, np.diff(column_edges), axis=1)
 
 
-def blur(image_bgr: NDArray[np.uint8], cells: int) -> NDArray[np.uint8]:
+def blur(image_bgr: NDArray[np.uint8], cells: int, *, veiled: bool) -> NDArray[np.uint8]:
     """
-    Return a region with no more detail than its cells' means, smoothly joined, as behind frost.
-
-    Their contrast goes down, and their colour goes: of the shades of a face, and of a soft spot of
-    the colour of skin, a detector still takes some for one.
+    Return a region with no more detail than its cells' means of little contrast, smoothly joined.
 
     :param image_bgr: (H, W, 3) uint8, the region.
     :param cells: cells along the longer side.
+    :param veiled: as behind frost, without colour: of a soft spot of the colour of skin a detector
+        still takes some for a face.
     :returns: (H, W, 3) uint8.
     """
     means, _, _ = cell_means(image_bgr, cells)
-    light = means.mean(axis=2)
-    middle = light.mean()
-    veiled = (1 - VEIL) * middle + VEIL * VEIL_LEVEL + CONTRAST * (light - middle)
-    frost = np.rint(np.clip(veiled, 0, 255)).astype(np.uint8)
+    shades = means.astype(np.float32)
+    if veiled:
+        shades[:] = shades.mean(axis=2, keepdims=True)
+    middle = shades.reshape(-1, 3).mean(axis=0)
+    base = (1 - VEIL) * middle + VEIL * VEIL_LEVEL if veiled else middle
+    soft = np.rint(np.clip(base + (shades - middle) * CONTRAST, 0, 255)).astype(np.uint8)
     height, width = image_bgr.shape[:2]
-    smooth = cv2.resize(frost, (width, height), interpolation=cv2.INTER_CUBIC)
-    return np.repeat(np.asarray(smooth, np.uint8).reshape(height, width, 1), 3, axis=2)
+    smooth = cv2.resize(soft, (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(smooth, np.uint8).reshape(image_bgr.shape)
 
 
 def solid(image_bgr: NDArray[np.uint8], colour_bgr: tuple[int, ...]) -> NDArray[np.uint8]:
