@@ -125,7 +125,8 @@ def free_inputs(model: onnx.ModelProto) -> None:
 
     Initializers that are listed as graph inputs count as replaceable at run time, which blocks
     constant folding and fusion. A fully convolutional network takes any size, whatever the one
-    at which it was exported, also where its maps come out as lists of cells.
+    at which it was exported, also where its maps come out as lists of cells. Generators, which
+    take a mask beside the picture, keep the size that they were trained for.
     """
     graph = model.graph
     initializers = {tensor.name for tensor in graph.initializer}
@@ -133,7 +134,7 @@ def free_inputs(model: onnx.ModelProto) -> None:
     del graph.input[:]
     graph.input.extend(inputs)
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    if not all(_is_size_free(node, constants) for node in graph.node):
+    if len(inputs) > 1 or not all(_is_size_free(node, constants) for node in graph.node):
         return
     # A list has its cells on the second axis; its first then is that of one picture.
     free = {3: (1,), 4: (2, 3)}

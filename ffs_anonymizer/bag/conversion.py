@@ -147,11 +147,16 @@ def run(
         conversion.write(recipe, shows_progress=shows_progress)
         if recipe is not None:
             (folder / SETTINGS_FILE).write_text(to_yaml(job.settings), encoding='utf-8')
-        unpacks = plan.layout.compression_mode == 'file'
-        about = None if unpacks else describe(folder)
-        conversion.verify_and_sync()
-        # The folder is there under this name only until the stack is closed.
-        about = about or describe(folder)
+        # Nothing may come or go in the folder while it is described, and it has this name only
+        # until the stack is closed.
+        if plan.layout.compression_mode == 'file':
+            conversion.verify_and_sync()
+            conversion.remove_scratch()
+            about = describe(folder)
+        else:
+            conversion.remove_scratch()
+            about = describe(folder)
+            conversion.verify_and_sync()
         wait([about])
         stack.close()
         report.written = 1
@@ -275,6 +280,9 @@ class _Conversion:
                 each.result()
         finally:
             thread.shutdown(cancel_futures=True)
+
+    def remove_scratch(self) -> None:
+        """Remove the folder for files that are compressed as a whole, when no more are read."""
         self._scratch.rmdir()
 
     def _write_record(self, writer: BagWriter) -> None:

@@ -131,9 +131,9 @@ def described(path: Path, *, stopped: threading.Event | None = None) -> dict[str
     """
     if not path.exists():
         raise MediaError(f'{path}: no such file or folder')
-    files = [path] if path.is_file() else list(_files(path))
     root = path.parent if path.is_file() else path
     try:
+        files = [path] if path.is_file() else list(_files(path))
         with ThreadPoolExecutor(min(4, cores())) as pool:
             hashes = list(pool.map(partial(_sha256, stopped=stopped), files))
         return {

@@ -78,3 +78,23 @@ def test_what_knows_its_size_keeps_it(save, made):
     model = onnx.load(path)
     free_inputs(model)
     assert model == onnx.load(path)
+
+
+def test_a_generator_keeps_the_size_that_it_was_trained_for(tmp_path):
+    side = EXPORTED_PX
+    inputs = {'condition': ['N', 3, side, side], 'mask': ['N', 1, side, side]}
+    nodes = [
+        helper.make_node('Concat', ['condition', 'mask'], ['both'], axis=1),
+        helper.make_node('Conv', ['both', 'w'], ['deep'], pads=[1, 1, 1, 1], strides=[2, 2]),
+        helper.make_node('Resize', ['deep', '', 'scales'], ['inpainted'], mode='nearest'),
+    ]
+    weights = {
+        'w': np.ones((3, 4, 3, 3), np.float32),
+        'scales': np.array([1, 1, 2, 2], np.float32),
+    }
+    path = save_network(
+        tmp_path / 'g.onnx', nodes, inputs, {'inpainted': ['N', 3, side, side]}, weights
+    )
+    condition, mask = open_model(path, device='cpu').inputs
+    assert condition.shape[1:] == (3, side, side)
+    assert mask.shape[1:] == (1, side, side)

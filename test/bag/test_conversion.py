@@ -4,12 +4,14 @@ from functools import partial
 import json
 import subprocess
 import sys
+import time
 
 import cv2
 from ffs_anonymizer.frames.containers import parse
 from ffs_anonymizer.frames.jpeg import dressed
 from ffs_anonymizer.frames.metadata import orientation_tiff
 from ffs_anonymizer.frames.upright import Turn
+from ffs_anonymizer.jobs.record import described
 from ffs_anonymizer.regions import boxes
 from ffs_anonymizer.rosbag2 import cdr
 from ffs_anonymizer.settings.runtime import Settings
@@ -375,3 +377,26 @@ def test_padding_of_a_frame_without_faces_does_not_pass(tmp_path):
     assert len(after.data) == len(record.data)
     assert (pixels_of(after) == 90).all()
     assert b'\xab' * 6 not in after.data
+
+
+@pytest.mark.parametrize('mode', ['', 'FILE'])
+def test_nothing_comes_or_goes_while_the_new_bag_is_described(
+    tmp_path, face_bgr, mode, monkeypatch
+):
+    """Its files are listed and hashed in a thread while they are read back."""
+    source = write_bag(tmp_path / 'in', drive(face_bgr), mode=mode)
+    target = tmp_path / 'out'
+    listed = []
+
+    def slowly(path, **words):
+        if path != source:
+            before = sorted(path.rglob('*'))
+            time.sleep(0.3)
+            listed.append((before, sorted(path.rglob('*'))))
+        return described(path, **words)
+
+    monkeypatch.setattr('ffs_anonymizer.jobs.record.described', slowly)
+    assert run(source, target) == 0
+    ((before, after),) = listed
+    assert before == after
+    assert {path.name for path in before} == {path.name for path in target.iterdir()}

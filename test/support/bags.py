@@ -45,7 +45,14 @@ RELIABLE, LATCHED = (
 TYPES = rosbags_typesys.get_typestore(rosbags_typesys.Stores.ROS2_JAZZY)
 SOLID = ('--method', 'face=solid')
 # Enough for the portrait, and faster.
-QUICK = (*SOLID, '--set', 'detector.scale=1.0', '--disable-progress-output')
+QUICK = (
+    *SOLID,
+    '--set',
+    'detector.scale=1.0',
+    '--set',
+    'detector.plate_model_path=none',
+    '--disable-progress-output',
+)
 
 
 class Record(NamedTuple):
