@@ -106,9 +106,18 @@ class Fleet(Generic[_Job, _Result]):
         self._join()
         total = self._ray.cluster_resources().get('CPU', 0.0)
         self.workers = self._crew.workers or max(1, int(total) // 2)
-        share = max(total, 1.0) / self.workers
+        # A worker lies on one machine, so it never gets more cores than the largest has.
+        alive = [node['Resources'].get('CPU', 0.0) for node in self._ray.nodes() if node['Alive']]
+        most = max([1.0, *alive])
+        share = min(max(total, 1.0) / self.workers, most)
         # Whole ones above one, as Ray wants them.
         self.cpus = self._crew.cpus or (float(int(share)) if share >= 1 else share)
+        if self.cpus > most:
+            self._ray.shutdown()
+            raise AnonymizerError(
+                f'got {self.cpus:g} cores for each worker, expected at most the {most:g} of the '
+                'largest machine'
+            )
         return self
 
     def __exit__(

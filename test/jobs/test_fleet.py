@@ -83,6 +83,20 @@ def test_workers_that_cannot_begin_are_an_error(cluster) -> None:
         list(fleet.map(['a']))
 
 
+def test_a_worker_asks_for_no_more_cores_than_one_machine_has(cluster, tmp_path) -> None:
+    node = added(cluster)
+    make_work = partial(work, tmp_path)
+    with Fleet(Crew(cluster.address, workers=1), make_work) as fleet:
+        assert fleet.cpus == 1
+        assert [e.result for e in fleet.map(['a']) if isinstance(e, Ended)] == ['A']
+    cluster.remove_node(node)
+    crew = Crew(cluster.address, workers=1, cpus=2)
+    with pytest.raises(
+        AnonymizerError, match='got 2 cores for each worker, expected at most the 1'
+    ):
+        Fleet(crew, make_work).__enter__()
+
+
 def test_a_cluster_that_is_not_there() -> None:
     with (
         pytest.raises(AnonymizerError, match=r'^--address nonsense: cannot join a Ray cluster: '),
