@@ -75,6 +75,17 @@ def add_file_options(
     )
 
 
+def whole_number(text: str) -> int:
+    """
+    Return the number that an option's value is, 0 or more.
+
+    :raises ArgumentTypeError: it is none.
+    """
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f'got {text!r}, expected a whole number, 0 or more')
+    return int(text)
+
+
 def file_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return what these options amount to, by the names that every job on files has."""
     return {

@@ -17,7 +17,7 @@ import time
 from typing import Any, TYPE_CHECKING
 
 from ffs_anonymizer.bag.command import add_format_options, add_topic_options, bag_options
-from ffs_anonymizer.cli.options import add_settings_options, settings_from
+from ffs_anonymizer.cli.options import add_settings_options, settings_from, whole_number
 from ffs_anonymizer.errors import OutputError, SettingsError
 from ffs_anonymizer.media.command import add_video_options, video_options
 from ffs_anonymizer.terminal import printable, say, warn
@@ -91,7 +91,11 @@ def add_parser(subparsers: Subparsers) -> None:
         'belongs to; or the address of one, as ray://host:10001',
     )
     group.add_argument(
-        '--workers', type=_count, default=0, metavar='N', help='default: one for every two cores'
+        '--workers',
+        type=whole_number,
+        default=0,
+        metavar='N',
+        help='default: one for every two cores',
     )
     group.add_argument(
         '--worker-cpus',
@@ -105,7 +109,7 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     group.add_argument(
         '--retries',
-        type=_count,
+        type=whole_number,
         default=2,
         metavar='N',
         help='how often a recording is begun again whose worker died (default: %(default)s)',
@@ -310,12 +314,6 @@ def _shown(board: Board, output: Path) -> Iterator[_Shown]:
     finally:
         shown.clear()
         shown.write_page()
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f'got {text!r}, expected a whole number, 0 or more')
-    return int(text)
 
 
 def _share(text: str) -> float:

@@ -36,10 +36,10 @@ from ffs_anonymizer.jobs.report import Report, Tally
 from ffs_anonymizer.media.files import MediaJob
 from ffs_anonymizer.networks import Networks
 from ffs_anonymizer.pipeline import concurrency
+from ffs_anonymizer.review.command import LEFT, run_audit
 from ffs_anonymizer.rosbag2 import metadata
 from ffs_anonymizer.settings.runtime import Settings
 
-LEFT = 3
 _SCRATCH = 'ffs_fleet_'
 
 
@@ -254,7 +254,6 @@ def _attempt(task: FleetTask, tries: int) -> Iterator[Path]:
 def _audited(source: Path, made: Path) -> Mapping[str, Any] | None:
     """Look at an output once more; the page and the record are its own."""
     from ffs_anonymizer.cli.program import make_parser
-    from ffs_anonymizer.review.command import run_audit
 
     page = made.with_name(made.name + AUDIT)
     words = ['audit', '-i', 'x', '-o', str(made), '--report', str(page)]

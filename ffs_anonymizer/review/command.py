@@ -15,7 +15,7 @@ from typing import Any, TYPE_CHECKING
 import webbrowser
 
 from ffs_anonymizer import __version__
-from ffs_anonymizer.cli.options import add_settings_options, settings_from
+from ffs_anonymizer.cli.options import add_settings_options, settings_from, whole_number
 from ffs_anonymizer.errors import AnonymizerError, MediaError, SettingsError
 from ffs_anonymizer.jobs.output import record_of
 from ffs_anonymizer.terminal import say
@@ -94,7 +94,7 @@ def _add_audit(subparsers: Subparsers) -> None:
     )
     parser.add_argument(
         '--sample',
-        type=_count,
+        type=whole_number,
         default=100,
         metavar='N',
         help='randomly drawn frames for a person (default: %(default)s)',
@@ -172,12 +172,6 @@ def _add_recordings(parser: argparse.ArgumentParser, *, needs_output: bool) -> N
     parser.add_argument(
         '-o', '--output', type=Path, required=needs_output, help='what bag or media made of it'
     )
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f'got {text!r}, expected a whole number, 0 or more')
-    return int(text)
 
 
 def run_verify(args: argparse.Namespace) -> int:
