@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import struct
 from typing import Any
 
 import cv2
-from ffs_anonymizer.clouds import surface
+from ffs_anonymizer.clouds import rvl, surface
 from ffs_anonymizer.errors import ImageError
 from ffs_anonymizer.frames.containers import MOST_PIXELS
 from ffs_anonymizer.frames.frame import Buffer, Rect
@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 GEOMETRIES = ('flatten', 'drop')
 # Millimetres and metres of REP 118; some cameras call the former a grey picture.
 _RAW = {'16UC1': 'u2', 'mono16': 'u2', '32FC1': 'f4'}
-# Of compressed_depth_image_transport: a number and two parameters of the quantization.
+# Of compressed_depth_image_transport: a number and two parameters of the quantization; of RVL,
+# columns and rows follow.
 _HEADER_BYTES = 12
+_RVL_SIZE = struct.Struct('<II')
 _PNG_MAGIC = b'\x89PNG\r\n\x1a\n'
 _PNG_CHUNKS = (b'IHDR', b'IDAT', b'IEND')
 # As compressed_depth_image_transport and compressed_image_transport compress depth.
@@ -32,17 +34,23 @@ class Depth:
     Hold a depth image.
 
     :param msg: the fields of a sensor_msgs Image or CompressedImage.
-    :raises ImageError: the encoding is none of 16UC1, mono16, 32FC1 and PNG, or sizes and data do
-        not go together.
+    :raises ImageError: the encoding is none of 16UC1, mono16, 32FC1, PNG and RVL, or sizes and
+        data do not go together.
     """
 
     def __init__(self, msg: Any) -> None:
         self._source = as_buffer(msg.data)
-        self._is_raw = hasattr(msg, 'encoding')
-        if self._is_raw:
-            self._samples = self._read_raw(msg)
+        self._encode: Callable[[NDArray[Any]], Buffer]
+        if hasattr(msg, 'encoding'):
+            self._samples, self._encode = self._read_raw(msg), self._raw_bytes
+            return
+        is_transport = 'compressedDepth' in msg.format
+        self._head = bytes(self._source[: _HEADER_BYTES if is_transport else 0])
+        self._is_depth = msg.format.partition(';')[0].strip() != '32FC1'
+        if 'compressedDepth rvl' in msg.format:
+            self._samples, self._encode = self._read_rvl(), self._rvl_bytes
         else:
-            self._samples = self._read_png(msg.format)
+            self._samples, self._encode = self._read_png(msg.format), self._png_bytes
 
     @property
     def size_wh(self) -> tuple[int, int]:
@@ -69,7 +77,7 @@ class Depth:
         nothing = np.nan if samples.dtype.kind == 'f' else 0
         for (x0, y0, x1, y1), patch in zip(rects, patches, strict=True):
             samples[y0:y1, x0:x1] = nothing if patch is None else patch
-        return self._raw_bytes(samples) if self._is_raw else self._png_bytes(samples)
+        return self._encode(samples)
 
     def _patch(self, rect: Rect, rects: Sequence[Rect]) -> NDArray[np.float64] | None:
         """Return the samples of a smooth surface; None where nothing is known around."""
@@ -122,24 +130,29 @@ class Depth:
         )
         return samples
 
+    def _read_rvl(self) -> NDArray[Any]:
+        data = bytes(self._source)[_HEADER_BYTES:]
+        if len(data) < _RVL_SIZE.size:
+            raise ImageError(f'got depth in RVL of {len(data)} bytes; it is cut off')
+        width, height = _RVL_SIZE.unpack_from(data)
+        _check_size('RVL', width, height)
+        # A run of nothing may be written in more ways than one: this one is written anew.
+        self._has_more = True
+        samples = rvl.decode(data[_RVL_SIZE.size :], width * height)
+        return np.asarray(samples.reshape(height, width))
+
     def _read_png(self, described: str) -> NDArray[Any]:
-        is_transport = 'compressedDepth' in described
-        self._start = _HEADER_BYTES if is_transport else 0
-        self._is_depth = described.partition(';')[0].strip() != '32FC1'
-        data = bytes(self._source)
-        png = data[self._start :]
+        png = bytes(self._source)[len(self._head) :]
         if not png.startswith(_PNG_MAGIC) or len(png) < 24:
             raise ImageError(
                 f'got depth of the format {described!r} that begins with '
-                f'{png[:8].hex(" ") or "nothing"}, expected a PNG file; set the publisher to PNG'
+                f'{png[:8].hex(" ") or "nothing"}, expected PNG or RVL of '
+                'compressed_depth_image_transport'
             )
-        if not self._is_depth and not is_transport:
+        if not self._is_depth and not self._head:
             raise ImageError(f'got the format {described!r}, which no PNG can hold')
         width, height = struct.unpack_from('>II', png, 16)
-        if not 0 < width * height <= MOST_PIXELS:
-            raise ImageError(
-                f'got a PNG of {width}x{height} pixels, expected 1 to {MOST_PIXELS}; it is damaged'
-            )
+        _check_size('PNG', width, height)
         self._has_more = _holds_more(png)
         try:
             samples = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -165,7 +178,10 @@ class Depth:
         done, png = cv2.imencode('.png', samples, _PNG_OPTIONS)
         if not done:
             raise ImageError(f'OpenCV cannot encode a PNG of {samples.shape}')
-        return b''.join((self._source[: self._start], png.tobytes()))
+        return b''.join((self._head, png.tobytes()))
+
+    def _rvl_bytes(self, samples: NDArray[Any]) -> bytes:
+        return self._head + _RVL_SIZE.pack(*self.size_wh) + rvl.encode(samples)
 
 
 def blank_depth(msg: Any) -> Buffer:
@@ -195,6 +211,13 @@ def scaled(
         )
     boxes = np.asarray(xyxy_px).reshape(-1, 4) * np.tile(factors, 2)
     return np.concatenate([np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])], axis=1).astype(np.int32)
+
+
+def _check_size(kind: str, width: int, height: int) -> None:
+    if not 0 < width * height <= MOST_PIXELS:
+        raise ImageError(
+            f'got {kind} of {width}x{height} pixels, expected 1 to {MOST_PIXELS}; it is damaged'
+        )
 
 
 def _holds_more(png: bytes) -> bool:

@@ -3,6 +3,7 @@
 import json
 
 import cv2
+from ffs_anonymizer.clouds import rvl
 from ffs_anonymizer.clouds.cloud import Cloud
 from ffs_anonymizer.jobs.output import record_of
 from ffs_anonymizer.rosbag2 import cdr
@@ -112,18 +113,24 @@ def test_the_face_is_gone_from_image_depth_and_clouds(tmp_path, face_bgr, mode, 
     assert 'anonymize the cloud' in said
 
 
-def test_compressed_depth(tmp_path, face_bgr):
+@pytest.mark.parametrize('code', ['png', 'rvl'])
+def test_compressed_depth(tmp_path, face_bgr, code):
     topic = '/depth/image/compressedDepth'
     before = [row for row in rows(face_bgr) if row[0] == '/cam/image']
-    before.append((topic, T0 + 5, compressed_depth_cdr(scene(face_bgr), T0)))
+    before.append((topic, T0 + 5, compressed_depth_cdr(scene(face_bgr), T0, code)))
     source = sensor_bag(tmp_path / 'in', before, {'/cam/image': IMAGE, topic: COMPRESSED})
 
     assert run(source, tmp_path / 'out', *LINKS) == 0
 
     message = cdr.parse_compressed_image(by_topic(read_bag(tmp_path / 'out').records)[topic])
-    png = np.frombuffer(message.data, np.uint8)[12:]
-    assert cv2.imdecode(png, cv2.IMREAD_UNCHANGED)[FACE].min() > 1800
-    assert message.format == '16UC1; compressedDepth png'
+    assert message.format == f'16UC1; compressedDepth {code}'
+    if code == 'png':
+        png = np.frombuffer(message.data, np.uint8)[12:]
+        samples = cv2.imdecode(png, cv2.IMREAD_UNCHANGED)
+    else:
+        height, width = face_bgr.shape[:2]
+        samples = rvl.decode(bytes(message.data)[20:], width * height).reshape(height, width)
+    assert samples[FACE].min() > 1800
 
 
 def test_the_record_counts_what_was_hidden(tmp_path, face_bgr):

@@ -2,6 +2,7 @@ import struct
 from types import SimpleNamespace
 
 import cv2
+from ffs_anonymizer.clouds import rvl
 from ffs_anonymizer.clouds.depth import Depth, GEOMETRIES, scaled
 from ffs_anonymizer.errors import ImageError
 import numpy as np
@@ -50,7 +51,11 @@ def compressed(depth, name):
         samples = np.nan_to_num(a / depth + b).round()
     else:
         samples = np.nan_to_num(depth * 1000).round()
-    png = cv2.imencode('.png', samples.clip(0, 65535).astype(np.uint16))[1].tobytes()
+    samples = samples.clip(0, 65535).astype(np.uint16)
+    if name.endswith('rvl'):
+        code = struct.pack('<II', *samples.shape[::-1]) + rvl.encode(samples)
+        return SimpleNamespace(format=name, data=struct.pack('<iff', 0, a, b) + code)
+    png = cv2.imencode('.png', samples)[1].tobytes()
     header = struct.pack('<iff', 0, a, b) if 'compressedDepth' in name else b''
     return SimpleNamespace(format=name, data=header + png)
 
@@ -65,9 +70,13 @@ def depth_of(msg):
         samples = np.ndarray((msg.height, msg.width), order + kind, msg.data, strides=strides)
         samples = samples.astype(float)
         return samples if kind == 'f4' else np.where(samples, samples / 1000, NONE)
-    start = 12 if 'compressedDepth' in msg.format else 0
-    png = cv2.imdecode(np.frombuffer(msg.data, np.uint8)[start:], cv2.IMREAD_UNCHANGED)
-    samples = png.astype(float)
+    if msg.format.endswith('rvl'):
+        width, height = struct.unpack_from('<II', msg.data, 12)
+        samples = rvl.decode(msg.data[20:], width * height).reshape(height, width).astype(float)
+    else:
+        start = 12 if 'compressedDepth' in msg.format else 0
+        png = cv2.imdecode(np.frombuffer(msg.data, np.uint8)[start:], cv2.IMREAD_UNCHANGED)
+        samples = png.astype(float)
     samples[samples == 0] = NONE
     if not msg.format.startswith('32FC1'):
         return samples / 1000
@@ -85,6 +94,8 @@ FORMS = {
     '16UC1; compressedDepth': lambda depth: compressed(depth, '16UC1; compressedDepth'),
     '16UC1; compressedDepth png': lambda depth: compressed(depth, '16UC1; compressedDepth png'),
     '32FC1; compressedDepth png': lambda depth: compressed(depth, '32FC1; compressedDepth png'),
+    '16UC1; compressedDepth rvl': lambda depth: compressed(depth, '16UC1; compressedDepth rvl'),
+    '32FC1; compressedDepth rvl': lambda depth: compressed(depth, '32FC1; compressedDepth rvl'),
     '16UC1; png compressed': lambda depth: compressed(depth, '16UC1; png compressed'),
 }
 EVERY_FORM = pytest.mark.parametrize('form', FORMS.values(), ids=FORMS)
@@ -201,7 +212,12 @@ def changed(msg, **fields):
         (changed(raw(wall(), '16UC1'), height=65), 'got 12288 bytes of data, expected 12480'),
         (changed(raw(wall(), '16UC1'), width=0), 'without pixels'),
         (changed(raw(wall(), '32FC1'), data=b''), 'got 0 bytes'),
-        (SimpleNamespace(format='16UC1; compressedDepth rvl', data=bytes(99)), 'publisher to PNG'),
+        (SimpleNamespace(format='16UC1; compressedDepth rvl', data=bytes(19)), 'cut off'),
+        (
+            SimpleNamespace(format='16UC1; compressedDepth rvl', data=bytes(99)),
+            'RVL of 0x0 pixels',
+        ),
+        (SimpleNamespace(format='16UC1; compressedDepth lz4', data=bytes(99)), 'PNG or RVL of'),
         (SimpleNamespace(format='16UC1; compressedDepth png', data=b''), 'begins with nothing'),
         (SimpleNamespace(format='16UC1; compressedDepth png', data=b'\0' * 12), 'nothing'),
         (changed(compressed(wall(), '16UC1; png compressed'), format='32FC1; png'), 'no PNG can'),
@@ -210,6 +226,24 @@ def changed(msg, **fields):
 def test_what_is_no_depth_image(msg, text):
     with pytest.raises(ImageError, match=text):
         Depth(msg)
+
+
+def test_nothing_hides_in_rvl():
+    msg = compressed(wall(), '16UC1; compressedDepth rvl')
+    assert covered(msg, rects=NO_RECTS).data == msg.data
+    assert covered(with_data(msg, msg.data + b'a face..'), rects=NO_RECTS).data == msg.data
+
+
+def test_damaged_rvl_and_one_too_large():
+    msg = compressed(wall(), '16UC1; compressedDepth rvl')
+    with pytest.raises(ImageError, match='cut off'):
+        Depth(with_data(msg, msg.data[:-4]))
+    bomb = msg.data[:12] + struct.pack('<II', 1 << 20, 1 << 20) + msg.data[20:]
+    with pytest.raises(ImageError, match='RVL of 1048576x1048576 pixels'):
+        Depth(with_data(msg, bomb))
+    smaller = msg.data[:12] + struct.pack('<II', 96, 63) + msg.data[20:]
+    with pytest.raises(ImageError, match='expected 6048; it is damaged'):
+        Depth(with_data(msg, smaller))
 
 
 def test_a_damaged_png_and_one_too_large():

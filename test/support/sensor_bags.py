@@ -1,6 +1,9 @@
 """Serialized clouds, depth images, camera_info and transforms, written by rosbags."""
 
+import struct
+
 import cv2
+from ffs_anonymizer.clouds import rvl
 import numpy as np
 from support.bags import Record, Spec, TYPES, write_bag
 
@@ -47,11 +50,15 @@ def depth_cdr(depth_m, stamp_ns):
     return serialized(message, IMAGE)
 
 
-def compressed_depth_cdr(depth_m, stamp_ns):
+def compressed_depth_cdr(depth_m, stamp_ns, code='png'):
     """Serialize a depth image in mm as compressed_depth_image_transport does."""
-    png = cv2.imencode('.png', (depth_m * 1000).round().astype(np.uint16))[1].tobytes()
-    data = np.frombuffer(bytes(12) + png, np.uint8)
-    message = T[COMPRESSED](header('camera', stamp_ns), '16UC1; compressedDepth png', data)
+    samples = (depth_m * 1000).round().astype(np.uint16)
+    if code == 'rvl':
+        coded = struct.pack('<II', *samples.shape[::-1]) + rvl.encode(samples)
+    else:
+        coded = cv2.imencode('.png', samples)[1].tobytes()
+    data = np.frombuffer(bytes(12) + coded, np.uint8)
+    message = T[COMPRESSED](header('camera', stamp_ns), f'16UC1; compressedDepth {code}', data)
     return serialized(message, COMPRESSED)
 
 
