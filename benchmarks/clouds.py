@@ -80,7 +80,7 @@ def _works(recipe: Recipe) -> dict[str, Callable[[], Any]]:
     scene = Scene(max_gap_ms=100)
     scene.add_info('/camera/camera_info', camera_info())
     done, _ = recipe.anonymize(decode(picture), Stream())
-    scene.add_regions('/camera/image', STAMP_NS, (640, 480), done.regions.xyxy_px)
+    scene.add_regions('/camera/image', STAMP_NS, (640, 480), done.regions)
 
     registered = Camera('/points', drop_old=False, kind='registered', links=LINKS)
     measured = Measured(recipe.settings, [registered])

@@ -280,6 +280,19 @@ class Recipe:
         )
         return Choice(frame, regions, rects, codes, stream), Drawn(levels)
 
+    def put(self, frame: Frame, regions: Regions, *, stream: str = '') -> Anonymized:
+        """
+        Replace regions that are known in a frame that has no past, and encode it.
+
+        :param stream: its name; with a track it decides which face is drawn.
+        :raises AnonymizerError: there is no image.
+        """
+        timings_ms: Timings = {}
+        with _stage('choose', timings_ms):
+            choice, _ = self.choose(frame, regions, Drawn(), stream=stream)
+        (replaced,) = self.replace([choice], timings_ms=timings_ms)
+        return _finish(choice, replaced, timings_ms)
+
     def replace(
         self, choices: Sequence[Choice], *, timings_ms: Timings | None = None
     ) -> list[Replaced | AnonymizerError]:

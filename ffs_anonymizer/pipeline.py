@@ -143,15 +143,17 @@ def anonymize_all(
     :param workers: threads that decode and encode; 0: one a core.
     :returns: an outcome for each task; a frame that cannot be anonymized has an error and no data.
     """
-    # A recording has time: no face gets less than its method for the sake of speed.
-    settings = recipe.settings.updated({'budget_ms': 0.0})
-    recipe = dataclasses.replace(recipe, settings=settings)
-    run: _Run[_Item] = _Run(recipe, workers or cores())
+    run: _Run[_Item] = _Run(unhurried(recipe), workers or cores())
     try:
         run.start(tasks)
         yield from run.outcomes()
     finally:
         run.stop()
+
+
+def unhurried(recipe: Recipe) -> Recipe:
+    """Return a recipe in which no face gets less than its method: a recording has time."""
+    return dataclasses.replace(recipe, settings=recipe.settings.updated({'budget_ms': 0.0}))
 
 
 class _Run(Generic[_Item]):

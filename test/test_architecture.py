@@ -23,7 +23,7 @@ LAYERS: list[list[str]] = [
     ['painting/*', 'clouds/*'],
     ['networks.py', 'stream.py'],
     ['anonymizer.py'],
-    ['pipeline.py'],
+    ['pipeline.py', 'measured.py'],
     ['jobs/*'],
     ['__main__.py', 'cli/*', 'bag/*', 'media/*', 'node/*', 'review/*', 'fleet/*'],
     WORKSHOP,

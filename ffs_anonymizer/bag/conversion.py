@@ -35,7 +35,8 @@ from ffs_anonymizer.jobs.journal import Journal
 from ffs_anonymizer.jobs.output import disk_errors, new_folder, record_of, sync
 from ffs_anonymizer.jobs.record import describing, FORMAT, summary_of, write_record
 from ffs_anonymizer.jobs.report import counted, progress_bar, Report
-from ffs_anonymizer.pipeline import anonymize_all, Outcome, Task
+from ffs_anonymizer.pipeline import anonymize_all, Outcome, Task, unhurried
+from ffs_anonymizer.regions.detections import CLASSES
 from ffs_anonymizer.regions.detections_file import DetectionsReader, DetectionsWriter, Found
 from ffs_anonymizer.rosbag2 import cdr
 from ffs_anonymizer.rosbag2.prefetch import read_ahead
@@ -210,6 +211,7 @@ class _Conversion:
         earlier: Earlier | None,
         lines: DetectionsWriter | None,
     ) -> None:
+        self._recipe: Recipe | None = None
         self._earlier = earlier
         self._plan = plan
         self._job = plan.job
@@ -302,7 +304,8 @@ class _Conversion:
     def _outcomes(self, recipe: Recipe | None) -> Any:
         if recipe is None:
             return self._copied()
-        outcomes = anonymize_all(self._tasks(), recipe)
+        self._recipe = unhurried(recipe)
+        outcomes = anonymize_all(self._tasks(), self._recipe)
         return self._plan.sensors.in_order(outcomes) if self._plan.waits_for_cameras else outcomes
 
     def _show(self, bar: Any) -> None:
@@ -542,13 +545,16 @@ class _Conversion:
         message = measured.message
         tally = self._report.stream(self._label(message.topic))
         tally.items += 1
+        assert self._recipe is not None
         try:
-            data, count = self._plan.sensors.hide(measured)
+            data, done = self._plan.sensors.hide(measured, self._recipe)
         except AnonymizerError as error:
             tally.failed += 1
             data = self._blank_instead(measured, error)
         else:
-            tally.methods['hidden'] += count
+            tally.regions.update(CLASSES[index] for index in done.regions.classes.tolist())
+            tally.methods.update(done.replaced.counts)
+            self._report.warnings.update(done.replaced.warnings)
         writer.add_message(message, data, is_compressed=False)
 
     def _blank_instead(self, measured: MeasuredMessage, error: AnonymizerError) -> bytes:

@@ -13,12 +13,14 @@ from ffs_anonymizer.clouds.depth import blank_depth
 from ffs_anonymizer.clouds.scene import Link, Scene
 from ffs_anonymizer.errors import AnonymizerError
 from ffs_anonymizer.frames.message import rotation_of, Turn, turn_of
+from ffs_anonymizer.measured import CLOUD, DEPTH, hide, REGISTERED
 from ffs_anonymizer.pipeline import Outcome
 from ffs_anonymizer.rosbag2 import cdr
 from ffs_anonymizer.rosbag2.reader import decompressed
 from ffs_anonymizer.rosbag2.storage import Message
 
 if TYPE_CHECKING:
+    from ffs_anonymizer.anonymizer import Anonymized, Recipe
     from ffs_anonymizer.frames.frame import Frame
     from ffs_anonymizer.settings.runtime import Settings
 
@@ -50,22 +52,33 @@ class Sensors:
     Know which topics hold measurements, and hide in them what cameras saw.
 
     :param are_compressed: whether the bag's messages are.
-    :raises SettingsError: a line of cloud.cameras or depth.cameras cannot be read.
+    :raises SettingsError: a line of cloud.cameras, cloud.registered or depth.cameras cannot be
+        read.
     """
 
     def __init__(self, settings: Settings, *, are_compressed: bool) -> None:
         self._settings = settings
         self._are_compressed = are_compressed
         self._clouds = [Link.parse(text) for text in settings.cloud.cameras]
+        self._registered = [Link.parse(text) for text in settings.cloud.registered]
         self._depths = [Link.parse(text) for text in settings.depth.cameras]
-        self._images = {link.image for link in (*self._clouds, *self._depths)}
+        every = (*self._clouds, *self._registered, *self._depths)
+        self._images = {link.image for link in every}
         self._infos = {link.info for link in self._clouds}
         self._scene = Scene(settings.cloud.max_gap_ms)
 
     def links(self, topic: str, type_name: str) -> list[Link]:
-        """Return the cameras that see what a topic measures."""
+        """Return the cameras that see what a topic measures; of a registered cloud, its one."""
+        if self.kind(topic, type_name) == REGISTERED:
+            return [link for link in self._registered if link.fits(topic)][:1]
         links = self._clouds if type_name == cdr.POINT_CLOUD else self._depths
         return [link for link in links if link.fits(topic)]
+
+    def kind(self, topic: str, type_name: str) -> str:
+        """Return what is hidden in a topic's messages, and how: see ffs_anonymizer.measured."""
+        if type_name != cdr.POINT_CLOUD:
+            return DEPTH
+        return REGISTERED if any(link.fits(topic) for link in self._registered) else CLOUD
 
     def decode(self, cloud: cdr.CdrPointCloud, topic: str) -> Frame:
         """
@@ -90,22 +103,23 @@ class Sensors:
                     yield held.popleft()
         yield from held
 
-    def hide(self, measured: MeasuredMessage) -> tuple[bytes, int]:
+    def hide(self, measured: MeasuredMessage, recipe: Recipe) -> tuple[bytes, Anonymized]:
         """
-        Return the serialized message without what cameras saw, and how many regions there were.
+        Return the serialized message without what cameras saw, and what was done to it.
 
         :raises ImageError: what is needed for it is not known.
         """
         content, topic = measured.content, measured.message.topic
-        links = self.links(topic.name, topic.type_name)
-        if isinstance(content, cdr.CdrPointCloud):
-            geometry = self._settings.cloud.geometry
-            data, count = self._scene.hide_in_cloud(content, links, geometry, measured.stamp_ns)
-        else:
-            geometry = self._settings.depth.geometry
-            data, count = self._scene.hide_in_depth(content, links, geometry, measured.stamp_ns)
-        is_same = data == content.data
-        return content.payload if is_same else content.with_data(data), count
+        done = hide(
+            recipe,
+            self._scene,
+            content,
+            self.links(topic.name, topic.type_name),
+            kind=self.kind(topic.name, topic.type_name),
+            stamp_ns=measured.stamp_ns,
+        )
+        is_same = done.data == content.data
+        return content.payload if is_same else content.with_data(done.data), done
 
     def _learn(self, outcome: Outcome[Any]) -> int:
         """Take note of what is said about cameras, and return when it was recorded."""
@@ -119,8 +133,7 @@ class Sensors:
             rotation = rotation_of(self._settings.rotation, topic.name)
             is_file = isinstance(item.image, cdr.CdrCompressedImage)
             turn = turn_of(item.image, rotation) if is_file else Turn.of(1, rotation)
-            boxes = outcome.regions.xyxy_px
-            self._scene.add_regions(topic.name, stamp_ns, outcome.size_wh, boxes, turn)
+            self._scene.add_regions(topic.name, stamp_ns, outcome.size_wh, outcome.regions, turn)
         # What cannot be read is not known, and is missed where it is needed.
         with contextlib.suppress(AnonymizerError):
             if topic.type_name == cdr.CAMERA_INFO and topic.name in self._infos:

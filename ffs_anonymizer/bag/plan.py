@@ -307,8 +307,9 @@ class BagPlan:
             for link in links:
                 if link.image not in pictures:
                     raise SettingsError(
-                        f'cloud.cameras, depth.cameras: got {link.image} for {key[0]}, expected a '
-                        f'picture of this bag that is anonymized: {", ".join(pictures) or "none"}'
+                        f'cloud.cameras, cloud.registered, depth.cameras: got {link.image} for '
+                        f'{key[0]}, expected a picture of this bag that is anonymized: '
+                        f'{", ".join(pictures) or "none"}'
                     )
 
     def _names(self, *actions: Action) -> list[str]:

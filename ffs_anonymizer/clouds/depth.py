@@ -205,7 +205,7 @@ def scaled(
     factors = np.array(to_wh) / np.array(from_wh)
     if abs(factors[0] / factors[1] - 1) > _SIZE_TOLERANCE:
         raise ImageError(
-            f'got depth of {to_wh[0]}x{to_wh[1]} pixels beside a picture of '
+            f'got {to_wh[0]}x{to_wh[1]} pixels beside a picture of '
             f'{from_wh[0]}x{from_wh[1]}, expected the same proportions; list the topic that is '
             'registered to this camera'
         )

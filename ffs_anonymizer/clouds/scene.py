@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Sequence
+import dataclasses
 from dataclasses import dataclass
 import fnmatch
 import threading
@@ -74,14 +75,14 @@ class SeenPicture:
     :param size_wh: as the camera has its pixels lie.
     :param xyxy_px: (N, 4) in them, right and bottom exclusive.
     :param upright_wh: of the upright picture.
-    :param found: in that.
+    :param regions: in that.
     """
 
     stamp_ns: int
     size_wh: tuple[int, int]
     xyxy_px: NDArray[np.float64]
     upright_wh: tuple[int, int]
-    found: Regions | None = None
+    regions: Regions
 
 
 class Scene:
@@ -120,23 +121,21 @@ class Scene:
         image_topic: str,
         stamp_ns: int,
         size_wh: tuple[int, int],
-        xyxy_px: NDArray[np.floating[Any]],
+        regions: Regions,
         turn: Turn = _UPRIGHT,
-        found: Regions | None = None,
     ) -> None:
         """
         Remember the regions of a picture.
 
         :param size_wh: of the upright picture.
-        :param xyxy_px: (N, 4) in it, right and bottom exclusive.
+        :param regions: in it.
         :param turn: how the camera's pixels became upright; lenses and depth know nothing of it.
-        :param found: the same regions with all that is known of them.
         """
-        boxes = np.asarray(xyxy_px, np.float64).reshape(-1, 4)
+        boxes = regions.xyxy_px.astype(np.float64)
         whole = np.concatenate([np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])], axis=1)
         stored = turn.stored(whole.astype(np.int32), size_wh).astype(np.float64)
         stored_wh = size_wh[::-1] if turn.transpose else size_wh
-        one = SeenPicture(stamp_ns, stored_wh, stored, size_wh, found)
+        one = SeenPicture(stamp_ns, stored_wh, stored, size_wh, regions)
         with self._lock:
             self._add_seen(self._seen.setdefault(image_topic, []), one)
 
@@ -154,6 +153,22 @@ class Scene:
         """
         with self._lock:
             return self._nearest(image_topic, stamp_ns)
+
+    def regions_at(self, image_topic: str, stamp_ns: int, size_wh: tuple[int, int]) -> Regions:
+        """
+        Return the regions of a picture in what shows the same, pixel for pixel.
+
+        :param stamp_ns: of that.
+        :param size_wh: of that, upright.
+        :raises ImageError: no picture is near enough in time, or it has other proportions.
+        """
+        seen = self.nearest(image_topic, stamp_ns)
+        apart_ns = seen.stamp_ns - stamp_ns
+        boxes = projection.grown(seen.regions.xyxy_px, apart_ns, seen.upright_wh, slack=0.0)
+        whole = depth.scaled(boxes, seen.upright_wh, size_wh).astype(np.float32)
+        # Landmarks lie where the picture's do, at its size alone.
+        points = np.full_like(seen.regions.points_px, np.nan)
+        return dataclasses.replace(seen.regions, xyxy_px=whole, points_px=points)
 
     def hide_in_cloud(
         self, msg: Any, links: Sequence[Link], geometry: str, stamp_ns: int

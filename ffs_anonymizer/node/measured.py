@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-import dataclasses
 import time
 from typing import Any
 
-from ffs_anonymizer.anonymizer import Anonymized, Recipe, Replaced
-from ffs_anonymizer.clouds import depth, projection
+from ffs_anonymizer import measured
+from ffs_anonymizer.anonymizer import Anonymized, Recipe
 from ffs_anonymizer.clouds.cloud import decode_cloud
 from ffs_anonymizer.clouds.scene import Scene
-from ffs_anonymizer.errors import AnonymizerError, ImageError
 from ffs_anonymizer.frames.message import Frame, rotation_of, turn_of
 from ffs_anonymizer.node.camera import Camera, Waiting
 from ffs_anonymizer.node.pictures import stamp_of
 from ffs_anonymizer.regions.detections import Regions
 from ffs_anonymizer.settings.runtime import Settings
-from ffs_anonymizer.stream import Drawn
-import numpy as np
 
 # How long one waits for a picture that is as late as itself; then the nearest one counts.
 WAIT_S = 1.0
@@ -44,9 +40,7 @@ class Measured:
         """Remember what was found in a picture, if anything is seen by its camera."""
         if camera.topic in self._images:
             turn = turn_of(waiting.message, rotation_of(self._settings.rotation, camera.topic))
-            boxes = regions.xyxy_px
-            stamp = stamp_ns(waiting)
-            self.scene.add_regions(camera.topic, stamp, size_wh, boxes, turn, regions)
+            self.scene.add_regions(camera.topic, stamp_ns(waiting), size_wh, regions, turn)
 
     def decode(self, camera: Camera, message: Any) -> Frame:
         """
@@ -72,43 +66,14 @@ class Measured:
 
         :raises ImageError: what is needed for it is not known.
         """
-        if camera.kind == 'registered':
-            return self._painted(recipe, camera, waiting)
-        started_s = time.perf_counter()
-        if not camera.links:
-            raise ImageError('got no camera that it is registered to: list it in depth.cameras')
-        hide = self.scene.hide_in_cloud
-        geometry = self._settings.cloud.geometry
-        if camera.kind == 'depth':
-            hide, geometry = self.scene.hide_in_depth, self._settings.depth.geometry
-        data, count = hide(waiting.message, camera.links, geometry, stamp_ns(waiting))
-        spent_ms = (time.perf_counter() - started_s) * 1e3
-        replaced = Replaced(np.empty((0, 4), np.int32), {'hidden': count})
-        return Anonymized(data, Regions.empty(), replaced, {'hide': spent_ms})
-
-    def _painted(self, recipe: Recipe, camera: Camera, waiting: Waiting) -> Anonymized:
-        """Return a cloud in which the regions of its picture are replaced as in a picture."""
-        stamp, image = stamp_ns(waiting), camera.links[0].image
-        seen = self.scene.nearest(image, stamp)
-        assert seen.found is not None
-        rotation = rotation_of(self._settings.rotation, image)
-        geometry = self._settings.cloud.geometry
-        frame = decode_cloud(waiting.message, geometry, rotation=rotation)
-        height, width = frame.image_bgr.shape[:2]
-        boxes = projection.grown(
-            seen.found.xyxy_px, seen.stamp_ns - stamp, seen.upright_wh, slack=0.0
+        return measured.hide(
+            recipe,
+            self.scene,
+            waiting.message,
+            camera.links,
+            kind=camera.kind,
+            stamp_ns=stamp_ns(waiting),
         )
-        whole = depth.scaled(boxes, seen.upright_wh, (width, height)).astype(np.float32)
-        # Landmarks lie where the picture's do, at its size alone.
-        points = np.full_like(seen.found.points_px, np.nan)
-        regions = dataclasses.replace(seen.found, xyxy_px=whole, points_px=points)
-        timings_ms: dict[str, float] = {}
-        choice, _ = recipe.choose(frame, regions, Drawn())
-        (replaced,) = recipe.replace([choice], timings_ms=timings_ms)
-        if isinstance(replaced, AnonymizerError):
-            raise replaced
-        data = frame.encode(replaced.touched_xyxy_px)
-        return Anonymized(data, regions, replaced, timings_ms)
 
 
 def stamp_ns(waiting: Waiting) -> int:

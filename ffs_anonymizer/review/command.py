@@ -16,7 +16,7 @@ import webbrowser
 
 from ffs_anonymizer import __version__
 from ffs_anonymizer.cli.options import add_settings_options, settings_from, whole_number
-from ffs_anonymizer.errors import AnonymizerError, MediaError, SettingsError
+from ffs_anonymizer.errors import MediaError, SettingsError
 from ffs_anonymizer.jobs.output import record_of
 from ffs_anonymizer.terminal import say
 
@@ -480,7 +480,7 @@ def _enter_audit(output: Path, look: str, result: Any, page: str) -> None:
 
 def _preview(recipe: Recipe, recorded: RecordedFrame) -> tuple[NDArray[np.uint8], int]:
     """Return a frame as it would be without a past, and the number of its regions."""
-    from ffs_anonymizer.stream import Drawn, Seen
+    from ffs_anonymizer.stream import Seen
 
     frame = recorded.decode()
     height, width = frame.image_bgr.shape[:2]
@@ -491,10 +491,7 @@ def _preview(recipe: Recipe, recorded: RecordedFrame) -> tuple[NDArray[np.uint8]
         size_wh=(width, height),
         stamp_ns=None,
     )
-    choice, _ = recipe.choose(frame, regions, Drawn())
-    (replaced,) = recipe.replace([choice])
-    if isinstance(replaced, AnonymizerError):
-        raise replaced
+    recipe.put(frame, regions)
     return frame.image_bgr, len(regions)
 
 

@@ -204,8 +204,8 @@ class CloudSettings:
     )
     registered: tuple[str, ...] = setting(
         (),
-        'Node: organized clouds whose points lie as the pixels of a picture: its regions are '
-        'taken, the cloud is not searched: `<topic or glob> <image topic>`.',
+        'Organized clouds whose points lie as the pixels of a picture: its regions are taken, the '
+        'cloud is not searched: `<topic or glob> <image topic>`.',
     )
     max_gap_ms: float = setting(
         100.0,

@@ -145,6 +145,63 @@ def test_the_record_counts_what_was_hidden(tmp_path, face_bgr):
     assert streams['/points']['regions'] == {'face': 1}
 
 
+REGISTERED = ('--set', 'cloud.registered=["/points /cam/image"]')
+
+
+def test_a_registered_cloud_shows_the_face_of_its_picture(tmp_path, face_bgr):
+    before = [row for row in rows(face_bgr) if row[0] in ('/points', '/cam/image')]
+    source = sensor_bag(tmp_path / 'in', before, TYPES_OF)
+
+    assert run(source, tmp_path / 'out', *REGISTERED, '--set', 'face.method=generate') == 0
+
+    after = by_topic(read_bag(tmp_path / 'out').records)
+    picture = image_of(type('R', (), {'data': after['/cam/image']})).data.reshape(face_bgr.shape)
+    cloud = Cloud(cdr.parse_point_cloud(after['/points']))
+    assert (picture[FACE] != face_bgr[FACE]).any(-1).mean() > 0.9
+    assert (cloud.colours() == picture).all()
+    assert cloud.positions()[0][FACE][..., 2].min() > 1.8
+    streams = json.loads(record_of(tmp_path / 'out').read_text())['streams']
+    assert streams['/points'] == {**streams['/cam/image'], 'action': 'anonymize the cloud'}
+
+
+def test_a_registered_cloud_needs_its_picture(tmp_path, face_bgr, capsys):
+    # Its own colours, in which the face would be found, do not count.
+    late = rows(face_bgr, lag_ms=500)
+    late = [row for row in late if row[0] in ('/points', '/cam/image')]
+    organized = cloud_message(points_from(scene(face_bgr), 200), face_bgr)
+    late[0] = ('/points', T0, cloud_cdr(organized, T0 + 500 * MS))
+    source = sensor_bag(tmp_path / 'in', late, TYPES_OF)
+
+    assert run(source, tmp_path / 'out', *REGISTERED) == 1
+    assert '500 ms away, expected at most 100 ms' in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
+
+    assert run(source, tmp_path / 'out', *REGISTERED, '--on-error', 'black') == 1
+    after = by_topic(read_bag(tmp_path / 'out').records)
+    cloud = Cloud(cdr.parse_point_cloud(after['/points']))
+    assert np.isnan(cloud.positions()[0]).all()
+    assert (cloud.colours() == 0).all()
+
+
+def test_a_registered_cloud_of_other_proportions_is_refused(tmp_path, face_bgr, capsys):
+    narrow = cloud_message(points_from(scene(face_bgr), 200)[:, :90], face_bgr[:, :90])
+    before = [('/points', T0, cloud_cdr(narrow, T0)), ('/cam/image', T0 + 1, raw_cdr(face_bgr))]
+    source = sensor_bag(tmp_path / 'in', before, TYPES_OF)
+
+    assert run(source, tmp_path / 'out', *REGISTERED) == 1
+    assert 'expected the same proportions' in capsys.readouterr().err
+
+
+def test_a_registered_cloud_without_points_passes(tmp_path, face_bgr):
+    nothing = cloud_message(np.empty((1, 0, 3)), np.empty((1, 0, 3), np.uint8))
+    data = cloud_cdr(nothing, T0)
+    before = [('/points', T0, data), ('/cam/image', T0 + 1, raw_cdr(face_bgr))]
+    source = sensor_bag(tmp_path / 'in', before, TYPES_OF)
+
+    assert run(source, tmp_path / 'out', *REGISTERED) == 0
+    assert by_topic(read_bag(tmp_path / 'out').records)['/points'] == data
+
+
 def test_what_is_hidden_again_by_a_list_is_hidden_alike(tmp_path, face_bgr):
     source = sensor_bag(tmp_path / 'in', rows(face_bgr), TYPES_OF)
     first = tmp_path / 'first.jsonl'

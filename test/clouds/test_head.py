@@ -102,7 +102,7 @@ def test_depth_loses_the_head_by_the_regions_of_the_picture(anonymizer, head):
     )
     done = anonymizer.anonymize(decode(picture), stream='/image', stamp_ns=None)
     scene = Scene(max_gap_ms=100)
-    scene.add_regions('/image', 7, (640, 480), done.regions.xyxy_px)
+    scene.add_regions('/image', 7, (640, 480), done.regions)
     millimetres = (depth * 1000).round().astype('<u2')
     msg = SimpleNamespace(
         width=640,

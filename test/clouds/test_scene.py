@@ -4,6 +4,7 @@ from ffs_anonymizer.clouds.cloud import Cloud
 from ffs_anonymizer.clouds.scene import info_topic, Link, Scene
 from ffs_anonymizer.errors import ImageError, SettingsError
 from ffs_anonymizer.frames.upright import Turn
+from ffs_anonymizer.regions.detections import Regions
 import numpy as np
 import pytest
 from support.clouds import camera_info, cloud_message, header, points_from, transform
@@ -12,7 +13,7 @@ from support.messages import with_data
 IMAGE, INFO = '/camera/color/image_raw', '/camera/color/camera_info'
 LINKS = [Link.parse(f'/points {IMAGE}')]
 S, MS = 10**9, 10**6
-REGION = np.array([[30.0, 20, 60, 50]])
+REGION = Regions.of_zones(np.array([[30, 20, 60, 50]], np.float32))
 SIZE_WH = (96, 64)
 
 
@@ -107,11 +108,22 @@ def test_without_a_picture_near_in_time_there_is_no_output(kind):
 
 def test_the_nearest_picture_counts():
     known = scene()
-    known.add_regions(IMAGE, 5 * S + 40 * MS, SIZE_WH, np.empty((0, 4)))
-    known.add_regions(IMAGE, 5 * S - 40 * MS, SIZE_WH, np.empty((0, 4)))
+    known.add_regions(IMAGE, 5 * S + 40 * MS, SIZE_WH, Regions.empty())
+    known.add_regions(IMAGE, 5 * S - 40 * MS, SIZE_WH, Regions.empty())
     for at_ms, expected in ((0, 1), (19, 1), (21, 0), (-21, 0), (130, 0)):
         _, count = known.hide_in_depth(depth_image(), LINKS, 'drop', 5 * S + at_ms * MS)
         assert count == expected, at_ms
+
+
+def test_regions_in_the_pixels_of_what_shows_the_same():
+    half = scene().regions_at(IMAGE, 5 * S, (48, 32))
+    assert half.xyxy_px.tolist() == [[15, 10, 30, 25]]
+    later = scene().regions_at(IMAGE, 5 * S + 50 * MS, SIZE_WH)
+    assert later.xyxy_px.tolist() == [[24, 14, 66, 56]]
+    with pytest.raises(ImageError, match='48x48 pixels beside a picture of 96x64'):
+        scene().regions_at(IMAGE, 5 * S, (48, 48))
+    with pytest.raises(ImageError, match='no anonymized picture'):
+        scene().regions_at('/other', 5 * S, SIZE_WH)
 
 
 @pytest.mark.parametrize('rotation', [0, 90, 180, 270])
@@ -123,7 +135,8 @@ def test_cameras_that_hang_turned(rotation):
     upright = np.argwhere(turn.apply(stored)[..., 0])
     (y0, x0), (y1, x1) = upright.min(0), upright.max(0) + 1
     known = Scene(max_gap_ms=100)
-    known.add_regions(IMAGE, 5 * S, (width, height), np.array([[x0, y0, x1, y1]]), turn)
+    boxes = np.array([[x0, y0, x1, y1]], np.float32)
+    known.add_regions(IMAGE, 5 * S, (width, height), Regions.of_zones(boxes), turn)
     data, _ = known.hide_in_depth(depth_image(), LINKS, 'flatten', 5 * S)
     assert (np.frombuffer(data, '<u2') == 2000).all()
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from ffs_anonymizer.cli.program import main
 from ffs_anonymizer.clouds.cloud import Cloud
 from ffs_anonymizer.errors import SettingsError
 from ffs_anonymizer.node.topics import plan
+from ffs_anonymizer.settings.parameter_file import to_yaml
 from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 import pytest
+from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
+from support.bags import read_bag, T0
 from support.clouds import camera_info, cloud_message, points_from
-from support.live import buffer, image, Live, pixels
+from support.live import BLIND, buffer, image, Live, pixels
+from support.sensor_bags import sensor_bag
 
 INSIDE = (slice(8, 24), slice(8, 24))
 
@@ -142,6 +148,58 @@ def test_a_registered_cloud_takes_the_regions_of_its_picture(live: Live) -> None
     changed[INSIDE] = False
     assert not changed.any()
     assert node.accounts()['/points'].regions == 1
+
+
+@pytest.mark.parametrize(
+    ('topic', 'lines', 'make'),
+    [
+        ('/points', {}, cloud),
+        ('/points', {'cloud.registered': ['/points /cam/image']}, cloud),
+        ('/points', {'cloud.cameras': ['/p* /cam/image']}, lambda: cloud(organized=False)),
+        ('/depth', {'depth.cameras': ['/depth /cam/image']}, depth_image),
+    ],
+    ids=['searched itself', 'registered', 'by its camera', 'depth'],
+)
+def test_a_bag_gives_the_same_bytes(
+    live: Live, tmp_path: Path, topic: str, lines: Any, make: Any
+) -> None:
+    message = make()
+    kind = type(message)
+    values: dict[str, Any] = {**BLIND, 'image_topics': ['/cam/image'], **lines}
+    if topic == '/points':
+        values['cloud_topics'] = [topic]
+    live.start(**values)
+    pictures, others = live.publisher(Image, '/cam/image'), live.publisher(kind, topic)
+    infos = live.publisher(CameraInfo, '/cam/camera_info')
+    outputs = live.received(kind, f'/anonymized{topic}')
+    live.received(Image, '/anonymized/cam/image')
+    live.matched(pictures, others)
+    infos.publish(info())
+    live.spin(0.2)
+    pictures.publish(image())
+    after = live.pass_one(others, message, outputs)
+
+    types = {
+        '/cam/image': 'sensor_msgs/msg/Image',
+        '/cam/camera_info': 'sensor_msgs/msg/CameraInfo',
+        topic: 'sensor_msgs/msg/' + kind.__name__,
+    }
+    rows = [
+        ('/cam/camera_info', T0, serialize_message(info())),
+        ('/cam/image', T0 + 1, serialize_message(image())),
+        (topic, T0 + 2, serialize_message(message)),
+    ]
+    source = sensor_bag(tmp_path / 'in', rows, types)
+    config = tmp_path / 'config.yaml'
+    config.write_text(to_yaml(Settings().updated(values)))
+    assert (
+        main(['bag', '-i', str(source), '-o', str(tmp_path / 'out'), '--config', str(config)]) == 0
+    )
+    (record,) = (r for r in read_bag(tmp_path / 'out').records if r.topic == topic)
+    from_bag = deserialize_message(record.data, kind)
+
+    assert bytes(from_bag.data) == bytes(after.data) != bytes(message.data)
+    assert from_bag == after
 
 
 def test_without_a_picture_nothing_comes_out(live: Live) -> None:
