@@ -33,6 +33,7 @@ from hypothesis import given, HealthCheck, seed, settings  # noqa: E402, I100
 from hypothesis import strategies as st  # noqa: E402, I100
 from support.bags import raw_cdr, read_bag, Record, SPECS, STEP, T0, write_bag  # noqa: E402, I100
 from support.fuzz import damaged, PARSERS, survives  # noqa: E402, I100
+from support.media import write_video  # noqa: E402, I100
 
 SEED = 1
 BAG_FRAMES = 40
@@ -50,7 +51,9 @@ def main() -> int:
     """Run what is wanted, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument('--runs', type=int, default=60, help='killed runs of bag and media')
-    parser.add_argument('--resumes', type=int, default=20, help='kills of bags in chunks')
+    parser.add_argument(
+        '--resumes', type=int, default=20, help='kills of bags and videos in chunks'
+    )
     parser.add_argument('--frames', type=int, default=20_000, help='through one recipe')
     parser.add_argument('--examples', type=int, default=2_000, help='damaged inputs a parser')
     parser.add_argument('--face', type=Path, help='a photo of a face (default: one of skimage)')
@@ -123,7 +126,7 @@ def kill(folder: Path, face: NDArray[np.uint8], runs: int) -> tuple[str, int, in
 
 
 def resume(folder: Path, face: NDArray[np.uint8], kills: int) -> tuple[str, int, int, str]:
-    """Kill bags in chunks at random times and go on; the bytes are those of one pass."""
+    """Kill bags and videos in chunks at random times and go on; the bytes are those of one pass."""
     chosen = random.Random(SEED)
     small = cv2.resize(face, (192, 144))
     records = [
@@ -131,22 +134,28 @@ def resume(folder: Path, face: NDArray[np.uint8], kills: int) -> tuple[str, int,
         for i in range(CHUNKED_FRAMES)
     ]
     bag = write_bag(folder / 'long', records, specs=SPECS[:1], splits=1)
-    whole = folder / 'in one pass' / 'out'
-    assert subprocess.run(_words('bag', bag, whole)).returncode == 0
-    chunked = [*_words('bag', bag, folder / 'timed' / 'out'), '--workers', '2']
-    begun = time.monotonic()
-    assert subprocess.run(chunked, stdout=subprocess.DEVNULL).returncode == 0
-    seconds = time.monotonic() - begun
+    film = write_video(folder / 'long.mkv', small, times_ms=range(0, 40 * CHUNKED_FRAMES, 40))
+    sources = (('bag', bag, 'out'), ('media', film, 'out.mkv'))
+    seconds = {}
+    for command, source, name in sources:
+        whole = folder / 'in one pass' / command / name
+        assert subprocess.run(_words(command, source, whole)).returncode == 0
+        chunked = [*_words(command, source, folder / 'timed' / command / name), '--workers', '2']
+        begun = time.monotonic()
+        assert subprocess.run(chunked, stdout=subprocess.DEVNULL).returncode == 0
+        seconds[command] = time.monotonic() - begun
     killed = lost = outputs = there = 0
     notes = []
     while killed < kills:
+        command, source, name = sources[outputs % 2]
         outputs += 1
-        output = folder / 'resumed' / 'out'
-        words = [*_words('bag', bag, output), '--workers', '2']
+        output = folder / 'resumed' / name
+        whole = folder / 'in one pass' / command / name
+        words = [*_words(command, source, output), '--workers', '2']
         for _ in range(MOST_KILLS):
             process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
             try:
-                said, _ = process.communicate(timeout=chosen.uniform(0.1, 1.0) * seconds)
+                said, _ = process.communicate(timeout=chosen.uniform(0.1, 1.0) * seconds[command])
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
                 said, _ = process.communicate()
@@ -168,20 +177,26 @@ def resume(folder: Path, face: NDArray[np.uint8], kills: int) -> tuple[str, int,
             notes.append(f'output {outputs}: {problem}')
         shutil.rmtree(output.parent)
     notes.append(f'{outputs} outputs, {there} runs took chunks over')
-    return 'bags in chunks killed at random, and resumed', killed, lost, '; '.join(notes)
+    return (
+        'bags and videos in chunks killed at random, and resumed',
+        killed,
+        lost,
+        '; '.join(notes),
+    )
 
 
 def _told(output: Path) -> tuple[dict[str, bytes], dict[str, object]]:
     """Return all of an output that is not the time of day."""
     record = json.loads(output.with_name(f'{output.name}.privacy.json').read_text())
     del record['started'], record['ended']
-    return {path.name: path.read_bytes() for path in output.iterdir()}, record
+    files = output.iterdir() if output.is_dir() else [output]
+    return {path.name: path.read_bytes() for path in files}, record
 
 
 def _words(command: str, source: Path, output: Path) -> list[str]:
     output.parent.mkdir(parents=True, exist_ok=True)
     words = [command, '-i', str(source), '-o', str(output), '--method', 'solid', '--threads', '1']
-    words += ['--set', 'detector.plate_model_path=none'] if command == 'bag' else []
+    words += ['--set', 'detector.plate_model_path=none']
     return [sys.executable, '-m', 'ffs_anonymizer', *words, '--disable-progress-output']
 
 

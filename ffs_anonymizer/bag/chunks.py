@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 import functools
-import hashlib
 import heapq
-import io
-import json
 import os
-from pathlib import Path
 import time
 from typing import Any
 
-from ffs_anonymizer import __version__
 from ffs_anonymizer.anonymizer import Recipe
 from ffs_anonymizer.bag import conversion
 from ffs_anonymizer.bag.measured import may_show_persons, Sensors
@@ -24,142 +18,54 @@ from ffs_anonymizer.bag.plan import BagJob, BagPlan
 from ffs_anonymizer.bag.preflight import check_first_images
 from ffs_anonymizer.bag.selection import Action
 from ffs_anonymizer.bag.video import Videos
-from ffs_anonymizer.cores import cores
 from ffs_anonymizer.errors import AnonymizerError, BagError, ImageError
 from ffs_anonymizer.frames.frame import Frame
 from ffs_anonymizer.frames.message import is_depth
 from ffs_anonymizer.frames.video_packets import codec_of, is_keyframe
+from ffs_anonymizer.jobs.chunks import (
+    Chunk,
+    chunk_frames,
+    ChunkResult,
+    detect_in_processes,
+    finished_report,
+    look_at,
+    recipe_that_finds,
+    sha256_of,
+)
 from ffs_anonymizer.jobs.job import nobody, refuse_outputs, Tell
-from ffs_anonymizer.jobs.journal import Journal, journal_of
+from ffs_anonymizer.jobs.journal import journal_of
 from ffs_anonymizer.jobs.output import partial_of, record_of
-from ffs_anonymizer.jobs.report import progress_bar, Report
-from ffs_anonymizer.jobs.workers import map_in_processes
-from ffs_anonymizer.models.model_file import read_model
-from ffs_anonymizer.models.roster import DETECTORS, roster
-from ffs_anonymizer.networks import Networks
-from ffs_anonymizer.pipeline import concurrency
+from ffs_anonymizer.jobs.report import Report
 from ffs_anonymizer.regions.detections import Detections
 from ffs_anonymizer.rosbag2 import cdr
 from ffs_anonymizer.rosbag2.access import BagAccess
-from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 from numpy.typing import NDArray
 
-# A bag has this many chunks, or as many as make their sizes lie between these, in frames.
-_CHUNKS = 32
-_LEAST_FRAMES, _MOST_FRAMES = 16, 512
 # Packets of a video that are decoded before a chunk to find its keyframe; beyond, the one pass
 # looks itself.
 _MOST_LEAD_IN = 2000
-_FINGERPRINT_BYTES = 32
-# Of each storage file what tells recordings apart: with it begins, and its summary ends, an mcap.
-_EDGE_BYTES = 1 << 16
 _WAY_OUT = 'or leave out --workers'
 
 
-@dataclass(frozen=True)
-class Chunk:
+@dataclass(frozen=True, kw_only=True)
+class BagChunk(Chunk):
     """
-    Say which part of a bag is to be looked at; plain data, to be sent to other machines.
+    Say which part of a bag is to be looked at.
 
     :param job: of the whole bag.
-    :param job_sha256: of all that decides about what is detected; another job's results are
-        refused.
-    :param number: of the chunk, from 0.
     :param start_ns: recording time of its first message.
     :param end_ns: recording time of its last message.
     :param topics: names of those with pictures.
-    :param frames: their messages in this time.
     """
 
     job: BagJob
-    job_sha256: str
-    number: int
     start_ns: int
     end_ns: int
     topics: tuple[str, ...]
-    frames: int
-
-    @property
-    def name(self) -> str:
-        """Return what its result is kept under."""
-        return f'chunk {self.number}'
 
 
-@dataclass(frozen=True)
-class ChunkResult:
-    """
-    Hold what was detected in a chunk; plain data.
-
-    :param job_sha256: of the chunk's job.
-    :param number: of the chunk.
-    :param fingerprints: (F, 32) uint8, of each picture in which something was looked for.
-    :param counts: (F,) int64, how many of the detections are each picture's.
-    :param detections: of all pictures, in their order.
-    """
-
-    job_sha256: str
-    number: int
-    fingerprints: NDArray[np.uint8]
-    counts: NDArray[np.int64]
-    detections: Detections
-
-    def packed(self) -> bytes:
-        """Return it as bytes."""
-        file = io.BytesIO()
-        np.savez(
-            file,
-            fingerprints=self.fingerprints,
-            counts=self.counts,
-            **{name: getattr(self.detections, name) for name in Detections.COLUMNS},
-        )
-        return file.getvalue()
-
-    @classmethod
-    def unpacked(cls, chunk: Chunk, data: bytes) -> ChunkResult:
-        """Return the result of a chunk that `packed` made bytes of."""
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            detections = Detections(**{name: arrays[name] for name in Detections.COLUMNS})
-            return cls(
-                chunk.job_sha256,
-                chunk.number,
-                arrays['fingerprints'],
-                arrays['counts'],
-                detections,
-            )
-
-
-class DetectedBefore:
-    """
-    Know what chunks detected, by the pictures themselves.
-
-    :param results: of any chunks of one job; what is missing is looked for anew.
-    """
-
-    def __init__(self, results: Sequence[ChunkResult]) -> None:
-        self._results = results
-        self._places: dict[bytes, tuple[int, int, int]] = {}
-        for which, result in enumerate(results):
-            ends = np.cumsum(result.counts).tolist()
-            rows = result.fingerprints.tobytes()
-            for i, (end, count) in enumerate(zip(ends, result.counts.tolist(), strict=True)):
-                key = rows[i * _FINGERPRINT_BYTES : (i + 1) * _FINGERPRINT_BYTES]
-                self._places[key] = (which, end - count, end)
-
-    def __len__(self) -> int:
-        """Return the number of pictures."""
-        return len(self._places)
-
-    def find(self, fingerprint: bytes) -> Detections | None:
-        """Return what was detected in the picture of this fingerprint; None: not known."""
-        place = self._places.get(fingerprint)
-        if place is None:
-            return None
-        which, start, end = place
-        return self._results[which].detections.take(np.arange(start, end))
-
-
-def plan_chunks(job: BagJob, *, plan: BagPlan | None = None) -> list[Chunk]:
+def plan_chunks(job: BagJob, *, plan: BagPlan | None = None) -> list[BagChunk]:
     """
     Cut a bag by recording time, between messages; the same job is always cut alike.
 
@@ -178,21 +84,29 @@ def plan_chunks(job: BagJob, *, plan: BagPlan | None = None) -> list[Chunk]:
     stamps = np.sort(np.concatenate([stamps_within(job, access, name) for name in pictures]))
     if not len(stamps):
         return []
-    size = min(max(-(-len(stamps) // _CHUNKS), _LEAST_FRAMES), _MOST_FRAMES)
+    size = chunk_frames(len(stamps))
     # Messages of one time stay together.
     cuts = np.unique(np.searchsorted(stamps, stamps[::size], 'left')).tolist()
     spans = [
         (int(stamps[start]), int(stamps[end - 1]), end - start)
         for start, end in zip(cuts, [*cuts[1:], len(stamps)], strict=True)
     ]
-    job_sha256 = _sha256_of(job, access.files, spans)
+    job_sha256 = sha256_of(job, access.files, spans)
     return [
-        Chunk(job, job_sha256, number, start_ns, end_ns, pictures, frames)
+        BagChunk(
+            job_sha256=job_sha256,
+            number=number,
+            frames=frames,
+            job=job,
+            start_ns=start_ns,
+            end_ns=end_ns,
+            topics=pictures,
+        )
         for number, (start_ns, end_ns, frames) in enumerate(spans)
     ]
 
 
-def run_chunk(chunk: Chunk, *, threads: int = 0) -> ChunkResult:
+def run_chunk(chunk: BagChunk, threads: int = 0) -> ChunkResult:
     """
     Detect in all pictures of a chunk; networks stay open for the next one of the same settings.
 
@@ -202,56 +116,8 @@ def run_chunk(chunk: Chunk, *, threads: int = 0) -> ChunkResult:
     :raises AnonymizerError: the bag cannot be read, a network failed, or a picture cannot be
         anonymized and the job is to stop at one.
     """
-    recipe = _recipe(chunk.job.settings, threads)
-    ahead = recipe.networks.concurrency + 1
-    fingerprints: list[bytes] = []
-    found: list[Detections] = []
-    waiting: list[tuple[bytes, Future[Detections]]] = []
-    with ThreadPoolExecutor(recipe.networks.concurrency, thread_name_prefix='look') as pool:
-        try:
-            for mark, look in _looks(chunk, recipe):
-                waiting.append((mark, pool.submit(look)))
-                if len(waiting) > ahead:
-                    _take(waiting.pop(0), fingerprints, found, chunk.job)
-            for each in waiting:
-                _take(each, fingerprints, found, chunk.job)
-        finally:
-            pool.shutdown(cancel_futures=True)
-    rows = np.frombuffer(b''.join(fingerprints), np.uint8).reshape(-1, _FINGERPRINT_BYTES)
-    counts = np.array([len(one) for one in found], np.int64)
-    columns = {
-        name: np.concatenate(
-            [getattr(Detections.empty(), name), *(getattr(d, name) for d in found)]
-        )
-        for name in Detections.COLUMNS
-    }
-    return ChunkResult(chunk.job_sha256, chunk.number, rows, counts, Detections(**columns))
-
-
-def join(
-    job: BagJob,
-    results: Sequence[ChunkResult],
-    *,
-    plan: BagPlan | None = None,
-    journal: Journal | None = None,
-    tell: Tell = nobody,
-    shows_progress: bool = False,
-) -> Report:
-    """
-    Write the bag in one pass over what chunks detected, byte for byte as without them.
-
-    :param results: of chunks of this very job; those that are missing cost time, nothing else.
-    :param journal: of the job, where there is one.
-    :raises AnonymizerError: there is no output.
-    """
-    return conversion.run(
-        job,
-        plan=plan,
-        detected=DetectedBefore(results),
-        journal=journal,
-        tell=tell,
-        shows_progress=shows_progress,
-    )
+    recipe = recipe_that_finds(chunk.job.settings, threads)
+    return look_at(chunk, _looks(chunk, recipe), recipe, stops=chunk.job.on_error == 'stop')
 
 
 def run(
@@ -279,64 +145,28 @@ def run(
         return conversion.run(job, plan=plan, tell=tell, shows_progress=shows_progress)
     with journal_of(job.target, chunks[0].job_sha256) as journal:
         if journal.is_finished:
-            tell('resuming: all is there, and gets its names')
-            journal.give_names()
-            return _report_in(journal)
-        refuse_outputs(job, [job.target, record_of(job.target)], resumes=True)
+            return finished_report(journal, tell)
+        refuse_outputs(job, [job.target, record_of(job.target)], journal.resumed)
         check_first_images(plan)
-        results = _detected(chunks, journal, workers, tell, shows_progress=shows_progress)
-        report = join(
-            job, results, plan=plan, journal=journal, tell=tell, shows_progress=shows_progress
+        detected = detect_in_processes(
+            run_chunk,
+            chunks,
+            journal,
+            job.settings,
+            workers=workers,
+            tell=tell,
+            shows_progress=shows_progress,
+        )
+        report = conversion.run(
+            job,
+            plan=plan,
+            detected=detected,
+            outputs=journal,
+            tell=tell,
+            shows_progress=shows_progress,
         )
     report.seconds = time.monotonic() - started
     return report
-
-
-def kept_results(chunks: Sequence[Chunk], journal: Journal) -> dict[int, ChunkResult]:
-    """Return the results that a journal holds whole, by number of the chunk."""
-    results = {}
-    for chunk in chunks:
-        data = journal.kept(chunk.name)
-        if data is not None:
-            results[chunk.number] = ChunkResult.unpacked(chunk, data)
-    return results
-
-
-def _detected(
-    chunks: Sequence[Chunk],
-    journal: Journal,
-    workers: int,
-    tell: Tell,
-    *,
-    shows_progress: bool,
-) -> list[ChunkResult]:
-    """Return the results of all chunks, those of an earlier run among them."""
-    results = kept_results(chunks, journal)
-    damaged = sum(chunk.name in journal.names for chunk in chunks) - len(results)
-    if results or damaged:
-        words = f', {damaged} damaged ones are done again' if damaged else ''
-        tell(f'resuming: {len(results)} of {len(chunks)} chunks are there{words}')
-    missing = [chunk for chunk in chunks if chunk.number not in results]
-    workers = min(workers, len(missing))
-    if not missing:
-        return list(results.values())
-    most = chunks[0].job.settings.threads or cores()
-    work = functools.partial(run_chunk, threads=max(1, most // workers))
-    bar = progress_bar(total=sum(c.frames for c in chunks), shown=shows_progress, unit='frames')
-    with bar:
-        bar.update(sum(chunk.frames for chunk in chunks if chunk.number in results))
-        for which, result in map_in_processes(work, missing, workers=workers):
-            journal.keep(missing[which].name, result.packed())
-            results[result.number] = result
-            bar.update(missing[which].frames)
-    return [results[chunk.number] for chunk in chunks]
-
-
-def _report_in(journal: Journal) -> Report:
-    data = journal.kept(conversion.REPORT)
-    if data is None:
-        return Report(written=1, undone=['the report of the killed run is damaged'])
-    return Report.of_dict(json.loads(data))
 
 
 def picture_topics(plan: BagPlan) -> tuple[str, ...]:
@@ -375,48 +205,13 @@ def stamps_within(job: BagJob, access: BagAccess, topic: str) -> NDArray[np.int6
     return stamps[first:last]
 
 
-def _sha256_of(job: BagJob, files: Sequence[Path], spans: Sequence[tuple[int, int, int]]) -> str:
-    """Return a hash of all that decides about what is detected and about the output."""
-    models = [role for role in roster(job.settings) if role.name in DETECTORS]
-    told = {
-        'version': __version__,
-        'settings': job.settings.sha256,
-        'models': [read_model(role.path).sha256 for role in models],
-        # A frame that cannot be anonymized may be met with another answer in the next run.
-        'job': repr(replace(job, source=Path(), target=Path(), on_error='', skips_existing=False)),
-        'files': [(file.name, file.stat().st_size, _edges(file)) for file in files],
-        'spans': spans,
-    }
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
-
-
-def _edges(path: Path) -> str:
-    """Return a hash of how a file begins and ends; what lies between, fingerprints tell."""
-    digest = hashlib.sha256()
-    with path.open('rb') as file:
-        digest.update(file.read(_EDGE_BYTES))
-        file.seek(max(path.stat().st_size - _EDGE_BYTES, 0))
-        digest.update(file.read(_EDGE_BYTES))
-    return digest.hexdigest()
-
-
-@functools.lru_cache(1)
-def _recipe(settings: Settings, threads: int) -> Recipe:
-    """Return a recipe that finds, and stays open as long as the process works for one job."""
-    # What only paints is not opened.
-    settings = settings.updated({'face.method': 'solid', 'plate.method': 'solid'})
-    if threads:
-        settings = settings.updated({'threads': threads})
-    return Recipe(Networks(settings, concurrency=concurrency(settings)), settings)
-
-
 @functools.lru_cache(1)
 def _opened(job: BagJob) -> tuple[BagAccess, Sensors]:
     # Payloads come decompressed out of it.
     return access_to(job), Sensors(job.settings, are_compressed=False)
 
 
-def _looks(chunk: Chunk, recipe: Recipe) -> Iterator[tuple[bytes, Callable[[], Detections]]]:
+def _looks(chunk: BagChunk, recipe: Recipe) -> Iterator[tuple[bytes, Callable[[], Detections]]]:
     """Yield each picture's fingerprint, and how to look for what is in it."""
     job = chunk.job
     access, sensors = _opened(job)
@@ -433,24 +228,6 @@ def _look(recipe: Recipe, decode: Callable[[], Frame], topic: str, log_ns: int) 
         return recipe.detect(decode())
     except Exception as error:
         raise conversion.stopped_at(topic, log_ns, AnonymizerError.of(error)) from error
-
-
-def _take(
-    one: tuple[bytes, Future[Detections]],
-    fingerprints: list[bytes],
-    found: list[Detections],
-    job: BagJob,
-) -> None:
-    mark, future = one
-    try:
-        detections = future.result()
-    except BagError:
-        if job.on_error == 'stop':
-            raise
-        # The one pass meets it again, and makes it black.
-        return
-    fingerprints.append(mark)
-    found.append(detections)
 
 
 def pictures_of(

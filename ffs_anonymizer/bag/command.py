@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 from itertools import combinations
 import os
 import re
@@ -12,8 +11,10 @@ from typing import Any, TYPE_CHECKING
 from ffs_anonymizer.cli.options import (
     add_file_options,
     add_settings_options,
+    add_workers_option,
     file_options,
     settings_from,
+    whole_number,
 )
 from ffs_anonymizer.errors import BagError, SettingsError
 from ffs_anonymizer.jobs.output import partial_of
@@ -58,14 +59,7 @@ def add_parser(subparsers: Subparsers) -> None:
         target='the folder of the new bag',
         whole='bag',
     )
-    parser.add_argument(
-        '--workers',
-        type=_not_negative,
-        default=0,
-        metavar='N',
-        help='processes that detect, side by side, chunk by chunk; what they have done outlives '
-        'a kill, and the same command goes on. 0: one pass in this process (default)',
-    )
+    add_workers_option(parser, 'bag')
     add_topic_options(parser)
     add_format_options(parser)
     add_settings_options(parser)
@@ -179,34 +173,24 @@ def add_format_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--compression-format', choices=('zstd',), default='zstd')
     group.add_argument(
         '--max-bag-size',
-        type=_not_negative,
+        type=whole_number,
         default=0,
         metavar='BYTES',
         help='begin a new file at this size; 0: one file (default)',
     )
     group.add_argument(
         '--max-bag-duration',
-        type=_not_negative,
+        type=whole_number,
         default=0,
         metavar='SECONDS',
         help='begin a new file after this time; 0: one file (default)',
     )
 
 
-def _not_negative(text: str) -> int:
-    with contextlib.suppress(ValueError):
-        value = int(text)
-        if value >= 0:
-            return value
-    raise argparse.ArgumentTypeError(f'got {text!r}, expected a whole number, 0 or more')
-
-
 def _time_ns(text: str) -> int:
-    with contextlib.suppress(ValueError):
-        value = int(text)
-        if 0 <= value < 1 << 63:
-            return value
-    raise argparse.ArgumentTypeError(f'got {text!r}, expected nanoseconds from 0 to 2^63 - 1')
+    if not text.isdecimal() or int(text) >= 1 << 63:
+        raise argparse.ArgumentTypeError(f'got {text!r}, expected nanoseconds from 0 to 2^63 - 1')
+    return int(text)
 
 
 def _job(args: argparse.Namespace) -> BagJob:

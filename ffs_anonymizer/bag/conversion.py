@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 import json
 from pathlib import Path
 import time
-from typing import Any, Protocol, TYPE_CHECKING, Union
+from typing import Any, TYPE_CHECKING, Union
 
 from ffs_anonymizer.bag.measured import blank, may_show_persons, MeasuredMessage
 from ffs_anonymizer.bag.pictures import decoding, fingerprint, Picture
@@ -20,6 +20,7 @@ from ffs_anonymizer.bag.selection import Action, depth_error, picture_error, ref
 from ffs_anonymizer.bag.video import VideoImage, Videos
 from ffs_anonymizer.errors import AnonymizerError, BagError, ImageError
 from ffs_anonymizer.frames.message import black_like, is_depth
+from ffs_anonymizer.jobs.chunks import Detected
 from ffs_anonymizer.jobs.earlier import Earlier, earlier_of, refuse_reuse
 from ffs_anonymizer.jobs.job import (
     looked_up,
@@ -31,8 +32,7 @@ from ffs_anonymizer.jobs.job import (
     Tell,
     written_list,
 )
-from ffs_anonymizer.jobs.journal import Journal
-from ffs_anonymizer.jobs.output import disk_errors, new_folder, record_of, sync
+from ffs_anonymizer.jobs.output import BESIDE, Outputs, record_of, sync
 from ffs_anonymizer.jobs.record import describing, FORMAT, summary_of, write_record
 from ffs_anonymizer.jobs.report import counted, progress_bar, Report
 from ffs_anonymizer.pipeline import anonymize_all, Outcome, Task, unhurried
@@ -49,20 +49,9 @@ if TYPE_CHECKING:
     from ffs_anonymizer.anonymizer import Recipe
     from ffs_anonymizer.frames.frame import Frame
     from ffs_anonymizer.networks import Networks
-    from ffs_anonymizer.regions.detections import Detections
 
 SETTINGS_FILE = 'anonymizer.param.yaml'
 SCRATCH = 'scratch'
-
-# What a journal holds of a bag that is done.
-BAG, RECORD, LIST, REPORT = 'bag', 'record', 'detections', 'report'
-
-
-class Detected(Protocol):
-    """Know what was detected before, in the very same pictures, with the very same settings."""
-
-    def find(self, fingerprint: bytes) -> Detections | None:
-        """Return what was detected in the picture of this fingerprint; None: not known."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +85,7 @@ def run(
     *,
     plan: BagPlan | None = None,
     detected: Detected | None = None,
-    journal: Journal | None = None,
+    outputs: Outputs = BESIDE,
     networks: Networks | None = None,
     tell: Tell = nobody,
     shows_progress: bool = False,
@@ -106,7 +95,7 @@ def run(
 
     :param plan: of the job, where it was made already.
     :param detected: what was detected already; in other pictures, the networks look.
-    :param journal: that the outputs are made in, and named by; None: each in its own `.partial`.
+    :param outputs: that it is made in.
     :param networks: that are open already.
     :param tell: is told which models run, a line each.
     :param shows_progress: whether a bar is drawn on standard error.
@@ -116,7 +105,7 @@ def run(
     if job.skips_existing and job.target.exists():
         return Report()
     plan = plan or BagPlan(job)
-    refuse_outputs(job, [job.target, record_of(job.target)], resumes=journal is not None)
+    refuse_outputs(job, [job.target, record_of(job.target)], outputs.resumed)
     if plan.waits_for_cameras:
         refuse_reuse(job, 'clouds and depth images follow what their cameras saw')
     check_first_images(plan)
@@ -136,14 +125,8 @@ def run(
         )
         found = stack.enter_context(read_list(job, map(plan.label, plan.chosen)))
         earlier = stack.enter_context(earlier_of(job))
-        list_place = None if journal is None else journal.fresh(LIST)
-        lines = stack.enter_context(written_list(job, list_place))
-        if journal is None:
-            folder = stack.enter_context(new_folder(job.target))
-        else:
-            folder = journal.fresh(BAG)
-            stack.enter_context(disk_errors(folder))
-            folder.mkdir()
+        lines = stack.enter_context(written_list(job, outputs))
+        folder = stack.enter_context(outputs.folder(job.target))
         conversion = _Conversion(plan, folder, report, found, detected, earlier, lines)
         conversion.write(recipe, shows_progress=shows_progress)
         if recipe is not None:
@@ -166,28 +149,13 @@ def run(
             job.target,
             report,
             started_at,
-            made=job.target if journal is None else folder,
-            place=None if journal is None else journal.fresh(RECORD),
+            outputs=outputs,
             source=source,
             about=about,
         )
     report.seconds = time.monotonic() - started
-    if journal is not None:
-        _finish(job, journal, report)
+    outputs.finish(report.as_dict())
     return report
-
-
-def _finish(job: BagJob, journal: Journal, report: Report) -> None:
-    """Name what was made in a journal, and leave the report to a run that has to go on there."""
-    journal.keep(REPORT, json.dumps(report.as_dict()).encode())
-    places = {BAG: job.target, RECORD: record_of(job.target), LIST: job.write_detections}
-    journal.finish(
-        {
-            name: place
-            for name, place in places.items()
-            if place is not None and (journal.folder / name).exists()
-        }
-    )
 
 
 class _Conversion:

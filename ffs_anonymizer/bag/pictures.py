@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-import hashlib
 from typing import TYPE_CHECKING, Union
 
 from ffs_anonymizer.bag.measured import Sensors
 from ffs_anonymizer.bag.video import VideoImage
 from ffs_anonymizer.frames.message import decode, MOST_PIXELS, rotation_of
+from ffs_anonymizer.jobs import chunks as jobs
 from ffs_anonymizer.rosbag2 import cdr
 from ffs_anonymizer.settings.runtime import Settings
 
@@ -52,6 +52,4 @@ def fingerprint(picture: Picture, topic: tuple[str, str]) -> bytes:
         data = samples.data
     else:
         data = picture.payload
-    digest = hashlib.sha256(repr(form).encode('utf-8', 'backslashreplace'))
-    digest.update(data)
-    return digest.digest()
+    return jobs.fingerprint(form, data)

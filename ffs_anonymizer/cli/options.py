@@ -33,13 +33,7 @@ def add_file_options(
     parser.add_argument(
         '-o', '--output', action=_Output, required=True, metavar='PATH', help=target
     )
-    parser.add_argument(
-        '--on-error',
-        choices=('stop', 'black'),
-        default='stop',
-        help=f'what becomes of a {whole} with a frame that cannot be anonymized: none is '
-        'written, or one with that frame black, and exit code 1 (default: %(default)s)',
-    )
+    add_error_option(parser, whole)
     parser.add_argument(
         '--write-detections',
         type=Path,
@@ -72,6 +66,38 @@ def add_file_options(
     )
     parser.add_argument(
         '--disable-progress-output', action='store_true', help='show no progress bar'
+    )
+
+
+def add_error_option(parser: argparse.ArgumentParser, whole: str) -> None:
+    """
+    Add the option that says what becomes of frames that cannot be anonymized.
+
+    :param whole: what is spoilt by one.
+    """
+    parser.add_argument(
+        '--on-error',
+        choices=('stop', 'black'),
+        default='stop',
+        help=f'what becomes of a {whole} with a frame that cannot be anonymized: none is '
+        'written, or one with that frame black, and exit code 1 (default: %(default)s)',
+    )
+
+
+def add_workers_option(parser: argparse.ArgumentParser, whole: str) -> None:
+    """
+    Add the option that has several processes work on one thing.
+
+    :param whole: that thing.
+    """
+    parser.add_argument(
+        '--workers',
+        type=whole_number,
+        default=0,
+        metavar='N',
+        help=f'processes that detect in a {whole}, side by side, chunk by chunk; what they have '
+        'done outlives a kill, and the same command goes on. 0: one pass in this process '
+        '(default)',
     )
 
 

@@ -17,7 +17,12 @@ import time
 from typing import Any, TYPE_CHECKING
 
 from ffs_anonymizer.bag.command import add_format_options, add_topic_options, bag_options
-from ffs_anonymizer.cli.options import add_settings_options, settings_from, whole_number
+from ffs_anonymizer.cli.options import (
+    add_error_option,
+    add_settings_options,
+    settings_from,
+    whole_number,
+)
 from ffs_anonymizer.errors import OutputError, SettingsError
 from ffs_anonymizer.media.command import add_video_options, video_options
 from ffs_anonymizer.terminal import printable, say, warn
@@ -75,13 +80,7 @@ def add_parser(subparsers: Subparsers) -> None:
         action='store_true',
         help='look at every output once more; its page lies beside it and MAY SHOW FACES',
     )
-    parser.add_argument(
-        '--on-error',
-        choices=('stop', 'black'),
-        default='stop',
-        help='what becomes of a bag or video with a frame that cannot be anonymized: none is '
-        'written, or one with that frame black, and exit code 1 (default: %(default)s)',
-    )
+    add_error_option(parser, 'bag or video')
     group = parser.add_argument_group('workers')
     group.add_argument(
         '--address',

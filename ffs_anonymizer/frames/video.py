@@ -33,7 +33,9 @@ _ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
 }
 _H264 = ('libx264', {'preset': 'veryfast'})
 # Metadata in another alphabet is no reason to refuse a file; PyAV 19 never did.
-_LENIENT = {'metadata_errors': 'ignore'} if int(av.__version__.split('.')[0]) < 19 else {}
+LENIENT = {'metadata_errors': 'ignore'} if int(av.__version__.split('.')[0]) < 19 else {}
+# Without random identifiers: the same input gives the same bytes.
+_SAME_BYTES = {'fflags': 'bitexact'}
 # More than rounding takes from a time, and less than two frames.
 _SPARE_STEPS = 1.5
 # Segment information and, in it, a duration of 4 or 8 bytes.
@@ -118,7 +120,7 @@ class VideoSource:
     def __init__(self, path: Path, *, keep_audio: bool = False) -> None:
         self.path = path
         with as_media_error(path):
-            self._container = av.open(str(path), **_LENIENT)
+            self._container = av.open(str(path), **LENIENT)
         try:
             self._open(keep_audio)
         except BaseException:
@@ -154,7 +156,7 @@ class VideoSource:
         self._end_s = 0.0
 
     def _first_picture(self) -> Any:
-        with as_media_error(self.path), av.open(str(self.path), **_LENIENT) as probe:
+        with as_media_error(self.path), av.open(str(self.path), **LENIENT) as probe:
             # The last packet is an empty one, which has the decoder hand out what it holds.
             for packet in probe.demux(probe.streams[self.stream.index]):
                 with contextlib.suppress(FFmpegError):
@@ -280,7 +282,7 @@ class VideoTarget:
         muxer = {'.m4v': 'mp4', '.mkv': 'matroska'}.get(suffix, suffix[1:])
         encoder, options = _ENCODERS.get(suffix, _H264)
         with as_media_error(path):
-            self._container = av.open(str(path), 'w', format=muxer)
+            self._container = av.open(str(path), 'w', format=muxer, options=_SAME_BYTES)
             self._stream = self._container.add_stream(
                 encoder, rate=source.rate, options={**options, 'crf': str(crf)}
             )
@@ -374,7 +376,7 @@ class VideoTarget:
 def count_pictures(path: Path) -> int:
     """Return how many pictures a video has, about; 0 where nothing in the file says it."""
     try:
-        with av.open(str(path), **_LENIENT) as container:
+        with av.open(str(path), **LENIENT) as container:
             stream = next(iter(container.streams.video), None)
             if stream is None:
                 return 0

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 import contextlib
 from pathlib import Path
 
 from ffs_anonymizer.errors import MediaError
-from ffs_anonymizer.frames.video import as_media_error, Shot, VideoSource
+from ffs_anonymizer.frames.video import as_media_error, LENIENT, Shot, VideoSource
 
 try:
     import av
+    from av.error import FFmpegError
 except ImportError as error:
     raise ImportError(f'{error}; videos need PyAV: pip install av') from error
 
@@ -28,7 +30,7 @@ class VideoSeeker:
             self._quarter_turns = source.quarter_turns
             self._index = source.stream.index
         with as_media_error(path):
-            self._container = av.open(str(path))
+            self._container = av.open(str(path), **LENIENT)
             self._stream = self._container.streams[self._index]
             packets = self._container.demux(self._stream)
             times = {packet.pts for packet in packets if packet.size and packet.pts is not None}
@@ -58,6 +60,30 @@ class VideoSeeker:
                 if picture.pts is not None and picture.pts >= pts:
                     return Shot(pts, 0, self._stamp_ns(pts), picture, self._quarter_turns)
         raise MediaError(f'{self.path}: the picture number {number} cannot be decoded')
+
+    def shots(self, first: int, count: int) -> Iterator[Shot]:
+        """
+        Yield the pictures from a number on, without those that cannot be decoded from here.
+
+        :param count: how many there are to be.
+        :raises MediaError: the file cannot be read on.
+        """
+        wanted = self._pts[first : first + count]
+        if not wanted:
+            return
+        with as_media_error(self.path):
+            self._container.seek(wanted[0], stream=self._stream)
+            for packet in self._container.demux(self._stream):
+                pictures = []
+                with contextlib.suppress(FFmpegError):
+                    pictures = packet.decode()
+                for picture in pictures:
+                    if picture.pts is None or picture.pts < wanted[0]:
+                        continue
+                    if picture.pts > wanted[-1]:
+                        return
+                    stamp_ns = self._stamp_ns(picture.pts)
+                    yield Shot(picture.pts, 0, stamp_ns, picture, self._quarter_turns)
 
     def close(self) -> None:
         """Close the file."""

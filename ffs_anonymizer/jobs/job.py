@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 import contextlib
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn, TYPE_CHECKING
 
 from ffs_anonymizer.errors import AnonymizerError, DetectionsError, OutputError
-from ffs_anonymizer.jobs.output import new_file, refuse
+from ffs_anonymizer.jobs.output import BESIDE, Outputs, refuse
 from ffs_anonymizer.jobs.report import Report
 from ffs_anonymizer.pipeline import concurrency
 from ffs_anonymizer.regions.detections_file import DetectionsReader, DetectionsWriter, Found
@@ -102,11 +102,11 @@ def read_list(job: FileJob, streams: Iterable[str]) -> Iterator[DetectionsReader
 
 
 @contextmanager
-def written_list(job: FileJob, place: Path | None = None) -> Iterator[DetectionsWriter | None]:
+def written_list(job: FileJob, outputs: Outputs = BESIDE) -> Iterator[DetectionsWriter | None]:
     """
     Yield where to write what is found; it gets its name when the block ends well.
 
-    :param place: in place of the name that the job says.
+    :param outputs: that it is made in.
     :raises OutputError: it cannot be written.
     """
     if job.write_detections is None:
@@ -114,7 +114,7 @@ def written_list(job: FileJob, place: Path | None = None) -> Iterator[Detections
         return
     name = job.source.resolve().name
     with (
-        new_file(place or job.write_detections) as partial,
+        outputs.file(job.write_detections) as partial,
         partial.open('w', encoding='utf-8') as file,
     ):
         writer = DetectionsWriter(file, source=name, settings=job.settings)
@@ -173,14 +173,14 @@ def raising(error: AnonymizerError) -> Callable[[], NoReturn]:
     return decode
 
 
-def refuse_outputs(job: FileJob, outputs: Iterable[Path], *, resumes: bool = False) -> None:
+def refuse_outputs(job: FileJob, outputs: Iterable[Path], resumed: Collection[Path] = ()) -> None:
     """
     Refuse to begin where the outputs of a job or its list of detections have no place.
 
-    :param resumes: whether the unfinished state of the target is taken up.
+    :param resumed: of the outputs, those whose unfinished state is taken up.
     :raises OutputError: something exists, is named twice, lies in the input, or has no folder.
     """
-    found, resumed = job.write_detections, job.target if resumes else None
+    found = job.write_detections
     if found is None:
         refuse(outputs, source=job.source, resumed=resumed)
         return

@@ -23,30 +23,36 @@ from ffs_anonymizer.jobs.output import (
     give_name,
     JOURNAL,
     new_file,
+    Outputs,
     partial_of,
     PartialError,
     sync,
 )
 
 FORMAT = 'ffs_anonymizer journal'
-VERSION = 1
+VERSION = 2
+_REPORT = 'report'
 
 
-class Journal:
+class Journal(Outputs):
     """
     Keep what is done of a job in the `.partial` of its output.
 
     A line of the file is a thing kept, with its own checksum, on the disk before `keep` returns.
-    Lines that are cut off or damaged are as if they were not there.
+    Lines that are cut off or damaged are as if they were not there. All outputs are made in the
+    folder, too, and get their names together.
 
-    :param folder: the `.partial`; outputs are made in it, too.
+    :param output: of the job.
     :param descriptor: of the file, locked.
     :param lines: what it holds.
     """
 
-    def __init__(self, folder: Path, descriptor: int, lines: list[dict[str, Any]]) -> None:
-        self.folder = folder
+    def __init__(self, output: Path, descriptor: int, lines: list[dict[str, Any]]) -> None:
+        self.partial = partial_of(output)
+        self._output = output
         self._descriptor = descriptor
+        self._begun = 0
+        self._made: dict[Path, Path] = {}
         self._kept = {line['name']: line for line in lines if 'name' in line}
         self._moves: list[tuple[str, str]] | None = None
         for line in lines:
@@ -87,35 +93,60 @@ class Journal:
         self._append(line)
         self._kept[name] = line
 
-    def fresh(self, name: str) -> Path:
-        """Return where an output is to be made; what an earlier run left there is removed."""
-        path = self.folder / name
-        with disk_errors(self.folder):
-            for old in (path, partial_of(path)):
-                if old.is_dir() and not old.is_symlink():
-                    shutil.rmtree(old)
-                else:
-                    old.unlink(missing_ok=True)
-        return path
+    @property
+    def resumed(self) -> tuple[Path, ...]:
+        """Return the output whose unfinished state is taken up."""
+        return (self._output,)
 
-    def finish(self, moves: Mapping[str, Path]) -> None:
+    @contextmanager
+    def file(self, path: Path) -> Iterator[Path]:
+        """Yield where to write a file; what an earlier run left there is removed."""
+        place = self._fresh(path)
+        with disk_errors(path):
+            yield place
+            sync(place)
+        self._made[path] = place
+
+    @contextmanager
+    def folder(self, path: Path) -> Iterator[Path]:
+        """Yield an empty folder to write to; what an earlier run left there is removed."""
+        place = self._fresh(path)
+        with disk_errors(path):
+            place.mkdir()
+            yield place
+            sync(place)
+        self._made[path] = place
+
+    def made(self, path: Path) -> Path:
+        """Return where an output lies that is made."""
+        return self._made.get(path, path)
+
+    def finish(self, report: Mapping[str, Any]) -> None:
         """
         Say that all outputs are there, and give them their names.
 
         Whatever moment a run is killed at, `give_names` of the next one goes on.
 
-        :param moves: the final names, by the names in the folder.
         :raises OutputError: a name is taken.
         """
-        for name in moves:
-            with disk_errors(self.folder):
-                sync(self.folder / name)
-        with disk_errors(self.folder):
-            sync(self.folder)
-        pairs = [(name, str(path.absolute())) for name, path in moves.items()]
+        self.keep(_REPORT, json.dumps(report).encode())
+        with disk_errors(self.partial):
+            for place in self._made.values():
+                sync(place.parent)
+            sync(self.partial)
+        pairs = [
+            (place.relative_to(self.partial).as_posix(), str(path.absolute()))
+            for path, place in self._made.items()
+        ]
         self._append({'moves': pairs})
         self._moves = pairs
         self.give_names()
+
+    @property
+    def report(self) -> dict[str, Any] | None:
+        """Return the report of a job that is finished; None where it is damaged."""
+        data = self.kept(_REPORT)
+        return None if data is None else _parsed(data)
 
     def give_names(self) -> None:
         """
@@ -124,7 +155,7 @@ class Journal:
         :raises OutputError: a name is taken.
         """
         for name, path in self._moves or ():
-            source, target = self.folder / name, Path(path)
+            source, target = self.partial / name, Path(path)
             if not os.path.lexists(source):
                 continue
             with disk_errors(target):
@@ -141,8 +172,18 @@ class Journal:
                         shutil.copyfile(source, partial)
                     source.unlink()
 
+    def _fresh(self, path: Path) -> Path:
+        """Return where an output is to be made, in a folder of its own, under its own name."""
+        place = self.partial / str(self._begun)
+        self._begun += 1
+        with disk_errors(path):
+            if os.path.lexists(place):
+                shutil.rmtree(place)
+            place.mkdir()
+        return place / path.name
+
     def _append(self, line: Mapping[str, Any]) -> None:
-        with disk_errors(self.folder):
+        with disk_errors(self.partial):
             data = json.dumps(line).encode() + b'\n'
             while data:
                 data = data[os.write(self._descriptor, data) :]
@@ -169,7 +210,7 @@ def journal_of(output: Path, job_sha256: str) -> Iterator[Journal]:
             sync(folder.parent)
         descriptor = _locked(folder)
     try:
-        journal = Journal(folder, descriptor, _lines(folder, descriptor, job_sha256))
+        journal = Journal(output, descriptor, _lines(folder, descriptor, job_sha256))
         try:
             yield journal
         except BaseException:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 import contextlib
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 import errno
 import os
 from pathlib import Path
 import shutil
+from typing import Any
 
 from ffs_anonymizer.errors import OutputError
 
@@ -28,13 +29,13 @@ def record_of(path: Path) -> Path:
     return path.with_name(path.name + RECORD)
 
 
-def refuse(outputs: Iterable[Path], *, source: Path, resumed: Path | None = None) -> None:
+def refuse(outputs: Iterable[Path], *, source: Path, resumed: Collection[Path] = ()) -> None:
     """
     Refuse to begin where something would be overwritten, or written into the input.
 
     :param outputs: all files and folders that are to be made.
     :param source: the input, which stays as it is; in a folder, nothing is written.
-    :param resumed: of the outputs, the one whose unfinished state is taken up.
+    :param resumed: of the outputs, those whose unfinished state is taken up.
     :raises OutputError: an output exists, is being written, is named twice, or lies in the input.
     """
     paths = [Path(path) for path in outputs]
@@ -57,7 +58,7 @@ def refuse(outputs: Iterable[Path], *, source: Path, resumed: Path | None = None
                 'another file for the detections'
             )
         taken.add(real)
-        if path != resumed and os.path.lexists(partial_of(path)):
+        if path not in resumed and os.path.lexists(partial_of(path)):
             raise PartialError(partial_of(path))
         if folder is not None and folder in (real, *real.parents):
             raise OutputError(
@@ -139,6 +140,46 @@ def new_folder(path: Path) -> Iterator[Path]:
             give_folder_name(partial, path)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+class Outputs:
+    """Say where the outputs of a job are made: each beside its name, which it gets by itself."""
+
+    @property
+    def resumed(self) -> tuple[Path, ...]:
+        """Return the outputs whose unfinished state is taken up."""
+        return ()
+
+    def file(self, path: Path) -> AbstractContextManager[Path]:
+        """
+        Yield where to write a file; when the block ends well, it is made.
+
+        :raises OutputError: it cannot be written.
+        """
+        return new_file(path)
+
+    def folder(self, path: Path) -> AbstractContextManager[Path]:
+        """
+        Yield an empty folder to write to; when the block ends well, it is made.
+
+        :raises OutputError: it cannot be written.
+        """
+        return new_folder(path)
+
+    def made(self, path: Path) -> Path:
+        """Return where an output lies that is made."""
+        return path
+
+    def finish(self, report: Mapping[str, Any]) -> None:
+        """
+        Give what was made its names, where it does not have them yet.
+
+        :param report: of the job, for a run that has to go on there.
+        :raises OutputError: a name is taken.
+        """
+
+
+BESIDE = Outputs()
 
 
 def replace_with(made: Path, target: Path) -> None:

@@ -18,7 +18,7 @@ from ffs_anonymizer import __version__
 from ffs_anonymizer.cores import cores
 from ffs_anonymizer.errors import AnonymizerError, MediaError
 from ffs_anonymizer.jobs.job import FileJob
-from ffs_anonymizer.jobs.output import new_file, PARTIAL, record_of, replaced_file
+from ffs_anonymizer.jobs.output import BESIDE, Outputs, PARTIAL, record_of, replaced_file
 from ffs_anonymizer.jobs.report import Report
 from ffs_anonymizer.settings.runtime import Settings
 
@@ -35,8 +35,7 @@ def write_record(
     report: Report,
     started: datetime,
     *,
-    made: Path | None = None,
-    place: Path | None = None,
+    outputs: Outputs = BESIDE,
     source: Future[Described] | None = None,
     about: Future[Described] | None = None,
 ) -> None:
@@ -46,24 +45,30 @@ def write_record(
     :param output: the file or folder that was made; nothing is recorded where there is none.
     :param report: what became of it.
     :param started: when the job began.
-    :param made: where an output lies that does not have its name yet.
-    :param place: where to write the record of such an output.
+    :param outputs: that it was made in.
     :param source: what is told of the source, where it is being found out already.
     :param about: the same of the output.
     """
-    made = made or output
+    made = outputs.made(output)
     if not made.exists():
         return
     try:
         of_output = described(made) if about is None else about.result()
         of_source = described(job.source) if source is None else source.result()
         files = {'source': of_source, 'output': {**of_output, 'name': output.name}}
-        _write(place or record_of(output), job, files, report, started)
+        _write(outputs, record_of(output), job, files, report, started)
     except AnonymizerError as error:
         report.undone.append(f'there is no privacy record: {error}')
 
 
-def _write(path: Path, job: FileJob, files: Described, report: Report, started: datetime) -> None:
+def _write(
+    outputs: Outputs,
+    path: Path,
+    job: FileJob,
+    files: Described,
+    report: Report,
+    started: datetime,
+) -> None:
     record = {
         **summary_of(job.settings, report),
         'started': started.astimezone(timezone.utc).isoformat(timespec='seconds'),
@@ -75,7 +80,7 @@ def _write(path: Path, job: FileJob, files: Described, report: Report, started: 
         # An earlier run wrote one for the outputs that are there by now.
         _replace(path, record)
     else:
-        with new_file(path) as partial:
+        with outputs.file(path) as partial:
             partial.write_text(_text(record), encoding='utf-8', errors='backslashreplace')
 
 

@@ -82,6 +82,14 @@ class Report:
         """Return the number of regions that were replaced, by class."""
         return sum((tally.regions for tally in self.streams.values()), Counter())
 
+    def add(self, other: Report) -> None:
+        """Enter what became of a part of the job."""
+        self.models.update(other.models)
+        self.streams.update(other.streams)
+        self.frames += other.frames
+        self.undone += other.undone
+        self.warnings.update(other.warnings)
+
     def stream(self, name: str, action: str = '') -> Tally:
         """Return the tally of a stream, a new one if there is none."""
         return self.streams.setdefault(name, Tally(action))

@@ -9,6 +9,7 @@ from typing import Any, TYPE_CHECKING
 from ffs_anonymizer.cli.options import (
     add_file_options,
     add_settings_options,
+    add_workers_option,
     file_options,
     settings_from,
 )
@@ -55,6 +56,7 @@ def add_parser(subparsers: Subparsers) -> None:
         target='a file for a file (or a folder to put it into), a folder for a folder',
         whole='video',
     )
+    add_workers_option(parser, 'video')
     parser.add_argument(
         '--boxes',
         type=Path,
@@ -105,7 +107,12 @@ def run(args: argparse.Namespace) -> int:
     from ffs_anonymizer.media import conversion
 
     report = conversion.run(
-        job, plan=plan, tell=say, warn=warn, shows_progress=not args.disable_progress_output
+        job,
+        workers=args.workers,
+        plan=plan,
+        tell=say,
+        warn=warn,
+        shows_progress=not args.disable_progress_output,
     )
     _conclude(plan, report)
     report.tell()

@@ -7,9 +7,10 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 import contextlib
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
+import os
 from pathlib import Path
 import shutil
 import time
@@ -19,6 +20,7 @@ import cv2
 from ffs_anonymizer.errors import AnonymizerError, ImageError, MediaError
 from ffs_anonymizer.frames.compressed import decode_file
 from ffs_anonymizer.frames.message import MOST_PIXELS, rotation_of
+from ffs_anonymizer.jobs.chunks import detect_in_processes, Detected, finished_report
 from ffs_anonymizer.jobs.earlier import Earlier, earlier_of
 from ffs_anonymizer.jobs.job import (
     looked_up,
@@ -30,7 +32,8 @@ from ffs_anonymizer.jobs.job import (
     Tell,
     written_list,
 )
-from ffs_anonymizer.jobs.output import new_file
+from ffs_anonymizer.jobs.journal import Journal, journal_of
+from ffs_anonymizer.jobs.output import BESIDE, JOURNAL, new_file, Outputs, partial_of
 from ffs_anonymizer.jobs.record import write_record
 from ffs_anonymizer.jobs.report import progress_bar, Report
 from ffs_anonymizer.media.files import MediaFile, MediaJob, MediaPlan
@@ -55,6 +58,7 @@ _WRITERS = 8
 def run(
     job: MediaJob,
     *,
+    workers: int = 0,
     plan: MediaPlan | None = None,
     networks: Networks | None = None,
     tell: Tell = nobody,
@@ -64,37 +68,105 @@ def run(
     """
     Work on all files; each output has its final name only when it is whole.
 
+    :param workers: processes that detect in a video, side by side; what they have done outlives
+        a kill, and the same job goes on. 0: one pass in this process.
     :param plan: of the job, where it was made already.
     :param networks: that are open already.
-    :param tell: is told which models run, a line each.
+    :param tell: is told which models run, a line each, and what an earlier run has done.
     :param warn: is told of settings that have no effect.
     :param shows_progress: whether a bar is drawn on standard error.
     :raises AnonymizerError: nothing can be done at all; what fails in one file is in the report.
     """
     started, started_at = time.monotonic(), datetime.now(timezone.utc)
     plan = plan or MediaPlan.of(job)
-    refuse_outputs(job, plan.outputs(job))
-    check_zones(job.settings, plan.all_files, warn)
-    report = Report(undone=plan.problems)
-    with contextlib.ExitStack() as stack:
-        recipe = stack.enter_context(opened(job.settings, report, tell, networks))
-        found = stack.enter_context(read_list(job, [file.name for file in plan.files]))
-        earlier = stack.enter_context(earlier_of(job))
-        lines = stack.enter_context(written_list(job))
-        total = sum(_frame_count(file) for file in plan.files)
-        bar = stack.enter_context(progress_bar(total=total, shown=shows_progress, unit='frame'))
-        work = Work(job, recipe, report, found, lines, bar.update)
-        files = [file for file in plan.files if not _is_kept(work, file, earlier)]
-        anonymize_images(work, [file for file in files if not file.is_video])
-        for file in files:
-            if file.is_video:
-                with listed(file, report), needing_pyav():
-                    from ffs_anonymizer.media.video import anonymize_video
-
-                    anonymize_video(work, file)
-    write_record(job, plan.output(job), report, started_at)
-    report.seconds = time.monotonic() - started
+    with _outputs_of(job, plan, workers) as outputs:
+        if isinstance(outputs, Journal) and outputs.is_finished:
+            return finished_report(outputs, tell)
+        refuse_outputs(job, plan.outputs(job), (*outputs.resumed, *_begun(plan, workers)))
+        check_zones(job.settings, plan.all_files, warn)
+        report = Report(undone=plan.problems)
+        with contextlib.ExitStack() as stack:
+            recipe = stack.enter_context(opened(job.settings, report, tell, networks))
+            found = stack.enter_context(read_list(job, [file.name for file in plan.files]))
+            earlier = stack.enter_context(earlier_of(job))
+            lines = stack.enter_context(written_list(job, outputs))
+            total = sum(_frame_count(file) for file in plan.files)
+            bar = stack.enter_context(
+                progress_bar(total=total, shown=shows_progress, unit='frame')
+            )
+            work = Work(job, recipe, report, found, lines, bar.update, outputs)
+            files = [file for file in plan.files if not _is_kept(work, file, earlier)]
+            anonymize_images(work, [file for file in files if not file.is_video])
+            for file in files:
+                if file.is_video:
+                    with listed(file, report), needing_pyav():
+                        _anonymize_video(work, file, workers, tell, shows_progress=shows_progress)
+        if isinstance(outputs, Journal) and not report.written:
+            # What is done stays for the next run.
+            raise MediaError('; '.join(report.undone))
+        write_record(job, plan.output(job), report, started_at, outputs=outputs)
+        report.seconds = time.monotonic() - started
+        outputs.finish(report.as_dict())
     return report
+
+
+@contextmanager
+def _outputs_of(job: MediaJob, plan: MediaPlan, workers: int) -> Iterator[Outputs]:
+    """Yield where all outputs of a job are made: in the journal of the one video, or beside."""
+    file = plan.all_files[0] if job.source.is_file() else None
+    if workers and file is not None and file.is_video and (plan.files or _has_journal(file)):
+        with needing_pyav():
+            from ffs_anonymizer.media.chunks import plan_chunks
+        chunks = plan_chunks(job, file)
+        if chunks:
+            with journal_of(file.target, chunks[0].job_sha256) as journal:
+                yield journal
+            return
+    yield BESIDE
+
+
+def _has_journal(file: MediaFile) -> bool:
+    return file.is_video and os.path.lexists(partial_of(file.target) / JOURNAL)
+
+
+def _begun(plan: MediaPlan, workers: int) -> list[Path]:
+    """Return the videos that an earlier run began, and this one goes on with."""
+    return [file.target for file in plan.files if workers and _has_journal(file)]
+
+
+def _anonymize_video(
+    work: Work, file: MediaFile, workers: int, tell: Tell, *, shows_progress: bool
+) -> None:
+    from ffs_anonymizer.media.chunks import plan_chunks, run_chunk
+    from ffs_anonymizer.media.video import anonymize_video
+
+    chunks = plan_chunks(work.job, file) if workers else []
+    if not chunks:
+        anonymize_video(work, file)
+        return
+    part = Report()
+    with contextlib.ExitStack() as stack:
+        journal = work.outputs
+        if not isinstance(journal, Journal):
+            journal = stack.enter_context(journal_of(file.target, chunks[0].job_sha256))
+        if journal.is_finished:
+            part = finished_report(journal, tell)
+            if work.lines is not None:
+                part.undone.append(f'{file.name}: was whole before, so no list says what is in it')
+        else:
+            detected = detect_in_processes(
+                run_chunk,
+                chunks,
+                journal,
+                work.job.settings,
+                workers=workers,
+                tell=tell,
+                shows_progress=shows_progress,
+            )
+            anonymize_video(replace(work, report=part, outputs=journal, detected=detected), file)
+            if journal is not work.outputs:
+                journal.finish(part.as_dict())
+    work.report.add(part)
 
 
 @dataclass(frozen=True)
@@ -105,6 +177,8 @@ class Work:
     :param found: list of what was found before.
     :param lines: takes what is found.
     :param progress: is called for each frame.
+    :param outputs: that videos are made in.
+    :param detected: what was detected before in a video, and is to be tracked.
     """
 
     job: MediaJob
@@ -113,6 +187,8 @@ class Work:
     found: DetectionsReader | None
     lines: DetectionsWriter | None
     progress: Callable[[], object]
+    outputs: Outputs = BESIDE
+    detected: Detected | None = None
 
     def enter(self, file: MediaFile, stamp_ns: int | None, outcome: Outcome[Any]) -> None:
         """Enter a frame into the list of detections."""

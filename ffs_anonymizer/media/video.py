@@ -7,11 +7,11 @@ import contextlib
 from functools import partial
 from typing import Any, TYPE_CHECKING
 
-from ffs_anonymizer.errors import MediaError
+from ffs_anonymizer.errors import AnonymizerError, MediaError
 from ffs_anonymizer.frames.message import rotation_of
 from ffs_anonymizer.frames.video import Shot, VideoSource, VideoTarget
 from ffs_anonymizer.jobs.job import looked_up
-from ffs_anonymizer.jobs.output import new_file
+from ffs_anonymizer.media.chunks import fingerprint
 from ffs_anonymizer.media.conversion import side_by_side, Work
 from ffs_anonymizer.media.files import MediaFile
 from ffs_anonymizer.pipeline import anonymize_all, Task
@@ -35,7 +35,7 @@ def anonymize_video(work: Work, file: MediaFile) -> None:
         source = stack.enter_context(
             contextlib.closing(VideoSource(file.source, keep_audio=job.keeps_audio))
         )
-        partial = stack.enter_context(new_file(file.target))
+        partial = stack.enter_context(work.outputs.file(file.target))
         target = stack.enter_context(
             contextlib.closing(VideoTarget(partial, source, suffix=file.kind, crf=job.crf))
         )
@@ -65,7 +65,7 @@ def anonymize_video(work: Work, file: MediaFile) -> None:
         target.finish()
         shortfall = source.shortfall()
         if preview:
-            stack.enter_context(new_file(file.preview)).write_bytes(preview)
+            stack.enter_context(work.outputs.file(file.preview)).write_bytes(preview)
     if shortfall:
         work.report.undone.append(f'{file.name}: {shortfall}')
     if black:
@@ -85,6 +85,11 @@ def _tasks(source: VideoSource, work: Work, file: MediaFile) -> Iterator[Task[An
         clock_ns = item.stamp_ns
         decode: Callable[[], Frame] = partial(item.decode, rotation)
         decode, known = looked_up(work.found, decode, file.name, stamp_ns=item.stamp_ns)
+        detections = None
+        if work.detected is not None and known is None:
+            # What cannot be decoded is told of when it is.
+            with contextlib.suppress(AnonymizerError):
+                detections = work.detected.find(fingerprint(item, rotation))
         yield Task(
             item,
             decode,
@@ -92,5 +97,6 @@ def _tasks(source: VideoSource, work: Work, file: MediaFile) -> Iterator[Task[An
             stamp_ns=item.stamp_ns,
             clock_ns=clock_ns,
             size_bytes=frame_bytes,
+            detections=detections,
             found=None if known is None else known.regions,
         )

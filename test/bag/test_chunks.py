@@ -10,10 +10,12 @@ import subprocess
 import time
 
 from ffs_anonymizer.bag import chunks, conversion
-from ffs_anonymizer.bag.chunks import ChunkResult, DetectedBefore, join, plan_chunks, run_chunk
+from ffs_anonymizer.bag.chunks import plan_chunks, run_chunk
 from ffs_anonymizer.bag.plan import BagJob
 from ffs_anonymizer.cli.program import main
 from ffs_anonymizer.errors import BagError
+from ffs_anonymizer.jobs import chunks as jobs
+from ffs_anonymizer.jobs.chunks import ChunkResult, DetectedBefore, kept_results
 from ffs_anonymizer.jobs.journal import journal_of
 from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
@@ -62,9 +64,9 @@ class Counting(DetectedBefore):
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(chunks, '_LEAST_FRAMES', 3)
+    monkeypatch.setattr(jobs, 'LEAST_FRAMES', 3)
     yield
-    chunks._recipe.cache_clear()
+    jobs.recipe_that_finds.cache_clear()
 
 
 def job_of(source: Path, target: Path, **changes) -> BagJob:
@@ -120,7 +122,7 @@ def test_tracks_go_on_across_chunks_and_what_is_missing_is_looked_for(tmp_path, 
     results = [run_chunk(piece) for piece in plan_chunks(job)]
     assert sum(len(result.detections) for result in results) < 30
     del results[2::3]
-    report = join(job, results)
+    report = conversion.run(job, detected=DetectedBefore(results))
     assert report.frames == 30
     assert contents(tmp_path / 'new' / 'out') == contents(tmp_path / 'out')
     lines = (tmp_path / 'one.jsonl').read_text()
@@ -213,7 +215,7 @@ def test_a_picture_that_cannot_be_anonymized_stops_it_and_what_is_done_is_kept(
     short = image_cdr(np.zeros(10, np.uint8), 144, 192, 'bgr8', 576)
     records[8] = records[8]._replace(data=short)
     source = write_bag(tmp_path / 'in', records, specs=SPECS[:1], splits=1)
-    monkeypatch.setattr(chunks, '_LEAST_FRAMES', 4)
+    monkeypatch.setattr(jobs, 'LEAST_FRAMES', 4)
     words = ['bag', '-i', source, '-o', tmp_path / 'out', '--method', 'solid', *WORDS]
     words = [*map(str, words), '--disable-progress-output']
     assert main(words) == 1
@@ -323,6 +325,6 @@ def test_a_journal_can_be_filled_by_others(tmp_path, face_bgr):
     with journal_of(job.target, pieces[0].job_sha256) as journal:
         for piece in reversed(pieces):
             journal.keep(piece.name, run_chunk(piece).packed())
-        results = list(chunks.kept_results(pieces, journal).values())
-        assert join(job, results, journal=journal).frames == 12
+        known = DetectedBefore(list(kept_results(pieces, journal).values()))
+        assert conversion.run(job, detected=known, outputs=journal).frames == 12
     assert leftovers(tmp_path) == ['out', 'out.privacy.json']

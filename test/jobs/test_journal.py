@@ -159,18 +159,19 @@ def test_outputs_get_their_names_whenever_it_is_killed(tmp_path: Path, monkeypat
 
         finished = False
         with killed(path) as journal:
-            journal.fresh('bag').mkdir()
-            (journal.folder / 'bag' / 'a').write_text('whole')
-            journal.fresh('record').write_text('told')
+            with journal.folder(path) as made:
+                (made / 'a').write_text('whole')
+            with journal.file(path.with_name(f'{path.name}.json')) as made:
+                made.write_text('told')
             journal.keep('a', b'1')
             with monkeypatch.context() as patched:
                 for name in real:
                     patched.setattr(os, name, counted(name))
-                moves = {'bag': path, 'record': path.with_name(f'{path.name}.json')}
-                journal.finish(moves)
+                journal.finish({'frames': 3})
             finished = True
         with journal_of(path, JOB) as journal:
             assert journal.is_finished
+            assert journal.report == {'frames': 3}
             journal.give_names()
         assert (path / 'a').read_text() == 'whole'
         assert path.with_name(f'{path.name}.json').read_text() == 'told'
@@ -184,10 +185,10 @@ def test_outputs_get_their_names_whenever_it_is_killed(tmp_path: Path, monkeypat
 def test_what_came_up_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
     path = tmp_path / 'out'
     with killed(path) as journal:
-        journal.fresh('bag').mkdir()
-        path.mkdir()
+        with journal.folder(path):
+            path.mkdir()
         with pytest.raises(OutputError, match='has come up meanwhile; nothing is overwritten'):
-            journal.finish({'bag': path})
+            journal.finish({})
     assert list(path.iterdir()) == []
     path.rmdir()
     with journal_of(path, JOB) as journal:
@@ -195,10 +196,27 @@ def test_what_came_up_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
     assert path.is_dir()
 
 
-def test_fresh_places_hold_nothing_of_an_earlier_run(tmp_path: Path) -> None:
+def test_places_hold_nothing_of_an_earlier_run(tmp_path: Path) -> None:
+    path = tmp_path / 'journal'
+    for _ in range(2):
+        with killed(path) as journal:
+            journal.keep('a', b'1')
+            with journal.folder(path) as made:
+                assert list(made.iterdir()) == []
+                (made / 'half').touch()
+            assert journal.made(path) == made
+            with journal.file(tmp_path / 'elsewhere' / 'journal') as made:
+                assert not made.exists()
+                made.write_text('half')
+    assert journal.kept('a') == b'1'
+
+
+def test_what_was_begun_and_failed_gets_no_name(tmp_path: Path) -> None:
     with journal_of(tmp_path / 'out', JOB) as journal:
-        for _ in range(2):
-            (journal.fresh('bag')).mkdir()
-            (journal.folder / 'bag' / 'half').touch()
-            partial_of(journal.fresh('list')).write_text('half')
-        assert list(journal.fresh('list').parent.glob('list*')) == []
+        with journal.file(tmp_path / 'out') as made:
+            made.write_text('whole')
+        with contextlib.suppress(Killed), journal.file(tmp_path / 'out.json') as made:
+            made.write_text('half')
+            raise Killed
+        journal.finish({})
+    assert [path.name for path in tmp_path.iterdir()] == ['out']
