@@ -51,9 +51,7 @@ def main() -> int:
     """Run what is wanted, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument('--runs', type=int, default=60, help='killed runs of bag and media')
-    parser.add_argument(
-        '--resumes', type=int, default=20, help='kills of bags and videos in chunks'
-    )
+    parser.add_argument('--resumes', type=int, default=20, help='kills, of bags and videos')
     parser.add_argument('--frames', type=int, default=20_000, help='through one recipe')
     parser.add_argument('--examples', type=int, default=2_000, help='damaged inputs a parser')
     parser.add_argument('--face', type=Path, help='a photo of a face (default: one of skimage)')
@@ -126,7 +124,7 @@ def kill(folder: Path, face: NDArray[np.uint8], runs: int) -> tuple[str, int, in
 
 
 def resume(folder: Path, face: NDArray[np.uint8], kills: int) -> tuple[str, int, int, str]:
-    """Kill bags and videos in chunks at random times and go on; the bytes are those of one pass."""
+    """Kill bags and videos at random times and go on; the bytes are those of one pass."""
     chosen = random.Random(SEED)
     small = cv2.resize(face, (192, 144))
     records = [
@@ -178,7 +176,7 @@ def resume(folder: Path, face: NDArray[np.uint8], kills: int) -> tuple[str, int,
         shutil.rmtree(output.parent)
     notes.append(f'{outputs} outputs, {there} runs took chunks over')
     return (
-        'bags and videos in chunks killed at random, and resumed',
+        'bags and videos killed in chunks, and resumed',
         killed,
         lost,
         '; '.join(notes),
