@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+import math
 import threading
 import time
 
@@ -28,13 +29,17 @@ class Decoder:
     """
     Decode a camera's frames in a thread of its own, so that none of them stops another camera.
 
-    One decoded frame waits for the networks; the next is begun when it is taken. Of a video every
-    packet is decoded, since the next one needs it, and the newest picture waits.
+    A frame is decoded when it is asked for, so that it is the newest; `ahead`: one decoded frame
+    waits for the networks always. Of a video every packet is decoded, since the next one needs it,
+    and the newest picture waits.
 
     :param decode: of the message's picture; called in the thread.
-    :param ready: told that there is a frame to take.
+    :param ready: told that a frame is to be taken, or that none comes of what was asked for.
     :param failed: told why a frame has no picture, and whether that is its own fault.
     """
+
+    # Of a decoder that nobody has asked.
+    NEVER_S = -math.inf
 
     def __init__(
         self,
@@ -43,8 +48,12 @@ class Decoder:
         decode: Callable[[Waiting], Frame],
         ready: Callable[[], None],
         failed: Callable[[Camera, str, bool], None],
+        ahead: bool = True,
     ) -> None:
         self.camera = camera
+        # When a frame was asked for that has not come, by the monotonic clock.
+        self.asked_s = self.NEVER_S
+        self._ahead = ahead
         self._decode = decode
         self._ready = ready
         self._failed = failed
@@ -61,6 +70,18 @@ class Decoder:
     def wake(self) -> None:
         """Look for frames; any thread may call this."""
         with self._wake:
+            self._wake.notify()
+
+    @property
+    def may_be_asked(self) -> bool:
+        """Tell whether there is a frame that nobody has asked for."""
+        is_asked = self._ahead or self.asked_s > self.NEVER_S
+        return not is_asked and self.camera.first() is not None
+
+    def ask(self) -> None:
+        """Have the next frame decoded now; any thread may call this."""
+        with self._wake:
+            self.asked_s = time.monotonic()
             self._wake.notify()
 
     def take(self) -> Decoded | None:
@@ -127,8 +148,11 @@ class Decoder:
 
     def _may_begin(self) -> bool:
         first = self.camera.first()
-        if first is None or self._decoded is None:
-            return first is not None
+        if first is None:
+            return False
+        if self._decoded is None:
+            is_asked = self._ahead or self.asked_s > self.NEVER_S
+            return is_asked or is_packet(first.message)
         return self.camera.drops_old and is_packet(first.message)
 
     def _decode_one(self, waiting: Waiting) -> None:
@@ -142,13 +166,11 @@ class Decoder:
             reason, is_own_fault = f'{type(error).__name__}: {error}', False
         with self._wake:
             given_up, self._since_s = self._given_up, None
+            self.asked_s = self.NEVER_S
             if not given_up and frame is not None:
                 if self._decoded is not None:
                     self.camera.count_dropped()
                 self._decoded = Decoded(waiting, frame)
-        if given_up:
-            return
-        if frame is None:
+        if frame is None and not given_up:
             self._failed(self.camera, reason, is_own_fault)
-        else:
-            self._ready()
+        self._ready()

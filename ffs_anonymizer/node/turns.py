@@ -31,13 +31,16 @@ class Turns:
 
         :param waiting: indices of the cameras that have a frame.
         """
-        starts = {index: max(self._served[index], self._now) for index in waiting}
-        if not starts:
-            return None
-        index = min(starts, key=lambda one: (starts[one], one))
-        self._now = starts[index]
-        self._served[index] = starts[index] + 1 / self._weights[index]
+        index = self.first(waiting)
+        if index is not None:
+            self._now = max(self._served[index], self._now)
+            self._served[index] = self._now + 1 / self._weights[index]
         return index
+
+    def first(self, waiting: Iterable[int]) -> int | None:
+        """Return whose turn it is, and do not count it; None if nobody waits."""
+        starts = {index: max(self._served[index], self._now) for index in waiting}
+        return min(starts, key=lambda one: (starts[one], one), default=None)
 
 
 def weights(priorities: Iterable[str], topics: Iterable[str]) -> list[int]:

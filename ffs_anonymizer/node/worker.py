@@ -1,4 +1,4 @@
-"""The one thread of the live node that owns the models and works on the frames of all cameras."""
+"""The threads of the live node that own the models and work on the frames of all cameras."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from concurrent.futures import TimeoutError as FutureTimeoutError
 import contextlib
+import dataclasses
+from dataclasses import dataclass
+from functools import partial
 import threading
 import time
 from typing import Any, Union
@@ -21,6 +24,7 @@ from ffs_anonymizer.node.decoder import Decoder
 from ffs_anonymizer.node.measured import Measured, stamp_ns
 from ffs_anonymizer.node.pictures import Pictures
 from ffs_anonymizer.node.turns import Turns, weights
+from ffs_anonymizer.pipeline import concurrency
 from ffs_anonymizer.settings.runtime import Settings
 from ffs_anonymizer.stream import Stream
 
@@ -32,8 +36,19 @@ HANGS_AFTER_S = 5.0
 # How long the end waits for the piece in work.
 END_S = 3.0
 _LOOK_S = 0.1
+# How long a caller waits for the picture that it asked for before it asks for another one, too.
+_SOON_S = 0.02
 # A camera, its message, and its picture where it has one of its own.
 _Taken = tuple[Camera, Waiting, Union[Frame, None]]
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Hold a piece of work: frames, or other settings."""
+
+    do: Callable[[], None]
+    cameras: frozenset[Camera] = frozenset()
+    since_s: float = 0.0
 
 
 class StoppedError(AnonymizerError):
@@ -42,13 +57,15 @@ class StoppedError(AnonymizerError):
 
 class Worker:
     """
-    Load the models in a thread of its own and anonymize there what the cameras hold.
+    Load the models in a thread of its own and anonymize in some threads what the cameras hold.
 
-    The constructor returns when the models are loaded. Cameras take turns. A frame that fails is
-    counted and never handed out, whatever the reason.
+    The constructor returns when the models are loaded. Cameras take turns, and of each one frame
+    is in work at a time. Frames of several go side by side, which scales better over the cores
+    than the layers of one network do, unless the device gains by taking them together. A frame
+    that fails is counted and never handed out, whatever the reason.
 
-    :param deliver: hands out one result; called in the worker's thread.
-    :param report: told of each failure: the camera and the reason; called in the worker's thread.
+    :param deliver: hands out one result; called in any of the threads.
+    :param report: told of each failure: the camera and the reason; called in any of the threads.
     :param stopped: tells whether the loading is to end.
     :param networks: open ones that others use as well, and that stay open; None: own ones.
     :raises AnonymizerError: the models cannot be loaded.
@@ -79,7 +96,11 @@ class Worker:
         self._streams = {camera.topic: Stream((camera.topic,)) for camera in self._cameras}
         self._failures_in_a_row = 0
         self._dead_reason = ''
-        self._busy_since_s: float | None = None
+        # By the thread that does it.
+        self._in_work: dict[int, _Piece] = {}
+        self._idle = 0
+        self._is_changing = False
+        self._recipe: Recipe
         self._decoders: dict[str, Decoder] = {}
         loaded: Future[dict[str, str]] = Future()
         self._thread = threading.Thread(
@@ -96,7 +117,7 @@ class Worker:
                 raise StoppedError('the process ends')
         self.description = loaded.result()
 
-    def _decoder(self, camera: Camera, settings: Settings) -> Decoder:
+    def _decoder(self, camera: Camera, settings: Settings, *, ahead: bool) -> Decoder:
         pictures = Pictures(camera.topic, settings)
 
         def decode(waiting: Waiting) -> Frame:
@@ -104,11 +125,11 @@ class Worker:
                 return self.measured.decode(camera, waiting.message)
             return pictures.decode(waiting.message, after_gap=waiting.after_gap)
 
-        return Decoder(camera, decode=decode, ready=self._look, failed=self._failed)
+        return Decoder(camera, decode=decode, ready=self._look, failed=self._failed, ahead=ahead)
 
     def _look(self) -> None:
         with self._wake:
-            self._wake.notify()
+            self._wake.notify_all()
 
     def put(self, camera: Camera, message: Any) -> None:
         """Queue a frame; any thread may call this."""
@@ -116,7 +137,7 @@ class Worker:
             if self._stop:
                 return
             camera.put(message)
-            self._wake.notify()
+            self._wake.notify_all()
         if camera.topic in self._decoders:
             self._decoders[camera.topic].wake()
 
@@ -141,7 +162,7 @@ class Worker:
         done: Future[None] = Future()
         with self._wake:
             self._updates.append((settings, done))
-            self._wake.notify()
+            self._wake.notify_all()
         try:
             done.result(timeout_s)
         except FutureTimeoutError as error:
@@ -162,8 +183,8 @@ class Worker:
 
     @property
     def _busy_s(self) -> float:
-        since_s = self._busy_since_s
-        return 0.0 if since_s is None else time.monotonic() - since_s
+        now_s = time.monotonic()
+        return max((now_s - piece.since_s for piece in list(self._in_work.values())), default=0.0)
 
     @property
     def _hangs(self) -> bool:
@@ -177,7 +198,7 @@ class Worker:
         """
         with self._wake:
             self._stop = True
-            self._wake.notify()
+            self._wake.notify_all()
         self._thread.join(timeout_s)
         ended = [decoder.close(_LOOK_S) for decoder in self._decoders.values()]
         for camera in self._cameras:
@@ -188,15 +209,17 @@ class Worker:
         self, settings: Settings, loaded: Future[dict[str, str]], shared: Networks | None
     ) -> None:
         try:
-            networks = shared or Networks(settings)
+            networks = shared or Networks(settings, concurrency=self._most_callers(settings))
         except BaseException as error:  # handed to the constructor, which raises it
             loaded.set_exception(error)
             return
         with contextlib.nullcontext() if shared else networks:
             try:
-                recipe = Recipe(networks, settings)
+                self._recipe = Recipe(networks, settings)
+                callers = 1 if self._recipe.gains_by_joining else networks.concurrency
+                callers = min(callers, self._most_callers(settings))
                 self._decoders = {
-                    camera.topic: self._decoder(camera, settings)
+                    camera.topic: self._decoder(camera, settings, ahead=callers == 1)
                     for camera in self._cameras
                     if not camera.links
                 }
@@ -204,43 +227,77 @@ class Worker:
             except BaseException as error:  # handed to the constructor, which raises it
                 loaded.set_exception(error)
                 return
-            while (after := self._step(recipe)) is not None:
-                recipe = after
+            others = [
+                threading.Thread(target=self._serve, name='anonymizer', daemon=True)
+                for _ in range(callers - 1)
+            ]
+            for thread in others:
+                thread.start()
+            self._serve()
+            for thread in others:
+                thread.join()
 
-    def _step(self, recipe: Recipe) -> Recipe | None:
-        """Do the next piece of work; return the recipe for the one after, None for the end."""
-        taken: list[_Taken] = []
-        with self._wake:
-            while not self._stop and not self._updates and not taken:
-                taken = self._next(len(self._cameras) if recipe.gains_by_joining else 1)
-                if not taken:
-                    # What waits for a picture is looked at again, should none come.
-                    self._wake.wait(_LOOK_S if self._waits_for_pictures else None)
-            updates = list(self._updates)
-            self._updates.clear()
-            stop = self._stop
-        self._busy_since_s = time.monotonic()
-        for settings, done in updates:
-            if done.set_running_or_notify_cancel():
-                recipe = self._updated(recipe, settings, done)
-        self._process(recipe, taken)
-        self._busy_since_s = None
-        return None if stop else recipe
+    def _most_callers(self, settings: Settings) -> int:
+        """Return how many frames there can be at once, and cores for them."""
+        return max(1, min(len(self._cameras), concurrency(settings)))
 
-    def _updated(self, recipe: Recipe, settings: Settings, done: Future[None]) -> Recipe:
+    def _serve(self) -> None:
+        """Do piece after piece of work, until the end."""
+        me = threading.get_ident()
+        while True:
+            with self._wake:
+                if self._in_work.pop(me, None) is not None:
+                    self._wake.notify_all()
+                piece = self._next()
+                if piece is None:
+                    return
+                self._in_work[me] = dataclasses.replace(piece, since_s=time.monotonic())
+            piece.do()
+
+    def _next(self) -> _Piece | None:
+        """Wait for a piece of work that nobody else has; None: the end. The lock is held."""
+        self._idle += 1
         try:
-            updated = Recipe(recipe.networks, settings)
-            self.description = recipe.networks.words()
-        except Exception as error:  # handed to update(), which raises it
-            done.set_exception(error)
-            return recipe
-        done.set_result(None)
-        return updated
+            while True:
+                if self._updates and not self._in_work:
+                    updates = list(self._updates)
+                    self._updates.clear()
+                    self._is_changing = True
+                    return _Piece(partial(self._change, updates))
+                if self._stop:
+                    return None
+                wait_s = _LOOK_S if self._waits_for_pictures else None
+                if not self._updates and not self._is_changing:
+                    taken = self._take(len(self._cameras) if self._recipe.gains_by_joining else 1)
+                    if taken:
+                        cameras = frozenset(camera for camera, _, _ in taken)
+                        return _Piece(partial(self._process, self._recipe, taken), cameras)
+                    if self._ask():
+                        wait_s = _SOON_S
+                # What waits for a picture is looked at again, should none come.
+                self._wake.wait(wait_s)
+        finally:
+            self._idle -= 1
 
-    def _next(self, most: int) -> list[_Taken]:
+    def _change(self, updates: Sequence[tuple[Settings, Future[None]]]) -> None:
+        """Take other settings, while no frame is in work."""
+        for settings, done in updates:
+            if not done.set_running_or_notify_cancel():
+                continue
+            try:
+                recipe = Recipe(self._recipe.networks, settings)
+                self.description = recipe.networks.words()
+            except Exception as error:  # handed to update(), which raises it
+                done.set_exception(error)
+                continue
+            self._recipe = recipe
+            done.set_result(None)
+        self._is_changing = False
+
+    def _take(self, most: int) -> list[_Taken]:
         """Return a frame each of the cameras whose turn it is."""
         taken: list[_Taken] = []
-        waiting = {index for index, camera in enumerate(self._cameras) if self._has_frame(camera)}
+        waiting = {index for index in self._free() if self._has_frame(self._cameras[index])}
         while len(taken) < most:
             index = self._turns.take(waiting)
             if index is None:
@@ -256,6 +313,34 @@ class Worker:
             if decoded is not None:
                 taken.append((camera, decoded.waiting, decoded.frame))
         return taken
+
+    def _free(self) -> list[int]:
+        """Return the cameras of which no frame is in work."""
+        busy = {camera for piece in self._in_work.values() for camera in piece.cameras}
+        return [index for index, camera in enumerate(self._cameras) if camera not in busy]
+
+    def _ask(self) -> bool:
+        """
+        Have a frame decoded for each caller that has nothing to do; tell whether one comes.
+
+        It is decoded now, and not ahead: else it would grow old while others have their turns.
+        """
+        decoders = {
+            index: self._decoders[self._cameras[index].topic]
+            for index in self._free()
+            if not self._cameras[index].links
+        }
+        waiting = {index for index, decoder in decoders.items() if decoder.may_be_asked}
+        soon_s = time.monotonic() - _SOON_S
+        coming = sum(decoder.asked_s >= soon_s for decoder in decoders.values())
+        while coming < self._idle:
+            index = self._turns.first(waiting)
+            if index is None:
+                break
+            waiting.discard(index)
+            decoders[index].ask()
+            coming += 1
+        return bool(coming)
 
     def _has_frame(self, camera: Camera) -> bool:
         if camera.links:

@@ -11,7 +11,7 @@ from ffs_anonymizer.anonymizer import Anonymized, Recipe, Request
 from ffs_anonymizer.errors import ModelError, SettingsError
 from ffs_anonymizer.frames.video_packets import is_keyframe, PacketDecoder
 from ffs_anonymizer.networks import Networks
-from ffs_anonymizer.node import decoder, pictures
+from ffs_anonymizer.node import decoder, pictures, worker
 from ffs_anonymizer.node.camera import Camera
 from ffs_anonymizer.node.worker import DEAD_AFTER_FRAMES, Worker
 from ffs_anonymizer.settings.runtime import Settings
@@ -19,7 +19,16 @@ import numpy as np
 import pytest
 from support.video_packets import moving, stream
 
-SETTINGS = Settings().updated({'mask_zones': ['* 0 0 8 8'], 'face.threshold': 1.0})
+# One frame at a time; SIDE_BY_SIDE: one of each camera.
+SETTINGS = Settings().updated(
+    {
+        'mask_zones': ['* 0 0 8 8'],
+        'face.threshold': 1.0,
+        'detector.plate_model_path': 'none',
+        'threads': 1,
+    }
+)
+SIDE_BY_SIDE = SETTINGS.updated({'threads': 2})
 
 
 def picture(name: str, **changes: Any) -> SimpleNamespace:
@@ -47,6 +56,9 @@ class Desk:
         networks: Networks | None = None,
     ) -> None:
         self.gate = threading.Event()
+        # What waits at the gate, and what need not.
+        self.waiting: list[str] = []
+        self.free: set[str] = set()
         self.delivered: list[tuple[str, str, Anonymized]] = []
         self.reported: list[tuple[str, str]] = []
         self.error: Exception | None = None
@@ -75,7 +87,8 @@ class Desk:
         self.worker.close()
 
     def _take(self, camera: Camera, message: Any, anonymized: Anonymized) -> None:
-        assert self.gate.wait(10)
+        self.waiting.append(message.name)
+        assert message.name in self.free or self.gate.wait(10)
         if self.keeps_pace:
             decoders = self.worker._decoders.values()
             until(lambda: all(d.has_frame or d.camera.first() is None for d in decoders))
@@ -87,9 +100,9 @@ class Desk:
         self.reported.append((camera.topic, reason))
 
 
-@pytest.fixture
-def desk() -> Iterator[Desk]:
-    desk = Desk()
+@pytest.fixture(params=[SETTINGS, SIDE_BY_SIDE], ids=['one', 'side by side'])
+def desk(request: pytest.FixtureRequest) -> Iterator[Desk]:
+    desk = Desk(request.param)
     yield desk
     desk.gate.set()
     desk.worker.close()
@@ -101,7 +114,8 @@ def test_missing_model_is_raised_by_the_constructor(tmp_path: Path) -> None:
         Desk(settings)
 
 
-def test_cameras_take_turns(desk: Desk) -> None:
+def test_cameras_take_turns() -> None:
+    desk = Desk()
     desk.keeps_pace = True
     for name in 'abc':
         desk.put(0, picture(name))
@@ -141,6 +155,68 @@ def test_waiting_frames_go_together_where_that_gains(
     assert max(sizes) == (2 if gains else 1)
 
 
+def test_frames_of_two_cameras_go_side_by_side() -> None:
+    desk = Desk(SIDE_BY_SIDE)
+    for name in 'ab':
+        desk.put(0, picture(name))
+    desk.put(1, picture('x'))
+    until(lambda: len(desk.waiting) == 2)
+    assert set(desk.waiting) == {'a', 'x'}
+    # One frame of each camera at a time: the order of a camera's frames is kept.
+    assert desk.cameras[0].account().waiting == 2
+    desk.finish()
+    assert [name for _, name, _ in desk.delivered if name in 'ab'] == ['a', 'b']
+    assert len(desk.delivered) == 3
+
+
+def test_newest_frame_wins_exactly_where_frames_go_side_by_side() -> None:
+    desk = Desk(SIDE_BY_SIDE, drop_old=True)
+    desk.put(0, picture('first'))
+    desk.put(1, picture('other'))
+    until(lambda: len(desk.waiting) == 2)
+    for name in 'abc':
+        desk.put(0, picture(name))
+        time.sleep(0.02)
+    desk.finish()
+    assert [name for topic, name, _ in desk.delivered if topic == '/a'] == ['first', 'c']
+    assert desk.cameras[0].account().dropped == 2
+
+
+def test_update_waits_for_all_frames_in_work() -> None:
+    desk = Desk(SIDE_BY_SIDE)
+    desk.put(0, picture('a'))
+    desk.put(1, picture('x'))
+    until(lambda: len(desk.waiting) == 2)
+    done = threading.Event()
+
+    def change() -> None:
+        desk.worker.update(SETTINGS.updated({'mask_zones': []}), timeout_s=10)
+        done.set()
+
+    threading.Thread(target=change).start()
+    desk.put(0, picture('b'))
+    assert not done.wait(0.2)
+    desk.finish()
+    assert done.wait(10)
+    first_pixels = {name: result.data[0] for _, name, result in desk.delivered}
+    assert first_pixels == {'a': 0, 'x': 0, 'b': 200}
+
+
+def test_network_that_hangs_stops_no_other_camera(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, 'HANGS_AFTER_S', 0.2)
+    desk = Desk(SIDE_BY_SIDE)
+    desk.put(0, picture('stuck'))
+    until(lambda: desk.waiting)
+    desk.free.add('x')
+    desk.free.add('y')
+    for name in 'xy':
+        desk.put(1, picture(name))
+    until(lambda: len(desk.delivered) == 2)
+    until(lambda: 'a network hangs' in desk.worker.dead_reason)
+    assert not desk.worker.close(0.1)
+    desk.gate.set()
+
+
 def test_zone_is_covered(desk: Desk) -> None:
     desk.put(0, picture('a'))
     desk.finish()
@@ -169,8 +245,7 @@ def test_fault_of_any_kind_is_counted_and_the_worker_goes_on(desk: Desk) -> None
     assert 'AttributeError' in desk.reported[0][1]
 
 
-def test_back_end_is_called_dead_and_alive_again() -> None:
-    desk = Desk()
+def test_back_end_is_called_dead_and_alive_again(desk: Desk) -> None:
     desk.gate.set()
     desk.error = RuntimeError('device lost')
     for _ in range(DEAD_AFTER_FRAMES):

@@ -4,7 +4,8 @@ import cv2
 from ffs_anonymizer.backend import open_model
 from ffs_anonymizer.errors import MediaError, ModelError
 from ffs_anonymizer.regions.detections import FACE, PLATE, read_boxes
-from ffs_anonymizer.regions.detector import Network
+from ffs_anonymizer.regions.detector import Network, Views
+from ffs_anonymizer.regions.looks import Look
 from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 import pytest
@@ -162,3 +163,16 @@ def test_read_boxes_refuses(tmp_path, line):
 def test_read_boxes_names_a_missing_file(tmp_path):
     with pytest.raises(MediaError, match='cannot read the boxes .*none.txt'):
         read_boxes(tmp_path / 'none.txt')
+
+
+def test_networks_share_a_frame_at_the_sizes_at_which_they_look():
+    image = np.random.default_rng(0).integers(0, 256, (90, 160, 3), np.uint8)
+    views = Views(image)
+    whole, part = (0, 0, 160, 90), (40, 10, 120, 50)
+    half = views.of(Look(whole, (80, 45), (0, 0), (96, 64)))
+    np.testing.assert_array_equal(half, cv2.resize(image, (80, 45), interpolation=cv2.INTER_AREA))
+    assert views.of(Look(whole, (80, 45), (8, 8), (96, 96), level=1)) is half
+    assert views.of(Look(part, (80, 45), (0, 0), (96, 64))) is not half
+    as_it_is = views.of(Look(part, (80, 40), (0, 0), (96, 64)))
+    np.testing.assert_array_equal(as_it_is, image[10:50, 40:120])
+    assert np.shares_memory(as_it_is, image)
