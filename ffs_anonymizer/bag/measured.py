@@ -65,7 +65,7 @@ class Sensors:
         every = (*self._clouds, *self._registered, *self._depths)
         self._images = {link.image for link in every}
         self._infos = {link.info for link in self._clouds}
-        self._scene = Scene(settings.cloud.max_gap_ms)
+        self.scene = Scene(settings.cloud.max_gap_ms)
 
     def links(self, topic: str, type_name: str) -> list[Link]:
         """Return the cameras that see what a topic measures; of a registered cloud, its one."""
@@ -112,7 +112,7 @@ class Sensors:
         content, topic = measured.content, measured.message.topic
         done = hide(
             recipe,
-            self._scene,
+            self.scene,
             content,
             self.links(topic.name, topic.type_name),
             kind=self.kind(topic.name, topic.type_name),
@@ -133,15 +133,15 @@ class Sensors:
             rotation = rotation_of(self._settings.rotation, topic.name)
             is_file = isinstance(item.image, cdr.CdrCompressedImage)
             turn = turn_of(item.image, rotation) if is_file else Turn.of(1, rotation)
-            self._scene.add_regions(topic.name, stamp_ns, outcome.size_wh, outcome.regions, turn)
+            self.scene.add_regions(topic.name, stamp_ns, outcome.size_wh, outcome.regions, turn)
         # What cannot be read is not known, and is missed where it is needed.
         with contextlib.suppress(AnonymizerError):
             if topic.type_name == cdr.CAMERA_INFO and topic.name in self._infos:
-                self._scene.add_info(topic.name, cdr.parse_camera_info(self._payload(message)))
+                self.scene.add_info(topic.name, cdr.parse_camera_info(self._payload(message)))
             elif topic.type_name == cdr.TRANSFORMS:
                 transforms = cdr.parse_transforms(self._payload(message))
                 is_static = topic.name.endswith(_STATIC)
-                self._scene.add_transforms(transforms, is_static=is_static)
+                self.scene.add_transforms(transforms, is_static=is_static)
         return message.log_ns
 
     def _payload(self, message: Message) -> bytes:
@@ -153,7 +153,7 @@ class Sensors:
             return False
         topic = item.message.topic
         gap_ns = int(self._settings.cloud.max_gap_ms * 1e6)
-        return clock_ns - item.message.log_ns <= 2 * gap_ns and not self._scene.is_ready(
+        return clock_ns - item.message.log_ns <= 2 * gap_ns and not self.scene.is_ready(
             self.links(topic.name, topic.type_name), item.stamp_ns
         )
 

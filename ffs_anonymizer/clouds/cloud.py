@@ -278,6 +278,27 @@ def decode_cloud(msg: Any, geometry: str, *, rotation: int = 0) -> Frame:
     return upright(CloudFrame(cloud, geometry), rotation=rotation)
 
 
+def shape_left(before: Cloud, after: Cloud, xyxy_px: NDArray[np.int32]) -> float:
+    """
+    Return which share of the shape in a rectangle of an organized cloud is there still, 0 to 1.
+
+    Where another shape than that of a smooth surface is not to be seen, it is 0.
+
+    :param xyxy_px: (4,) columns and rows, inside the cloud.
+    """
+    x0, y0, x1, y1 = rect = tuple(xyxy_px.tolist())
+    left, top, right, bottom = surface.around(rect, (before.width, before.height))
+    window = (slice(top, bottom), slice(left, right))
+    old, was_known = before.positions(window)
+    new, is_known = after.positions(window)
+    hole = (x0 - left, y0 - top, x1 - left, y1 - top)
+    inside = (slice(hole[1], hole[3]), slice(hole[0], hole[2]))
+    same = (old == new).all(axis=-1)[inside][was_known[inside]]
+    if not same.any() or surface.is_flat(new, is_known, hole):
+        return 0.0
+    return float(same.mean())
+
+
 def blank_cloud(msg: Any) -> Buffer:
     """
     Return the data of a cloud of which no point was measured.

@@ -79,16 +79,42 @@ class Depth:
             samples[y0:y1, x0:x1] = nothing if patch is None else patch
         return self._encode(samples)
 
+    def nearness(self) -> NDArray[np.float64]:
+        """Return inverse depth of any unit, (H, W); what was not measured is NaN or 0 or less."""
+        with np.errstate(all='ignore'):
+            samples = self._samples.astype(np.float64)
+            return np.asarray(np.where(samples > 0, 1 / samples if self._is_depth else samples, 0))
+
+    def left_in(self, after: Depth, xyxy_px: NDArray[np.int32]) -> float:
+        """
+        Return which share of the shape in a rectangle another image of it still has, 0 to 1.
+
+        Where that is flat, but for noise, there is no shape.
+
+        :param after: of the same size.
+        :param xyxy_px: (4,).
+        :raises ImageError: the sizes differ.
+        """
+        if after.size_wh != self.size_wh:
+            raise ImageError(f'got depth of {after.size_wh} pixels, expected {self.size_wh}')
+        rects = self._inside(xyxy_px)
+        if not rects:
+            return 0.0
+        x0, y0, x1, y1 = rects[0]
+        before = self._samples[y0:y1, x0:x1]
+        with np.errstate(invalid='ignore'):
+            measured = np.isfinite(before) & (before > 0)
+        same = (before == after._samples[y0:y1, x0:x1])[measured]
+        step = 0.0 if self._is_depth else 1.0
+        if not same.any() or surface.is_flat(*after._around(rects[0]), step):
+            return 0.0
+        return float(same.mean())
+
     def _patch(self, rect: Rect, rects: Sequence[Rect]) -> NDArray[np.float64] | None:
         """Return the samples of a smooth surface; None where nothing is known around."""
-        left, top, right, bottom = window = surface.around(rect, self.size_wh)
-        with np.errstate(all='ignore'):
-            samples = self._samples[top:bottom, left:right].astype(np.float64)
-            known = np.isfinite(samples) & (samples > 0) & surface.outside(window, rects)
-            # Planes are linear in inverse depth, which compressed depth holds already.
-            values = 1 / samples if self._is_depth else samples
-        known &= np.isfinite(values)
-        hole = (rect[0] - left, rect[1] - top, rect[2] - left, rect[3] - top)
+        values, known, hole = self._around(rect)
+        known &= surface.outside(surface.around(rect, self.size_wh), rects)
+        values = values[..., 0]
         spanned = surface.span(values[..., None], known, hole)
         if spanned is None:
             return None
@@ -99,6 +125,18 @@ class Depth:
         if self._samples.dtype.kind == 'f':
             return patch
         return np.clip(np.rint(patch), 1, np.iinfo(np.uint16).max)
+
+    def _around(self, rect: Rect) -> tuple[NDArray[np.float64], NDArray[np.bool_], Rect]:
+        """Return nearness (h, w, 1) in and around a rectangle, where it is known, and which."""
+        left, top, right, bottom = surface.around(rect, self.size_wh)
+        with np.errstate(all='ignore'):
+            samples = self._samples[top:bottom, left:right].astype(np.float64)
+            known = np.isfinite(samples) & (samples > 0)
+            # Planes are linear in inverse depth, which compressed depth holds already.
+            values = 1 / samples if self._is_depth else samples
+        known &= np.isfinite(values)
+        hole = (rect[0] - left, rect[1] - top, rect[2] - left, rect[3] - top)
+        return values[..., None], known, hole
 
     def _inside(self, rects_xyxy_px: NDArray[np.int32]) -> list[Rect]:
         width, height = self.size_wh

@@ -375,6 +375,38 @@ def cover(cloud: Cloud, views: Sequence[CameraView], geometry: str) -> Buffer:
     return cloud.data
 
 
+def left_in(before: Cloud, after: Cloud, views: Sequence[CameraView]) -> list[tuple[float, float]]:
+    """
+    Return of each region, view by view, what is left of the points that are seen in it.
+
+    :param after: has the same points in the same order.
+    :returns: which share of those in front kept their place, and of all their colours, 0 to 1.
+    """
+    old, was_known = before.positions()
+    old, was_known = old.reshape(-1, 3), was_known.reshape(-1)
+    new, _ = after.positions()
+    stayed = (old == new.reshape(-1, 3)).all(axis=1)
+    painted: NDArray[np.bool_] = np.zeros(len(old), np.bool_)
+    shown = painted
+    if before.is_coloured and after.is_coloured:
+        colours = before.colours().reshape(-1, 3)
+        # Black is what cleared colours are, too.
+        painted = np.asarray(colours.any(axis=1))
+        shown = (colours == after.colours().reshape(-1, 3)).all(axis=1)
+    shares = []
+    for view in views:
+        look = _Look(view, old, was_known)
+        for i in range(len(view.xyxy_px)):
+            hits = np.flatnonzero(look.region == i)
+            front = hits[~look.hidden[hits]]
+            shares.append((_share(stayed[front]), _share(shown[hits[painted[hits]]])))
+    return shares
+
+
+def _share(is_so: NDArray[np.bool_]) -> float:
+    return float(is_so.mean()) if len(is_so) else 0.0
+
+
 def _where(cloud: Cloud, places: NDArray[np.intp]) -> tuple[NDArray[np.intp], ...]:
     return np.unravel_index(places, (cloud.height, cloud.width))
 

@@ -185,8 +185,7 @@ class Scene:
         cloud = Cloud(msg)
         if not links:
             raise ImageError('got no camera that sees this cloud: list one in cloud.cameras')
-        with self._lock:
-            views = [self._view(link, frame_of(msg), stamp_ns) for link in links]
+        views = self.views(msg, links, stamp_ns)
         data = projection.cover(cloud, views, geometry)
         return data, sum(len(view.xyxy_px) for view in views)
 
@@ -203,13 +202,34 @@ class Scene:
         image = depth.Depth(msg)
         if not links:
             raise ImageError('got no camera that depth is registered to: list it in depth.cameras')
+        every = self.rects(image.size_wh, links, stamp_ns)
+        return image.cover(every, geometry), len(every)
+
+    def views(self, msg: Any, links: Sequence[Link], stamp_ns: int) -> list[CameraView]:
+        """
+        Return what cameras see of a PointCloud2, with what must not be seen.
+
+        :raises ImageError: a camera's picture, lens or place at the time is not known.
+        """
+        with self._lock:
+            return [self._view(link, frame_of(msg), stamp_ns) for link in links]
+
+    def rects(
+        self, size_wh: tuple[int, int], links: Sequence[Link], stamp_ns: int
+    ) -> NDArray[np.int32]:
+        """
+        Return the regions of cameras in a depth image, (N, 4), which may reach out of it.
+
+        :param size_wh: of the depth image.
+        :raises ImageError: a camera's picture at the time is not known, or it has other
+            proportions.
+        """
         rects = []
         for link in links:
             seen = self.nearest(link.image, stamp_ns)
             boxes = projection.grown(seen.xyxy_px, seen.stamp_ns - stamp_ns, seen.size_wh)
-            rects.append(depth.scaled(boxes, seen.size_wh, image.size_wh))
-        every = np.concatenate(rects)
-        return image.cover(every, geometry), len(every)
+            rects.append(depth.scaled(boxes, seen.size_wh, size_wh))
+        return np.concatenate(rects)
 
     def _add_seen(self, seen: list[SeenPicture], one: SeenPicture) -> None:
         stamp_ns = one.stamp_ns

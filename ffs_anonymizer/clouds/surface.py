@@ -15,6 +15,8 @@ RING_PX = 4
 _MODES = 16
 _LEAST_BORDER = 4
 _LEAST_SHARE = 0.05
+# Shapes smaller than the noise, or than so much of the distance, show nobody.
+_FLAT_NOISE, _FLAT = 2.0, 0.004
 # Of a normal distribution: its deviation over the median of absolute values.
 _DEVIATION = 1.4826
 
@@ -79,6 +81,31 @@ def span(
     surface += _film(west, t, s, 1 / ratio).transpose(0, 2, 1)
     surface += _film(east, t, 1 - s, 1 / ratio).transpose(0, 2, 1)
     return np.ascontiguousarray(surface.transpose(1, 2, 0))
+
+
+def is_flat(
+    values: NDArray[np.float64], known: NDArray[np.bool_], hole: Rect, step: float = 0.0
+) -> bool:
+    """
+    Return whether a hole holds no other shape than what its border spans, but for noise.
+
+    :param values: (h, w, C), of the hole and the ring around it; unknown ones are not read.
+    :param known: (h, w).
+    :param hole: rectangle in pixels of `values`.
+    :param step: by which values are rounded.
+    """
+    height, width = known.shape
+    around_it = known & outside((0, 0, width, height), [hole])
+    film = span(values, around_it, hole)
+    if film is None:
+        return False
+    x0, y0, x1, y1 = hole
+    inside = known[y0:y1, x0:x1]
+    away = np.linalg.norm(values[y0:y1, x0:x1] - film, axis=-1)[inside]
+    sizes = np.linalg.norm(np.where(known[..., None], values, 0.0), axis=-1)
+    least = step + _FLAT * np.linalg.norm(film, axis=-1)[inside]
+    bound = np.maximum(_FLAT_NOISE * noise_size(sizes, around_it), least)
+    return not away.size or bool(np.median(away - bound) <= 0)
 
 
 def noise_size(values: NDArray[np.float64], known: NDArray[np.bool_]) -> float:

@@ -14,8 +14,10 @@ import cv2
 from ffs_anonymizer.errors import AnonymizerError, MediaError
 from ffs_anonymizer.regions.boxes import iou
 from ffs_anonymizer.regions.detections import CLASSES, Detections, Regions
-from ffs_anonymizer.review.recording import RecordedFrame, Recording
-from ffs_anonymizer.review.second_look import Image, SecondLook
+from ffs_anonymizer.review.measured import Found, look_at_measured, pictures_wanted
+from ffs_anonymizer.review.recording import BagRecording, RecordedFrame, Recording
+from ffs_anonymizer.review.second_look import COVERED, Image, SecondLook, Uncovered
+from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,8 +25,6 @@ from numpy.typing import NDArray
 _CHANGED_LEVELS = 10
 # Mean difference of a box below which its pixels are the original's, coded anew at most.
 _SAME_LEVELS = 1.0
-# Share of a box that must have been replaced: the corners of a face's box show no face.
-_COVERED = 0.6
 # Pixels that a new face happens to share with the old one lie singly between others.
 _CLOSING_PX = 9
 _SAME_THING = 0.2
@@ -95,6 +95,9 @@ class Audit:
     :param per_minute: counted by stream and minute: frames, regions, uncovered.
     :param scores: of all that the second look found in the original.
     :param still_found: replaced regions that the second look still takes for a face or plate.
+    :param measured: clouds and depth images whose shapes were looked at, by topic; of these
+        `missed_measured` with something uncovered.
+    :param unmeasured: such as could not be, by topic, with reasons and how often each.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -109,6 +112,9 @@ class Audit:
     )
     scores: list[float] = field(default_factory=list)
     still_found: int = 0
+    missed_measured: int = 0
+    measured: Counter[str] = field(default_factory=Counter)
+    unmeasured: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
 
     @property
     def looked_at(self) -> int:
@@ -126,6 +132,7 @@ def audit(
     seed: int,
     threads: int = 1,
     progress: Callable[[], object] = lambda: None,
+    settings: Settings | None = None,
 ) -> Audit:
     """
     Look at every frame of both recordings.
@@ -133,21 +140,36 @@ def audit(
     :param listed: looks up what was replaced in a frame; called in their order.
     :param sample: how many frames a person is to see.
     :param threads: frames looked at side by side.
+    :param settings: of the run, which say who sees what clouds and depth images measure; None:
+        these are not looked at.
     :raises MediaError: the two are not of the same frames.
     """
     result = Audit()
     chosen = random.Random(seed)
     open_findings: dict[str, list[Finding]] = defaultdict(list)
+    wanted: frozenset[str] = frozenset()
+    found: dict[tuple[str, int], Found] = {}
+    if settings is not None and isinstance(original, BagRecording):
+        wanted = pictures_wanted(original, settings)
+
+    def enter(seen: _Seen) -> None:
+        _enter(result, seen, open_findings, sample, chosen)
+        frame = seen.frame
+        if frame.stream in wanted and frame.log_ns is not None and seen.found is not None:
+            found[frame.stream, frame.log_ns] = seen.found
+        progress()
+
     with ThreadPoolExecutor(threads, thread_name_prefix='audit') as pool:
         waiting: deque[Future[_Seen]] = deque()
         for order, (before, after) in enumerate(pairs(original, anonymized)):
             waiting.append(pool.submit(_examine, order, before, after, look, listed(before)))
             if len(waiting) >= threads + _AHEAD:
-                _enter(result, waiting.popleft().result(), open_findings, sample, chosen)
-                progress()
+                enter(waiting.popleft().result())
         for future in waiting:
-            _enter(result, future.result(), open_findings, sample, chosen)
-            progress()
+            enter(future.result())
+    if settings is not None and isinstance(original, BagRecording):
+        assert isinstance(anonymized, BagRecording)
+        _look_at_shapes(result, open_findings, original, anonymized, settings, found)
     result.findings.sort(key=lambda finding: -finding.badness)
     result.sample.sort(key=lambda frame: (frame.stream, frame.number))
     return result
@@ -182,23 +204,16 @@ def pairs(
 
 
 @dataclass(frozen=True)
-class _Uncovered:
-    class_name: str
-    score: float
-    xyxy_px: NDArray[np.float32]
-    why: str
-
-
-@dataclass(frozen=True)
 class _Seen:
     frame: RecordedFrame
     image_bgr: Image | None = None
     reason: str = ''
-    uncovered: tuple[_Uncovered, ...] = ()
+    uncovered: tuple[Uncovered, ...] = ()
     regions: int = 0
     scores: tuple[float, ...] = ()
     still_found: int = 0
     is_thorough: bool = False
+    found: Found | None = None
 
 
 def _examine(
@@ -235,7 +250,7 @@ def _examine(
     still_found = 0
     if look.is_thorough(order):
         for item in _items(look.look(image_bgr, order)):
-            if replaced.share(item.xyxy_px) >= _COVERED:
+            if replaced.share(item.xyxy_px) >= COVERED:
                 still_found += 1
             elif (judged := replaced.judged(item)) is not None and not _known(judged, uncovered):
                 uncovered.append(judged)
@@ -248,15 +263,16 @@ def _examine(
         tuple(found.scores.tolist()),
         still_found,
         look.is_thorough(order),
+        Found.of(found, (width, height)),
     )
 
 
-def _items(found: Detections) -> Iterator[_Uncovered]:
+def _items(found: Detections) -> Iterator[Uncovered]:
     for box, score, index in zip(found.xyxy_px, found.scores, found.classes, strict=True):
-        yield _Uncovered(CLASSES[index], float(score), box, '')
+        yield Uncovered(CLASSES[index], float(score), box, '')
 
 
-def _known(item: _Uncovered, others: list[_Uncovered]) -> bool:
+def _known(item: Uncovered, others: list[Uncovered]) -> bool:
     boxes = np.array([other.xyxy_px for other in others], np.float32).reshape(-1, 4)
     return bool((iou(item.xyxy_px[None], boxes) > _SAME_THING).any())
 
@@ -280,10 +296,10 @@ class _Replaced:
         inside = self._inside(self._mask, xyxy_px)
         return float(inside.mean()) if inside.size else 1.0
 
-    def judged(self, item: _Uncovered) -> _Uncovered | None:
+    def judged(self, item: Uncovered) -> Uncovered | None:
         """Return a thing that is not covered with what is known of it, None where it is."""
         share = self.share(item.xyxy_px)
-        if share < _COVERED:
+        if share < COVERED:
             why = f'{share:.0%} of it replaced' if share >= 0.01 else 'nothing of it replaced'
             return replace(item, why=why)
         difference = self._inside(self._difference, item.xyxy_px)
@@ -324,10 +340,32 @@ def _enter(
     _draw(result, frame, seen.image_bgr, sample, chosen)
 
 
+def _look_at_shapes(
+    result: Audit,
+    open_findings: dict[str, list[Finding]],
+    original: BagRecording,
+    anonymized: BagRecording,
+    settings: Settings,
+    found: dict[tuple[str, int], Found],
+) -> None:
+    for seen in look_at_measured(original, anonymized, settings, found):
+        if seen.reason:
+            result.unmeasured[seen.topic][seen.reason] += 1
+            continue
+        result.measured[seen.topic] += 1
+        result.missed_measured += bool(seen.uncovered)
+        # Found in its colours, and in its shape: two things to know of one cloud.
+        followed = open_findings[f'{seen.topic} shape']
+        followed[:] = [f for f in followed if seen.log_ns - f.last_ns <= _GONE_NS]
+        for item in seen.uncovered:
+            assert seen.image_bgr is not None
+            _follow(result, followed, item, seen.frame, seen.image_bgr)
+
+
 def _follow(
     result: Audit,
     followed: list[Finding],
-    item: _Uncovered,
+    item: Uncovered,
     frame: RecordedFrame,
     image_bgr: Image,
 ) -> None:

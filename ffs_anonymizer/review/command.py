@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ffs_anonymizer.cli.options import Subparsers
     from ffs_anonymizer.regions.detections import Regions
     from ffs_anonymizer.regions.detections_file import DetectionsReader
-    from ffs_anonymizer.review.audit import Listed
+    from ffs_anonymizer.review.audit import Audit, Listed
     from ffs_anonymizer.review.recording import RecordedFrame, Recording
     from ffs_anonymizer.review.second_look import SecondLook
     from ffs_anonymizer.review.session import Rerun
@@ -211,7 +211,7 @@ def run_audit(args: argparse.Namespace) -> int:
     from ffs_anonymizer.anonymizer import Recipe
     from ffs_anonymizer.jobs.output import new_file, refuse
     from ffs_anonymizer.jobs.record import differences
-    from ffs_anonymizer.jobs.report import progress_bar
+    from ffs_anonymizer.jobs.report import counted, progress_bar
     from ffs_anonymizer.networks import Networks
     from ffs_anonymizer.pipeline import concurrency
     from ffs_anonymizer.review.audit import audit
@@ -251,18 +251,24 @@ def run_audit(args: argparse.Namespace) -> int:
             seed=args.seed,
             threads=threads,
             progress=bar.update,
+            settings=settings,
         )
+        unseen = _unseen(original, result)
         page = audit_page(
             result,
             title=args.input.name,
             facts=_facts(args, look, networks, record),
-            counts={**listed.counts, **_methods(record)},
-            unseen=original.unseen,
+            counts={
+                **listed.counts,
+                **_methods(record),
+                'clouds and depth images whose shapes were looked at': result.measured,
+            },
+            unseen=unseen,
             look=look.describe(),
         )
         report.write_text(page, encoding='utf-8')
     if record is not None:
-        _enter_audit(args.output, look.describe(), result, page)
+        _enter_audit(args.output, look.describe(), result, unseen, page)
     for finding in result.findings[:20]:
         say(
             f'{finding.stream}, frame {finding.number}: {finding.class_name} '
@@ -273,6 +279,13 @@ def run_audit(args: argparse.Namespace) -> int:
         f'{len(result.findings)} things; {len(result.unreadable)} frames black or unreadable: '
         f'{args.report}'
     )
+    if result.measured:
+        say(
+            f'{result.measured.total()} clouds and depth images, {result.missed_measured} with a '
+            f'shape uncovered: {counted(result.measured)}'
+        )
+    for name, reason in unseen.items():
+        say(f'not looked at: {name} ({reason})')
     return LEFT if result.findings or not result.looked_at else 0
 
 
@@ -461,7 +474,18 @@ def _methods(record: Mapping[str, Any] | None) -> dict[str, Counter[str]]:
     return {'what took their place': methods} if methods else {}
 
 
-def _enter_audit(output: Path, look: str, result: Any, page: str) -> None:
+def _unseen(original: Recording, result: Audit) -> dict[str, str]:
+    """Return what nobody looked at, with the reasons."""
+    unseen = dict(original.unseen)
+    for topic, reasons in result.unmeasured.items():
+        words = '; '.join(f'{count} messages: {reason}' for reason, count in reasons.items())
+        unseen[topic] = '; '.join(filter(None, (unseen.get(topic), words)))
+    return unseen
+
+
+def _enter_audit(
+    output: Path, look: str, result: Audit, unseen: Mapping[str, str], page: str
+) -> None:
     from ffs_anonymizer.jobs.record import add_audit
 
     add_audit(
@@ -473,6 +497,9 @@ def _enter_audit(output: Path, look: str, result: Any, page: str) -> None:
             'frames': result.looked_at,
             'missed_frames': result.missed_frames,
             'findings': len(result.findings),
+            'measured': dict(result.measured),
+            'missed_measured': result.missed_measured,
+            'unseen': dict(unseen),
             'report_sha256': hashlib.sha256(page.encode()).hexdigest(),
         },
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 import tempfile
 from typing import Any, TYPE_CHECKING
 
+from ffs_anonymizer.bag.measured import Sensors
 from ffs_anonymizer.clouds.cloud import Cloud, decode_cloud
 from ffs_anonymizer.errors import AnonymizerError, ImageError, MediaError
 from ffs_anonymizer.frames import message
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 # Clouds are looked at where they are pictures, too: rows and columns of coloured points.
 _SEEN_TYPES = (*cdr.IMAGE_TYPES, cdr.POINT_CLOUD)
+_NO_ROWS = 'clouds whose points lie in no rows and columns, without a camera in cloud.cameras'
+_DEPTH = 'depth images without a camera in depth.cameras'
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,12 @@ class BagRecording(Recording):
         self._skipped: dict[str, Counter[str]] = defaultdict(Counter)
         self._numbers: dict[str, list[int]] = {}
         self._decoded: dict[str, tuple[int, Videos]] = {}
+        self._sensors = Sensors(settings, are_compressed=False)
+
+    @property
+    def types(self) -> dict[str, str]:
+        """Return the types of the topics."""
+        return {t.name: t.type_name for t in self._topics}
 
     @property
     def names(self) -> frozenset[str]:
@@ -217,11 +226,32 @@ class BagRecording(Recording):
                     except ImageError:
                         # As `bag` leaves them out.
                         reason = 'packets without a picture'
-                if reason:
-                    self._skipped[name][reason] += 1
+                # What has a camera is looked at with the camera's picture.
+                has_camera = bool(self._sensors.links(name, type_name))
+                if reason or (has_camera and type_name != cdr.POINT_CLOUD):
+                    if not has_camera:
+                        self._skipped[name][reason] += 1
                     continue
                 yield self._of_content(name, numbers[name], content, item.log_ns)
                 numbers[name] += 1
+
+    def contents(self, topics: Collection[str]) -> Iterator[tuple[Message, Any]]:
+        """
+        Yield the messages of some topics, not compressed, in the order of the bag.
+
+        Beside each stands what it holds, or why it cannot be read; None: it is no picture and no
+        measurement.
+        """
+        reader = BagReader(self.path)
+        with _scratch(reader) as scratch:
+            for item in reader.items(scratch=scratch):
+                if not isinstance(item, Message) or item.topic.name not in topics:
+                    continue
+                data = bytes(item.data)
+                payload = decompressed(data) if reader.messages_compressed else data
+                type_name = item.topic.type_name
+                content = _parsed(type_name, payload) if type_name in _SEEN_TYPES else None
+                yield item._replace(data=payload), content
 
     def frame(self, stream: str, number: int) -> RecordedFrame:
         """Return one frame; those of videos one at a time."""
@@ -306,10 +336,10 @@ def _why_unseen(content: Any, topic: str) -> str:
             return ''
         if not cloud.is_coloured or not len(content.data):
             return 'clouds without colours'
-        return '' if cloud.is_organized else 'clouds whose points lie in no rows and columns'
+        return '' if cloud.is_organized else _NO_ROWS
     if isinstance(content, (cdr.CdrImage, cdr.CdrCompressedImage)):
         described = content.encoding if isinstance(content, cdr.CdrImage) else content.format
-        return 'depth images' if is_depth(described, topic) else ''
+        return _DEPTH if is_depth(described, topic) else ''
     return ''
 
 

@@ -15,6 +15,23 @@ Image = NDArray[np.uint8]
 Detect = Callable[[Image], Detections]
 
 _SAME = 0.5
+# Share of a box that must have been replaced: the corners of a face's box show no face.
+COVERED = 0.6
+
+
+@dataclass(frozen=True)
+class Uncovered:
+    """
+    Hold a thing that a frame shows.
+
+    :param xyxy_px: in pixels of the frame.
+    :param why: what is known of it.
+    """
+
+    class_name: str
+    score: float
+    xyxy_px: NDArray[np.float32]
+    why: str
 
 
 @dataclass(frozen=True)

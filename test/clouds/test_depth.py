@@ -200,6 +200,29 @@ def test_extreme_numbers_do_no_harm():
     assert (flat > 0).all()
 
 
+@EVERY_FORM
+@EVERY_GEOMETRY
+def test_what_is_left_of_a_shape(form, geometry):
+    depth = wall()
+    v, u = np.mgrid[:64, :96]
+    radius2 = ((u - 45) / 14) ** 2 + ((v - 35) / 14) ** 2
+    depth[radius2 < 1] = 0.9 - 0.1 * np.sqrt(1 - radius2[radius2 < 1])
+    msg = form(depth)
+    before, after = Depth(msg), Depth(covered(msg, geometry))
+    rect = np.array([33, 23, 57, 47])
+    assert before.left_in(before, rect) == 1
+    assert before.left_in(after, rect) < 0.1
+    # Half of it was left.
+    half = np.array([[30, 20, 60, 35]], np.int32)
+    assert 0.4 < before.left_in(Depth(covered(msg, geometry, half)), rect) < 0.6
+    # There is no shape in a wall, nor outside of the picture.
+    flat = Depth(form(wall()))
+    assert flat.left_in(flat, rect) == 0
+    assert before.left_in(before, rect + 100) == 0
+    with pytest.raises(ImageError, match=r'got depth of \(95, 64\) pixels'):
+        before.left_in(Depth(form(wall()[:, 1:])), rect)
+
+
 def changed(msg, **fields):
     return SimpleNamespace(**{**vars(msg), **fields})
 

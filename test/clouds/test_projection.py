@@ -2,7 +2,14 @@ from types import SimpleNamespace
 
 import cv2
 from ffs_anonymizer.clouds.cloud import Cloud
-from ffs_anonymizer.clouds.projection import CameraModel, CameraView, cover, grown, Transforms
+from ffs_anonymizer.clouds.projection import (
+    CameraModel,
+    CameraView,
+    cover,
+    grown,
+    left_in,
+    Transforms,
+)
 from ffs_anonymizer.errors import ImageError
 import numpy as np
 import pytest
@@ -339,6 +346,22 @@ def test_with_too_little_around_the_points_are_dropped():
 def test_empty_clouds(count):
     msg = message(*(part[:count] for part in scene()[:2]))
     assert len(covered(msg).data) == len(msg.data)
+
+
+@pytest.mark.parametrize(
+    ('geometry', 'expected'), [('keep', (1, 0)), ('flatten', (0, 0)), ('drop', (0, 0))]
+)
+def test_what_is_left_of_points_and_colours(geometry, expected):
+    points, colours, _, _ = scene()
+    msg = message(points, colours)
+    elsewhere = CameraView(VIEW.camera, TO_CAMERA, SIZE_WH, np.array([[0.0, 0, 100, 100]]))
+    after = Cloud(covered(msg, geometry))
+    (shape, shades), untouched = left_in(Cloud(msg), after, [VIEW, elsewhere])
+    assert (shape, shades) == pytest.approx(expected, abs=0.05)
+    assert untouched == (1, 1)
+    assert left_in(Cloud(msg), Cloud(msg), [VIEW]) == [(1, 1)]
+    nowhere = CameraView(VIEW.camera, TO_CAMERA, SIZE_WH, np.array([[9.0, 9, 9, 9]]))
+    assert left_in(Cloud(msg), after, [nowhere]) == [(0, 0)]
 
 
 def test_two_cameras():

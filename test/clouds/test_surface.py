@@ -78,6 +78,27 @@ def test_noise_is_as_large_as_around():
     assert surface.noise(HOLE).std() == pytest.approx(1, rel=0.1)
 
 
+def test_what_is_flat():
+    u, v = grid()
+    rng = np.random.default_rng(2)
+    plane = 1.5 + u / 300 + v / 500
+    noisy = plane + 0.02 * rng.standard_normal(SHAPE)
+    x0, y0, x1, y1 = HOLE
+    for values in (plane, noisy):
+        bumpy, raised = values.copy(), values.copy()
+        raised[y0:y1, x0:x1] -= 0.1
+        radius2 = ((u - (x0 + x1) / 2) ** 2 + (v - (y0 + y1) / 2) ** 2) / 20**2
+        bumpy[radius2 < 1] -= 0.3 * np.sqrt(1 - radius2[radius2 < 1])
+        every = np.ones(SHAPE, bool)
+        assert surface.is_flat(values[..., None], every, HOLE)
+        assert not surface.is_flat(bumpy[..., None], every, HOLE)
+        assert not surface.is_flat(raised[..., None], every, HOLE)
+        assert surface.is_flat(raised[..., None], every, HOLE, step=0.2)
+        # Nothing measured is no shape; nothing measured around it says nothing.
+        assert surface.is_flat(bumpy[..., None], known_around(HOLE), HOLE)
+        assert not surface.is_flat(values[..., None], ~known_around(HOLE), HOLE)
+
+
 @pytest.mark.parametrize(
     ('rect', 'expected'), [((10, 20, 30, 40), (6, 16, 34, 44)), ((0, 0, 90, 70), (0, 0, 90, 70))]
 )

@@ -80,8 +80,9 @@ def test_organized_clouds_are_looked_at_and_the_rest_is_named(tmp_path, face_bgr
     assert all((frame.decode().image_bgr == face_bgr).all() for frame in frames)
     assert recording.unseen == {
         '/points': '1 clouds without colours',
-        '/lidar': '1 clouds whose points lie in no rows and columns',
-        '/depth': '1 depth images',
+        '/lidar': '1 clouds whose points lie in no rows and columns, without a camera in '
+        'cloud.cameras',
+        '/depth': '1 depth images without a camera in depth.cameras',
     }
     recording.take({'/points': [T0]})
     assert recording.streams['/points'] == [T0]
