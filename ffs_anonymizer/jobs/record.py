@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -36,6 +36,7 @@ def write_record(
     started: datetime,
     *,
     outputs: Outputs = BESIDE,
+    only: Sequence[Path] | None = None,
     source: Future[Described] | None = None,
     about: Future[Described] | None = None,
 ) -> None:
@@ -46,6 +47,7 @@ def write_record(
     :param report: what became of it.
     :param started: when the job began.
     :param outputs: that it was made in.
+    :param only: files of the source, where it is not all of them.
     :param source: what is told of the source, where it is being found out already.
     :param about: the same of the output.
     """
@@ -54,7 +56,7 @@ def write_record(
         return
     try:
         of_output = described(made) if about is None else about.result()
-        of_source = described(job.source) if source is None else source.result()
+        of_source = described(job.source, only=only) if source is None else source.result()
         files = {'source': of_source, 'output': {**of_output, 'name': output.name}}
         _write(outputs, record_of(output), job, files, report, started)
     except AnonymizerError as error:
@@ -127,10 +129,16 @@ def describing() -> Iterator[Callable[[Path], Future[Described]]]:
             pool.shutdown(cancel_futures=True)
 
 
-def described(path: Path, *, stopped: threading.Event | None = None) -> dict[str, Any]:
+def described(
+    path: Path,
+    *,
+    only: Sequence[Path] | None = None,
+    stopped: threading.Event | None = None,
+) -> dict[str, Any]:
     """
     Return name, sizes and SHA-256 of a file, or of all files of a folder.
 
+    :param only: files of the folder that count; None: all.
     :param stopped: is set when nobody wants to know any more.
     :raises MediaError: a file cannot be read.
     """
@@ -138,7 +146,7 @@ def described(path: Path, *, stopped: threading.Event | None = None) -> dict[str
         raise MediaError(f'{path}: no such file or folder')
     root = path.parent if path.is_file() else path
     try:
-        files = [path] if path.is_file() else list(_files(path))
+        files = [path] if path.is_file() else sorted(only or _files(path))
         with ThreadPoolExecutor(min(4, cores())) as pool:
             hashes = list(pool.map(partial(_sha256, stopped=stopped), files))
         return {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import glob
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
@@ -13,6 +15,7 @@ from ffs_anonymizer.cli.options import (
     file_options,
     settings_from,
 )
+from ffs_anonymizer.errors import SettingsError
 from ffs_anonymizer.models import roster
 from ffs_anonymizer.settings.parameter_file import to_yaml
 from ffs_anonymizer.terminal import say, warn
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from ffs_anonymizer.media.files import MediaJob, MediaPlan
 
 _LISTED_NAMES = 10
+_FRAMERATE = 25.0
 
 _DESCRIPTION = """\
 Anonymize an image, a video, or all images and videos of a folder with its folders.
@@ -38,6 +42,7 @@ examples:
   ffs_anonymizer media -i photo.jpg -o photo_anonymized.jpg
   ffs_anonymizer media -i drive/ -o drive_anonymized/ --method face=mosaic --mask-scale 1.6
   ffs_anonymizer media -i photos/ -o out/ --boxes photos/annotations/
+  ffs_anonymizer media -i 'frames/img_%04d.png' -o out/ --image-sequence --framerate 10
 """
 
 
@@ -64,6 +69,19 @@ def add_parser(subparsers: Subparsers) -> None:
         help='own boxes instead of the detector, for images: <stem>.txt with `x0 y0 x1 y1` a '
         'line, in pixels of the upright image; an empty file means no face, a missing one is an '
         'error; in folders as those of the images are',
+    )
+    parser.add_argument(
+        '--image-sequence',
+        action='store_true',
+        help='pictures of a folder whose names differ in their last number alone are those of a '
+        'film: faces are tracked from one to the next, and a person has one new face in all; '
+        'the input may be a pattern in quotes then, as img_%%04d.png or *.png',
+    )
+    parser.add_argument(
+        '--framerate',
+        type=_framerate,
+        metavar='FPS',
+        help='pictures a second of --image-sequence (default: 25)',
     )
     add_video_options(parser)
     parser.add_argument(
@@ -130,11 +148,38 @@ def _crf(text: str) -> int:
     return int(text)
 
 
+def _framerate(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        value = float(text)
+        if 0.001 <= value <= 1e6:
+            return value
+    raise argparse.ArgumentTypeError(f'got {text!r}, expected pictures a second, 0.001 to 1e6')
+
+
+def _sequence(args: argparse.Namespace) -> dict[str, Any]:
+    """
+    Return where and what the pictures of films are, by the names of MediaJob.
+
+    :raises SettingsError: something is said of films where there are to be none.
+    """
+    from ffs_anonymizer.media.files import is_numbered
+
+    if not args.image_sequence:
+        if args.framerate is not None:
+            raise SettingsError('got --framerate without --image-sequence, expected both')
+        return {}
+    place: Path = args.input
+    found: dict[str, Any] = {'framerate': args.framerate or _FRAMERATE}
+    if place.exists() or not (is_numbered(place.name) or glob.has_magic(place.name)):
+        return found
+    return {**found, 'source': place.parent, 'pattern': place.name}
+
+
 def _job(args: argparse.Namespace) -> MediaJob:
     from ffs_anonymizer.media.files import MediaJob
 
     return MediaJob(
-        **file_options(args),
+        **{**file_options(args), **_sequence(args)},
         settings=settings_from(args),
         into_folder=args.output_is_folder,
         boxes=args.boxes,

@@ -104,7 +104,14 @@ def run(
         if isinstance(outputs, Journal) and not report.written:
             # What is done stays for the next run.
             raise MediaError('; '.join(report.undone))
-        write_record(job, plan.output(job), report, started_at, outputs=outputs)
+        write_record(
+            job,
+            plan.output(job),
+            report,
+            started_at,
+            outputs=outputs,
+            only=[file.source for file in plan.all_files] if job.pattern else None,
+        )
         report.seconds = time.monotonic() - started
         outputs.finish(report.as_dict())
     return report
@@ -296,7 +303,13 @@ class _Loaded:
 
 def _image_tasks(work: Work, files: Iterable[MediaFile]) -> Iterator[Task[_Loaded]]:
     boxes = work.job.boxes
+    # One film begins when nothing waits for the end of the one before any more.
+    apart_ns = int(2e6 * work.job.settings.tracker.look_ahead_ms) + 1
+    begun_ns, clock_ns, film = 0, 0, ''
     for file in files:
+        if file.film != film:
+            begun_ns, film = clock_ns + apart_ns, file.film
+        clock_ns = begun_ns + (file.stamp_ns or 0)
         loaded = _Loaded(file, work.job.settings)
         decode: Callable[[], Frame] = loaded.decode
         detections = None
@@ -313,8 +326,10 @@ def _image_tasks(work: Work, files: Iterable[MediaFile]) -> Iterator[Task[_Loade
         yield Task(
             loaded,
             decode,
-            stream=file.name,
+            stream=file.film or file.name,
             aliases=file.zone_names,
+            stamp_ns=file.stamp_ns,
+            clock_ns=clock_ns,
             size_bytes=size_bytes,
             detections=detections,
             found=None if known is None else known.regions,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+import fnmatch
 from pathlib import Path
 import re
 
@@ -18,6 +19,8 @@ TIFF_SUFFIXES = ('.tif', '.tiff')
 IMAGE_SUFFIXES = (*JPEG_SUFFIXES, '.png', '.webp', '.bmp', *TIFF_SUFFIXES)
 SUFFIXES = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
 _HEAD_BYTES = 512
+# As printf has it.
+_NUMBER = re.compile(r'%(?:0(\d+))?d')
 # Whoever has such files in a folder takes them for done, unless told otherwise.
 _UNSUPPORTED = re.compile(
     r'\.(apng|avif|gif|hei[cf]s?|j2k|jp2|jxl|p[bgnp]m|tga'
@@ -38,6 +41,10 @@ class MediaJob(FileJob):
     :param keeps_audio: whether the sound of videos is copied.
     :param crf: constant rate factor of written videos.
     :param previews: whether a picture of before and after is written beside each output.
+    :param framerate: pictures a second, where numbered ones are those of a film; 0: each stands
+        for itself.
+    :param pattern: of the names of the pictures of a folder that are worked on, as img_%04d.png
+        or *.png; empty: all, those of its folders included.
     """
 
     into_folder: bool = False
@@ -45,6 +52,8 @@ class MediaJob(FileJob):
     keeps_audio: bool = False
     crf: int = 18
     previews: bool = False
+    framerate: float = 0.0
+    pattern: str = ''
 
 
 @dataclass(frozen=True)
@@ -54,12 +63,16 @@ class MediaFile:
 
     :param name: its path below the input folder, with slashes.
     :param kind: the one of SUFFIXES that it is worked on as, by its name or its first bytes.
+    :param film: what it is a picture of; empty: it stands for itself.
+    :param stamp_ns: its time in the film.
     """
 
     source: Path
     target: Path
     name: str
     kind: str
+    film: str = ''
+    stamp_ns: int | None = None
 
     @property
     def is_video(self) -> bool:
@@ -106,7 +119,20 @@ class MediaPlan:
             raise SettingsError('got --boxes and --detections, expected one of the two')
         if job.boxes is not None and not job.boxes.is_dir():
             raise MediaError(f'{job.boxes}: no such folder')
+        if job.framerate and job.skips_existing:
+            raise SettingsError(
+                'got --skip-existing with --image-sequence, where tracks would begin anew in the '
+                'middle; expected one of the two'
+            )
         plan = _single(job) if job.source.is_file() else _folder(job)
+        if job.framerate:
+            films = tuple(_as_films(plan.files, job.framerate))
+            if not any(file.film for file in films):
+                raise MediaError(
+                    f'{job.source}: got no two pictures whose names differ in their last number '
+                    'alone, expected them for --image-sequence, as in 0001.jpg, 0002.jpg'
+                )
+            plan = cls(films, films, plan.left_out, plan.broken)
         if not job.skips_existing:
             return plan
         todo = tuple(file for file in plan.files if not file.target.exists())
@@ -157,7 +183,10 @@ def _folder(job: MediaJob) -> MediaPlan:
             'inputs; choose another folder'
         )
     files, left_out, broken = [], [], []
+    fits = _fitting(job.pattern) if job.pattern else None
     for path, reason in entries(source, (real_output,)):
+        if fits and (path.parent != source or not fits.fullmatch(path.name)):
+            continue
         name = path.relative_to(source).as_posix()
         kind = ''
         if not reason:
@@ -169,8 +198,48 @@ def _folder(job: MediaJob) -> MediaPlan:
         else:
             left_out.append(name)
     if not files and not broken:
-        raise MediaError(f'{source}: no image or video in it, expected one of {_known()}')
+        named = f' of the name {job.pattern}' * bool(job.pattern)
+        raise MediaError(f'{source}: no image or video{named} in it, expected one of {_known()}')
     return MediaPlan(tuple(files), tuple(files), tuple(left_out), tuple(broken))
+
+
+def _fitting(pattern: str) -> re.Pattern[str]:
+    """Return what fits the names that a pattern means: %d and %04d are numbers, else a glob."""
+    if not is_numbered(pattern):
+        return re.compile(fnmatch.translate(pattern))
+    # Text and the digits of numbers take turns.
+    text, *rest = _NUMBER.split(pattern)
+    words = [re.escape(text)]
+    for digits, text in zip(rest[::2], rest[1::2], strict=True):
+        words += [rf'\d{{{int(digits or 1)},}}', re.escape(text)]
+    return re.compile(''.join(words))
+
+
+def is_numbered(name: str) -> bool:
+    """Return whether a name has a place for a number, as img_%04d.png has."""
+    return _NUMBER.search(name) is not None
+
+
+def _as_films(files: Iterable[MediaFile], framerate: float) -> Iterator[MediaFile]:
+    """Yield the files, pictures whose names differ in their last number alone as one film."""
+    films: dict[str, list[tuple[int, MediaFile]]] = {}
+    for file in files:
+        numbers = [*re.finditer(r'\d+', Path(file.name).stem)]
+        if file.is_video or not numbers:
+            yield file
+            continue
+        folder, last = Path(file.name).parent, numbers[-1]
+        stem = Path(file.name).stem
+        name = f'{stem[: last.start()]}%d{stem[last.end() :]}{Path(file.name).suffix}'
+        film = films.setdefault((folder / name).as_posix(), [])
+        film.append((int(last[0]), file))
+    for name, numbered in films.items():
+        numbered.sort(key=lambda one: (one[0], one[1].name))
+        for place, (_, file) in enumerate(numbered):
+            if len(numbered) < 2:
+                yield file
+            else:
+                yield replace(file, film=name, stamp_ns=round(place * 1e9 / framerate))
 
 
 def entries(folder: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, str]]:
