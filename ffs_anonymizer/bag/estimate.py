@@ -1,11 +1,10 @@
-"""What a job would amount to: frames, hours and gigabytes, from a sample of a few seconds."""
+"""What a bag would amount to, from a sample of a few seconds."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Generator, Iterator
 import contextlib
-from dataclasses import dataclass
 import itertools
 import time
 
@@ -13,42 +12,19 @@ from ffs_anonymizer.anonymizer import Recipe
 from ffs_anonymizer.bag.chunks import access_to, picture_topics, pictures_of, stamps_within
 from ffs_anonymizer.bag.pictures import decoding, Picture
 from ffs_anonymizer.bag.plan import BagPlan
+from ffs_anonymizer.jobs.estimate import (
+    COPIED_BYTES_PER_S,
+    Estimate,
+    SAMPLE_S,
+    seconds_a_frame,
+)
 from ffs_anonymizer.networks import Networks
 from ffs_anonymizer.pipeline import anonymize_all, concurrency, Task
 from ffs_anonymizer.rosbag2 import cdr
 from ffs_anonymizer.rosbag2.access import BagAccess
 
-SAMPLE_S = 3.0
 # Of a topic, in places that lie evenly over its time.
 _MOST_SAMPLED = 64
-# What is copied, read back and hashed in a second, besides the pictures.
-_COPIED_BYTES_PER_S = 200e6
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """
-    Hold what a job would amount to here.
-
-    :param frames: that go through the recipe.
-    :param seconds: that it would take.
-    :param size_bytes: of the output.
-    :param sampled: frames that this was measured with.
-    """
-
-    frames: int
-    seconds: float
-    size_bytes: float
-    sampled: int
-
-    def words(self) -> str:
-        """Return it for the user."""
-        hours = self.seconds / 3600
-        lasts = f'{hours:.1f} hours' if hours >= 1 else f'{self.seconds / 60:.1f} minutes'
-        return (
-            f'estimate: {self.frames} images, about {lasts} on this machine as it is now, about '
-            f'{self.size_bytes / 1e9:.3g} GB; from a sample of {self.sampled} images'
-        )
 
 
 def estimate(plan: BagPlan, *, sample_s: float = SAMPLE_S) -> Estimate:
@@ -59,7 +35,7 @@ def estimate(plan: BagPlan, *, sample_s: float = SAMPLE_S) -> Estimate:
     :raises AnonymizerError: the bag cannot be read from anywhere, or a network failed.
     """
     job, size_bytes = plan.job, float(plan.reader.size_bytes)
-    copied_s = size_bytes / _COPIED_BYTES_PER_S
+    copied_s = size_bytes / COPIED_BYTES_PER_S
     topics = picture_topics(plan)
     if not topics:
         return Estimate(0, copied_s, size_bytes, 0)
@@ -83,13 +59,11 @@ def estimate(plan: BagPlan, *, sample_s: float = SAMPLE_S) -> Estimate:
                     after[topic].append(given if is_video else len(outcome.data))
                 if times[-1] - times[0] > sample_s:
                     break
-    # The first outcomes come while threads still fill, so their time does not count.
-    passed = times[-1] - times[0] if len(times) > 1 else 0.0
-    per_frame_s = passed / (len(times) - 1) if len(times) > 1 else 0.0
     for topic, sizes in after.items():
         change = sum(sizes) / len(sizes) - sum(before[topic]) / len(before[topic])
         size_bytes += change * counts[topic]
-    return Estimate(frames, frames * per_frame_s + copied_s, max(size_bytes, 0.0), len(times))
+    seconds = frames * seconds_a_frame(times) + copied_s
+    return Estimate(frames, seconds, max(size_bytes, 0.0), len(times))
 
 
 def _tasks(

@@ -15,7 +15,7 @@ from ffs_anonymizer.cli.options import (
     file_options,
     settings_from,
 )
-from ffs_anonymizer.errors import SettingsError
+from ffs_anonymizer.errors import AnonymizerError, SettingsError
 from ffs_anonymizer.models import roster
 from ffs_anonymizer.settings.parameter_file import to_yaml
 from ffs_anonymizer.terminal import say, warn
@@ -199,9 +199,19 @@ def _dry_run(job: MediaJob, plan: MediaPlan) -> int:
     say(to_yaml(job.settings).rstrip())
     for file in plan.files:
         say(f'# {file.source} -> {file.target}')
+    say(_estimate_words(job, plan))
     report = Report(undone=plan.problems)
     report.tell()
     return report.exit_code
+
+
+def _estimate_words(job: MediaJob, plan: MediaPlan) -> str:
+    from ffs_anonymizer.media.estimate import estimate
+
+    try:
+        return estimate(job, plan).words()
+    except AnonymizerError as error:
+        return f'no estimate: {error}'
 
 
 def _conclude(plan: MediaPlan, report: Report) -> None:

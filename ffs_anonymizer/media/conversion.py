@@ -90,7 +90,7 @@ def run(
             found = stack.enter_context(read_list(job, [file.name for file in plan.files]))
             earlier = stack.enter_context(earlier_of(job))
             lines = stack.enter_context(written_list(job, outputs))
-            total = sum(_frame_count(file) for file in plan.files)
+            total = sum(frame_count(file) for file in plan.files)
             bar = stack.enter_context(
                 progress_bar(total=total, shown=shows_progress, unit='frame')
             )
@@ -255,7 +255,7 @@ def _is_kept(work: Work, file: MediaFile, earlier: Earlier | None) -> bool:
 
 def anonymize_images(work: Work, files: list[MediaFile]) -> None:
     """Make the outputs of all images."""
-    tasks = _image_tasks(work, files)
+    tasks = image_tasks(work, files)
     write = partial(_write_image, preview=work.job.previews)
     with (
         contextlib.closing(anonymize_all(tasks, work.recipe)) as outcomes,
@@ -271,10 +271,10 @@ def anonymize_images(work: Work, files: list[MediaFile]) -> None:
 
 
 def _in_threads(
-    write: Callable[[Outcome[_Loaded]], None], outcomes: Iterable[Outcome[_Loaded]]
-) -> Generator[tuple[Outcome[_Loaded], Future[None]], None, None]:
+    write: Callable[[Outcome[Loaded]], None], outcomes: Iterable[Outcome[Loaded]]
+) -> Generator[tuple[Outcome[Loaded], Future[None]], None, None]:
     """Yield each outcome in order, and its writing: disks take longer to be sure than to write."""
-    waiting: deque[tuple[Outcome[_Loaded], Future[None]]] = deque()
+    waiting: deque[tuple[Outcome[Loaded], Future[None]]] = deque()
     with ThreadPoolExecutor(_WRITERS, thread_name_prefix='disk') as threads:
         for outcome in outcomes:
             waiting.append((outcome, threads.submit(write, outcome)))
@@ -284,11 +284,18 @@ def _in_threads(
 
 
 @dataclass(frozen=True)
-class _Loaded:
+class Loaded:
+    """Hold an image that is read when it is decoded."""
+
     file: MediaFile
     settings: Settings
 
     def decode(self) -> Frame:
+        """
+        Return the image as the recipe takes it.
+
+        :raises AnonymizerError: it cannot be read.
+        """
         try:
             data = self.file.source.read_bytes()
         except OSError as error:
@@ -296,12 +303,14 @@ class _Loaded:
         return self.decoded(data)
 
     def decoded(self, data: bytes) -> Frame:
+        """Return an image of the same kind, of other bytes."""
         rotation = rotation_of(self.settings.rotation, *self.file.zone_names)
         limit = self.settings.limits.max_pixels or MOST_PIXELS
         return decode_file(data, rotation=rotation, most_pixels=limit)
 
 
-def _image_tasks(work: Work, files: Iterable[MediaFile]) -> Iterator[Task[_Loaded]]:
+def image_tasks(work: Work, files: Iterable[MediaFile]) -> Iterator[Task[Loaded]]:
+    """Yield how to make the output of each image."""
     boxes = work.job.boxes
     # One film begins when nothing waits for the end of the one before any more.
     apart_ns = int(2e6 * work.job.settings.tracker.look_ahead_ms) + 1
@@ -310,7 +319,7 @@ def _image_tasks(work: Work, files: Iterable[MediaFile]) -> Iterator[Task[_Loade
         if file.film != film:
             begun_ns, film = clock_ns + apart_ns, file.film
         clock_ns = begun_ns + (file.stamp_ns or 0)
-        loaded = _Loaded(file, work.job.settings)
+        loaded = Loaded(file, work.job.settings)
         decode: Callable[[], Frame] = loaded.decode
         detections = None
         size_bytes = 0
@@ -336,7 +345,7 @@ def _image_tasks(work: Work, files: Iterable[MediaFile]) -> Iterator[Task[_Loade
         )
 
 
-def _write_image(outcome: Outcome[_Loaded], *, preview: bool) -> None:
+def _write_image(outcome: Outcome[Loaded], *, preview: bool) -> None:
     file = outcome.item.file
     if outcome.error is not None:
         raise outcome.error
@@ -369,7 +378,8 @@ def side_by_side(file: MediaFile, before: NDArray[np.uint8], after: NDArray[np.u
     return bytes(encoded)
 
 
-def _frame_count(file: MediaFile) -> int:
+def frame_count(file: MediaFile) -> int:
+    """Return how many frames a file has, about; 0 where nothing says it."""
     if not file.is_video:
         return 1
     try:

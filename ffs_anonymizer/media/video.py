@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 import contextlib
 from functools import partial
 from typing import Any, TYPE_CHECKING
@@ -39,7 +39,7 @@ def anonymize_video(work: Work, file: MediaFile) -> None:
         target = stack.enter_context(
             contextlib.closing(VideoTarget(partial, source, suffix=file.kind, crf=job.crf))
         )
-        tasks = _tasks(source, work, file)
+        tasks = shot_tasks(source, source, work, file)
         outcomes = anonymize_all(tasks, work.recipe)
         for outcome in stack.enter_context(contextlib.closing(outcomes)):
             shot = outcome.item
@@ -74,11 +74,19 @@ def anonymize_video(work: Work, file: MediaFile) -> None:
         )
 
 
-def _tasks(source: VideoSource, work: Work, file: MediaFile) -> Iterator[Task[Any]]:
+def shot_tasks(
+    items: Iterable[Any], source: VideoSource, work: Work, file: MediaFile
+) -> Iterator[Task[Any]]:
+    """
+    Yield how to make the frames of a video.
+
+    :param items: Shots, and packets of sound between them.
+    :param source: that they are of.
+    """
     frame_bytes = 8 * source.width * source.height
     rotation = rotation_of(work.job.settings.rotation, *file.zone_names)
     clock_ns = 0
-    for item in source:
+    for item in items:
         if not isinstance(item, Shot):
             yield Task(item, clock_ns=clock_ns, size_bytes=item.size)
             continue

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from ffs_anonymizer.bag.estimate import Estimate, estimate
+from ffs_anonymizer.bag.estimate import estimate
 from ffs_anonymizer.bag.plan import BagJob, BagPlan
+from ffs_anonymizer.jobs.estimate import Estimate
 from ffs_anonymizer.settings.runtime import Settings
 import pytest
 from support.bags import drive, leftovers, others, run, SPECS, T0, write_bag
