@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 import functools
 from pathlib import Path
+from typing import TYPE_CHECKING
+import weakref
 
 from ffs_anonymizer.errors import BagError
 from ffs_anonymizer.rosbag2 import sqlite
@@ -18,6 +20,9 @@ from mcap.exceptions import McapError
 from mcap.reader import SeekingReader
 from mcap.records import Chunk, MessageIndex
 from mcap.stream_reader import StreamReader
+
+if TYPE_CHECKING:
+    from ffs_anonymizer.rosbag2.ros1 import Ros1Reader
 
 # Neighbours lie in one chunk.
 _CACHED_CHUNKS = 4
@@ -42,7 +47,7 @@ class BagAccess:
     """
     Look messages up; only indexes are read beforehand, where the storage has them.
 
-    :param path: a bag folder, a .mcap or a .db3 file.
+    :param path: a bag folder, a .mcap, .db3 or ROS 1 .bag file.
     :param most_message_bytes: of a message, decompressed.
     :raises BagError: the bag is missing, damaged, or compressed file by file.
     """
@@ -55,16 +60,12 @@ class BagAccess:
                 f'{path}: got a bag whose files are compressed as a whole, expected one that can '
                 'be read from anywhere; convert it: `ros2 bag convert`, or unpack it with zstd'
             )
-        if self._reader.metadata.storage == ROS1:
-            raise BagError(
-                f'{path}: got a ROS 1 bag, expected one of ROS 2, which can be read from anywhere'
-            )
         self.types = {summary.name: summary.type_name for summary in self._reader.topics()}
         self._places: dict[str, list[_Place]] = defaultdict(list)
+        self._ros1: Ros1Reader | None = None
         for file in self._reader.files:
             with _errors_of(file):
-                indexed = _mcap_places if file.suffix == '.mcap' else _sqlite_places
-                for topic, place in indexed(file):
+                for topic, place in self._indexed(file):
                     self._places[topic].append(place)
         for places in self._places.values():
             places.sort(key=lambda place: place.log_ns)
@@ -92,11 +93,29 @@ class BagAccess:
             )
         place = places[number]
         with _errors_of(place.file):
-            fetch = _mcap_payload if place.file.suffix == '.mcap' else _sqlite_payload
-            data = fetch(place, topic)
+            data = self._fetched(place, topic)
         if not self._reader.messages_compressed:
             return data
         return decompressed(data, self._most_message_bytes)
+
+    def _indexed(self, file: Path) -> Iterator[tuple[str, _Place]]:
+        if self._reader.metadata.storage != ROS1:
+            return (_mcap_places if file.suffix == '.mcap' else _sqlite_places)(file)
+        from ffs_anonymizer.rosbag2.ros1 import Ros1Reader
+
+        # Its index is read when it is opened, so it stays open.
+        self._ros1 = Ros1Reader(file, {}, self._most_message_bytes)
+        weakref.finalize(self, self._ros1.close)
+        return (
+            (topic, _Place(log_ns, file, offset, chunk_offset))
+            for topic, log_ns, chunk_offset, offset in self._ros1.places()
+        )
+
+    def _fetched(self, place: _Place, topic: str) -> bytes:
+        if self._ros1 is not None:
+            return self._ros1.payload(place.log_ns, place.chunk_offset, place.key)
+        fetch = _mcap_payload if place.file.suffix == '.mcap' else _sqlite_payload
+        return fetch(place, topic)
 
 
 def _mcap_places(file: Path) -> Iterator[tuple[str, _Place]]:
@@ -161,4 +180,7 @@ def _sqlite_payload(place: _Place, topic: str) -> bytes:
 
 
 def _errors_of(file: Path) -> AbstractContextManager[None]:
+    if file.suffix == '.bag':
+        # It has the one error already.
+        return nullcontext()
     return translated(file) if file.suffix == '.mcap' else sqlite.translated(file)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import functools
 from pathlib import Path
 import struct
+import threading
 from typing import Any
 
 from ffs_anonymizer.errors import BagError
@@ -19,6 +20,7 @@ try:
     from rosbags.convert.converter import is_same_wireformat, STATIC_MSGTYPE_RENAMES
     from rosbags.interfaces import Connection
     from rosbags.rosbag1 import Reader, ReaderError
+    from rosbags.rosbag1.reader import IndexData
     from rosbags.serde import SerdeError
     from rosbags.typesys import get_types_from_msg, get_typestore, Stores, TypesysError
     from rosbags.typesys.store import Typestore
@@ -64,6 +66,7 @@ class Ros1Reader:
     ) -> None:
         self._path = path
         self._read_count = 0
+        self._lock = threading.Lock()
         with _translated(path):
             with path.open('rb') as file:
                 head = file.read(len(MAGIC))
@@ -107,6 +110,31 @@ class Ros1Reader:
                     raise BagError(f'{self._path} is damaged: a message recorded at {log_ns} ns')
                 payload = bytes(source.convert(data))
                 yield Message(source.topic, log_ns, log_ns, 0, payload)
+
+    def places(self) -> Iterator[tuple[str, int, int, int]]:
+        """Yield where each message lies: topic, recording time, offset of the chunk and in it."""
+        for connection in self._reader.connections:
+            name = self._sources[connection.id].topic.name
+            for entry in self._reader.indexes[connection.id]:
+                yield name, entry.time, entry.chunk_pos, entry.offset
+
+    def payload(self, log_ns: int, chunk_offset: int, offset: int) -> bytes:
+        """
+        Return a single message in ROS 2's serialization.
+
+        :raises BagError: it is damaged.
+        """
+        reader = self._reader
+        with self._lock, _translated(self._path):
+            index = reader.indexes
+            first = reader.connections[0]
+            try:
+                # All that the library reads is what an index leads to.
+                reader.indexes = {first.id: [IndexData(log_ns, chunk_offset, offset)]}
+                connection, _, data = next(reader.messages([first]))
+            finally:
+                reader.indexes = index
+            return bytes(self._sources[connection.id].convert(data))
 
     def progress(self) -> float:
         """Return the share of the file that has been read, 0 to 1."""

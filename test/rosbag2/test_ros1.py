@@ -5,11 +5,20 @@ from pathlib import Path
 import random
 import struct
 
+from ffs_anonymizer.anonymizer import Recipe
+from ffs_anonymizer.bag import conversion
+from ffs_anonymizer.bag.chunks import plan_chunks, run_chunk
+from ffs_anonymizer.bag.estimate import estimate
+from ffs_anonymizer.bag.plan import BagJob, BagPlan
 from ffs_anonymizer.cli.program import main
 from ffs_anonymizer.errors import BagError
+from ffs_anonymizer.jobs import chunks as jobs
+from ffs_anonymizer.jobs.chunks import DetectedBefore
+from ffs_anonymizer.review.recording import BagRecording
 from ffs_anonymizer.rosbag2.access import BagAccess
 from ffs_anonymizer.rosbag2.reader import BagReader
 from ffs_anonymizer.rosbag2.storage import Message, Topic
+from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 import pytest
 from rosbags.rosbag1 import Writer
@@ -217,10 +226,54 @@ def test_a_chunk_that_is_a_bomb_is_not_unpacked(tmp_path, face_bgr):
         list(BagReader(path, most_message_bytes=1 << 20).items())
 
 
-def test_it_cannot_be_read_from_anywhere(tmp_path, face_bgr):
-    source = write(tmp_path / 'in.bag', drive(face_bgr, 1))
-    with pytest.raises(BagError, match='got a ROS 1 bag, expected one of ROS 2'):
-        BagAccess(source)
+@pytest.mark.parametrize('compression', [None, Writer.CompressionFormat.LZ4])
+def test_any_message_is_found_by_its_number(tmp_path, face_bgr, compression):
+    rows = drive(face_bgr)
+    rows.insert(1, ('/reach', 'own/msg/Reach', T0, reach(9)))
+    source = write(tmp_path / 'in.bag', rows, compression=compression)
+    messages = [item for item in BagReader(source).items() if isinstance(item, Message)]
+    access = BagAccess(source)
+    assert access.types['/cam/image'] == 'sensor_msgs/msg/Image'
+    for topic in access.types:
+        expected = [message for message in messages if message.topic.name == topic]
+        assert access.stamps_ns(topic) == [message.log_ns for message in expected]
+        for number in reversed(range(len(expected))):
+            assert access.payload(topic, number) == expected[number].data
+    with pytest.raises(BagError, match='/said: got message number 1, expected 0 to 0'):
+        access.payload('/said', 1)
+
+
+def test_chunks_an_estimate_and_an_audit(tmp_path, face_bgr, capsys, monkeypatch):
+    monkeypatch.setattr(jobs, 'LEAST_FRAMES', 2)
+    source = write(tmp_path / 'in.bag', drive(face_bgr, 4))
+    options = {'face.method': 'solid', 'detector.plate_model_path': 'none', 'threads': 1}
+    found = tmp_path / 'found.jsonl'
+    job = BagJob(
+        source=source,
+        target=tmp_path / 'out',
+        settings=Settings().updated(options),
+        write_detections=found,
+    )
+    assert estimate(BagPlan(job), sample_s=0.1).frames == 4
+    chunks = plan_chunks(job)
+    results = [run_chunk(chunk) for chunk in chunks]
+    jobs.recipe_that_finds.cache_clear()
+    # Of the very pictures that the one pass sees.
+    known = DetectedBefore(results)
+    monkeypatch.setattr(Recipe, 'detect', None)
+    assert (len(chunks), len(known)) == (2, 4)
+    report = conversion.run(job, detected=known)
+    assert report.streams['/cam/image'].regions['face'] == 4
+    monkeypatch.undo()
+
+    page = tmp_path / 'audit.html'
+    words = ['audit', '-i', str(source), '-o', str(tmp_path / 'out'), '--report', str(page)]
+    assert main([*words, '--detections', str(found), '--disable-progress-output']) == 0
+    assert '4 frames, 0 with something uncovered' in capsys.readouterr().out
+    recording = BagRecording(source, Settings())
+    assert [len(stamps) for stamps in recording.streams.values()] == [4]
+    seen = recording.frame('/cam/image', 2).decode().image_bgr
+    np.testing.assert_array_equal(seen, np.roll(face_bgr, 2, 1))
 
 
 def test_tf_has_its_new_name(tmp_path):
