@@ -346,6 +346,8 @@ def run_review(args: argparse.Namespace) -> int:
         stack.callback(server.server_close)
         say(f'review: {server.address}')
         say('on this machine alone, for whoever has this address; Ctrl-C ends it')
+        for name, why in original.unlisted(corrections.streams).items():
+            say(f'not shown: {name} ({why})')
         if not args.no_browser:
             webbrowser.open(server.address)
         with contextlib.suppress(KeyboardInterrupt):
@@ -530,13 +532,15 @@ def _rerun(source: Path, settings: Settings, original: Recording, folder: Path) 
     config = folder / 'settings.yaml'
     config.write_text(to_yaml(settings), encoding='utf-8')
     command = 'bag' if isinstance(original, BagRecording) else 'media'
+    # What follows cameras is made anew with every run.
+    follows = settings.cloud.cameras + settings.cloud.registered + settings.depth.cameras
 
     def words(detections: Path, target: Path, used: Path, output: Path) -> list[str]:
         return [
             command,
             *('-i', str(source), '-o', str(target), '--config', str(config)),
             *('--detections', str(detections)),
-            *('--reuse', str(output), '--reuse-detections', str(used)),
+            *(() if follows else ('--reuse', str(output), '--reuse-detections', str(used))),
         ]
 
     return words

@@ -98,6 +98,10 @@ class Recording(ABC):
         """Return what the recording holds beside pictures: names with what they are."""
         return {}
 
+    def unlisted(self, listed: Collection[str]) -> dict[str, str]:
+        """Return what may show persons and is not in a list of detections, and what of it."""
+        return dict.fromkeys(sorted(self.names.difference(listed)), 'was not searched')
+
     def take(self, listed_ns: Mapping[str, Collection[int]]) -> None:  # noqa: B027
         """
         Count frames as a list of detections does, which lacks messages that show no picture.
@@ -191,6 +195,16 @@ class BagRecording(Recording):
         for topic, reasons in self._skipped.items():
             unseen[topic] = ', '.join(f'{count} {reason}' for reason, count in reasons.items())
         return unseen
+
+    def unlisted(self, listed: Collection[str]) -> dict[str, str]:
+        """Return topics that the list does not have; those with a camera follow its boxes."""
+        unlisted = super().unlisted(listed)
+        for name in unlisted:
+            links = self._sensors.links(name, self.types[name])
+            if links:
+                images = ' and '.join(link.image for link in links)
+                unlisted[name] = f'follows the boxes of {images}'
+        return unlisted
 
     def take(self, listed_ns: Mapping[str, Collection[int]]) -> None:
         """Leave packets and clouds out that the list does not have."""

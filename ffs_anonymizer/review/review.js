@@ -487,6 +487,9 @@
     recording = await (await api('recording')).json();
     document.title = at('title').textContent = `Review of ${recording.name}`;
     at('stream').append(...recording.streams.map((s) => new Option(`${s.name} (${s.frames})`, s.name)));
+    const unlisted = Object.entries(recording.unlisted).map(([name, why]) => `${name} (${why})`);
+    at('unlisted').hidden = !unlisted.length;
+    at('unlisted').textContent = `Not shown: ${unlisted.join(', ')}`;
     at('class').append(...recording.classes.map((name) => new Option(name)));
     at('compare-label').hidden = !recording.has_output && !recording.settings.length;
     at('run').disabled = !recording.can_run;

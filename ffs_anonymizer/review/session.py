@@ -131,6 +131,7 @@ class ReviewSession:
                     for name in self._corrections.streams
                 ],
                 'classes': BOX_CLASSES,
+                'unlisted': self._original.unlisted(self._corrections.streams),
                 'has_output': self._anonymized is not None,
                 'can_run': self._rerun is not None,
                 'settings': [_described(p, self._settings) for p in PARAMETERS if p.name in TUNED],

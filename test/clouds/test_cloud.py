@@ -307,8 +307,9 @@ def test_the_same_as_sensor_msgs_py_reads(layout, bigendian):
     )
     if plain.row_step > plain.width * plain.point_step:
         pytest.skip('sensor_msgs_py does not know padded rows')
-    read = point_cloud2.read_points(msg, field_names=['x', 'y', 'z'])
     ours, _ = Cloud(msg).positions()
+    # It swaps the bytes of a message in place.
+    read = point_cloud2.read_points(msg, field_names=['x', 'y', 'z'])
     for i, name in enumerate('xyz'):
         assert (np.asarray(read[name]).reshape(64, 96) == ours[..., i]).all()
 

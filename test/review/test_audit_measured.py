@@ -1,6 +1,10 @@
 """The audit of clouds and depth images, through the command line, on bags made on the spot."""
 
 import json
+import subprocess
+import sys
+import time
+import urllib.request
 
 from ffs_anonymizer.cli.program import main
 from ffs_anonymizer.jobs.output import record_of
@@ -8,6 +12,7 @@ import numpy as np
 import pytest
 from support.bags import QUICK, raw_cdr, run, T0
 from support.clouds import camera_info, cloud_message, points_from, transform
+from support.program import ROOT
 from support.sensor_bags import (
     CLOUD,
     cloud_cdr,
@@ -131,6 +136,43 @@ def test_what_cannot_be_looked_at_is_named(tmp_path, face_bgr, capsys):
     assert 'not looked at: /lidar (1 messages: got no camera_info on /cam/camera_info' in told
     assert 'not looked at: /depth/image' not in told
     assert '/lidar' in audited(tmp_path)['unseen']
+
+
+def test_a_review_names_what_it_does_not_show(tmp_path, source):
+    found = tmp_path / 'found.jsonl'
+    assert run(source, tmp_path / 'out', *LINKS, '--write-detections', found) == 0
+    words = ('-i', source, '-o', tmp_path / 'out', '--detections', found, '--no-browser')
+    command = [sys.executable, '-m', 'ffs_anonymizer', 'review', *map(str, words)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            address = process.stdout.readline().removeprefix('review: ').strip()
+            process.stdout.readline()
+            told = [process.stdout.readline().strip() for _ in range(2)]
+            with urllib.request.urlopen(f'{address}api/recording', timeout=20) as answer:
+                recording = json.load(answer)
+            run_again = urllib.request.Request(f'{address}api/run', b'{}', method='POST')
+            with urllib.request.urlopen(run_again, timeout=20) as answer:
+                state = json.load(answer)
+            for _ in range(300):
+                if state['state'] != 'running':
+                    break
+                time.sleep(0.2)
+                with urllib.request.urlopen(f'{address}api/run', timeout=20) as answer:
+                    state = json.load(answer)
+        finally:
+            process.terminate()
+            process.wait(20)
+
+    unlisted = {
+        '/depth/image': 'follows the boxes of /cam/image',
+        '/lidar': 'follows the boxes of /cam/image',
+    }
+    # What follows cameras cannot be taken over from the last output.
+    assert state['state'] == 'done', state
+    assert (tmp_path / 'out_2').is_dir()
+    assert told == [f'not shown: {name} ({why})' for name, why in unlisted.items()]
+    assert recording['unlisted'] == unlisted
+    assert {stream['name'] for stream in recording['streams']} == {'/points', '/cam/image'}
 
 
 def test_a_topic_that_was_left_out_is_not_missed(tmp_path, source):
