@@ -15,6 +15,7 @@ from ffs_anonymizer.frames.array import ArrayFrame
 from ffs_anonymizer.frames.frame import Frame
 from ffs_anonymizer.networks import Networks
 from ffs_anonymizer.painting import composite, methods
+from ffs_anonymizer.painting.chooser import choose_faces
 from ffs_anonymizer.painting.composite import Patch
 from ffs_anonymizer.painting.generator import Generator
 from ffs_anonymizer.painting.job import job_of
@@ -57,6 +58,7 @@ class Choice:
 
     :param rects_xyxy_px: (N, 4) int32, where each region covers completely.
     :param methods: (N,) int8, codes of methods.NAMES.
+    :param latents: of each region (Z,) float32, the face that it wears; None where none is chosen.
     :param stream: its name; with a track it decides which face is drawn.
     :param warnings: what does not go as configured; the regions are covered all the same.
     """
@@ -65,6 +67,7 @@ class Choice:
     regions: Regions
     rects_xyxy_px: NDArray[np.int32]
     methods: NDArray[np.int8]
+    latents: tuple[NDArray[np.float32] | None, ...] = ()
     stream: str = ''
     warnings: tuple[str, ...] = ()
 
@@ -278,7 +281,24 @@ class Recipe:
             costs=[generator.cost for generator in self._generators],
             before=drawn.levels,
         )
-        return Choice(frame, regions, rects, codes, stream), Drawn(levels)
+        choice = Choice(frame, regions, rects, codes, (None,) * len(codes), stream)
+        try:
+            latents, faces = choose_faces(
+                frame.image_bgr,
+                regions,
+                rects,
+                codes,
+                self.settings,
+                generators=self._generators,
+                stream=stream,
+                before=drawn.faces,
+            )
+        except ModelError as error:
+            without = self._without_faces(choice, error)
+            if without is None:
+                raise
+            return without, Drawn(levels, drawn.faces)
+        return dataclasses.replace(choice, latents=latents), Drawn(levels, faces)
 
     def put(self, frame: Frame, regions: Regions, *, stream: str = '') -> Anonymized:
         """
@@ -337,18 +357,22 @@ class Recipe:
             return list(zip(choices, tried, strict=True))
         if len(choices) != 1:
             return [result for choice in choices for result in self._painted([choice])]
-        drawn = choices[0].methods < methods.BLUR
+        without = self._without_faces(choices[0], tried)
+        return [tried] if without is None else self._painted([without])
+
+    def _without_faces(self, choice: Choice, error: AnonymizerError) -> Choice | None:
+        """Return a choice in which no face is drawn, None where that is not what is wanted."""
+        drawn = choice.methods < methods.BLUR
         given_up = self.settings.generator.on_error == 'fallback' and drawn.any()
-        if not given_up or not isinstance(tried, ModelError):
-            return [tried]
-        other = methods.fallbacks(choices[0].regions.classes, self.settings)
-        words = f'{np.count_nonzero(drawn)} faces use the fallback: {tried}'
-        without = dataclasses.replace(
-            choices[0],
-            methods=np.where(drawn, other, choices[0].methods),
-            warnings=(*choices[0].warnings, words),
+        if not given_up or not isinstance(error, ModelError):
+            return None
+        other = methods.fallbacks(choice.regions.classes, self.settings)
+        words = f'{np.count_nonzero(drawn)} faces use the fallback: {error}'
+        return dataclasses.replace(
+            choice,
+            methods=np.where(drawn, other, choice.methods),
+            warnings=(*choice.warnings, words),
         )
-        return self._painted([without])
 
     def _paint(self, choices: Sequence[Choice]) -> list[list[Patch]]:
         jobs = []
@@ -362,6 +386,7 @@ class Recipe:
                     choice.rects_xyxy_px,
                     choice.methods,
                     self.settings,
+                    latents=choice.latents,
                     crop_scales=[generator.crop_scale for generator in self._generators],
                     stream=choice.stream,
                 )

@@ -10,7 +10,8 @@ from typing import Union
 from ffs_anonymizer.backend import multiplies_bytes, open_model
 from ffs_anonymizer.backend.device import Device
 from ffs_anonymizer.errors import AnonymizerError
-from ffs_anonymizer.models.roster import DETECTORS, GENERATORS, Role, roster
+from ffs_anonymizer.models.roster import CHOOSERS, DETECTORS, GENERATORS, Role, roster
+from ffs_anonymizer.painting.chooser import Chooser
 from ffs_anonymizer.painting.generator import Generator
 from ffs_anonymizer.painting.painters import Painters
 from ffs_anonymizer.regions.detector import Network
@@ -39,7 +40,7 @@ class Running:
         return f'{self.file} sha256:{self.sha256[:12]} in {self.library} on {self.device}'
 
 
-_Opened = Union[Network, Generator]
+_Opened = Union[Network, Generator, Chooser]
 
 
 class Networks:
@@ -89,7 +90,10 @@ class Networks:
         """
         roles = roster(settings)
         with self._lock:
-            found = [self._open(role, settings) for role in roles]
+            found: list[_Opened] = []
+            for role in roles:
+                chooser = found[-1] if found and isinstance(found[-1], Chooser) else None
+                found.append(self._open(role, settings, chooser))
             detectors = tuple(network for network in found if isinstance(network, Network))
             generators = tuple(network for network in found if isinstance(network, Generator))
             if generators not in self._painters:
@@ -128,7 +132,7 @@ class Networks:
                 network.model.close()
             self._painters, self._opened = {}, {}
 
-    def _open(self, role: Role, settings: Settings) -> _Opened:
+    def _open(self, role: Role, settings: Settings, chooser: Chooser | None) -> _Opened:
         options = settings.generator.crop_scale, settings.generator.max_batch
         key = role.name, role.path, *(options if role.name in GENERATORS else ())
         if key in self._opened:
@@ -145,7 +149,11 @@ class Networks:
             )
             model.device = device.noted('in 8 bits')
         if role.name in GENERATORS:
-            self._opened[key] = Generator(model, crop_scale=options[0], max_batch=options[1])
+            self._opened[key] = Generator(
+                model, crop_scale=options[0], max_batch=options[1], chooser=chooser
+            )
+        elif role.name in CHOOSERS:
+            self._opened[key] = Chooser(model)
         else:
             self._opened[key] = Network(model, DETECTORS.index(role.name))
         return self._opened[key]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import dataclasses
 from dataclasses import dataclass, field
 
+from ffs_anonymizer.painting.chooser import Faces
 from ffs_anonymizer.regions.tracker import Tracks
 
 JUMPED = 'the stamps jumped, so time was taken to go on as before: what was found stays covered'
@@ -86,9 +87,11 @@ class Drawn:
     Hold what was drawn into the frames so far.
 
     :param levels: by track id, the generator that the budget gave it in the newest frame.
+    :param faces: the latents that tracks wear.
     """
 
     levels: Mapping[int, int] = field(default_factory=dict)
+    faces: Faces = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 import pytest
 from support.collection import Executed, uncollectable
-from support.drawn_faces import boxes, packed, photos, tiny_settings  # noqa: F401
+from support.drawn_faces import boxes, packed, photos, table, tiny_settings  # noqa: F401
 from support.drawn_plates import streets  # noqa: F401
 import tqdm
 

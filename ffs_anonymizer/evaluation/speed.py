@@ -44,9 +44,9 @@ def write_random(name: str, path: Path) -> int:
     :param name: a key of ARCHITECTURES.
     """
     torch.manual_seed(0)
-    network = make_network(name)
+    network = make_network(name).generator
     size_px = 128
     with torch.no_grad():
         network.train()(*probe(size_px).values())
-    write_onnx(fold(network.eval()), path, size_px)
+    write_onnx(fold(network.eval()), path, probe(size_px, 2), 'inpainted')
     return size_px

@@ -11,7 +11,7 @@ from typing import Any
 
 from ffs_anonymizer.errors import ModelError
 
-TASKS = ('generator', 'detector')
+TASKS = ('generator', 'detector', 'chooser')
 PRECISIONS = ('fp32', 'fp16', 'int8')
 DEFAULT_GENERATOR = 'ffs-128-small.onnx'
 # That of the generators whose contract is taken over, which have no manifest.
@@ -43,6 +43,8 @@ class Manifest:
     :param metrics: name to measured number, or to a mapping of these.
     :param layout: of a detector's outputs, one of regions.layouts; empty: told by the outputs.
     :param classes: of a detector, in the order of its scores; `face` and `plate` are looked for.
+    :param chooser: of a generator, the name of the file beside it that chooses its latents; empty:
+        they are standard normal.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Manifest:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     layout: str = ''
     classes: tuple[str, ...] = ()
+    chooser: str = ''
 
     def __post_init__(self) -> None:
         """Refuse what no model of ours can be."""
@@ -68,9 +71,9 @@ class Manifest:
             raise ModelError(
                 f'precision: got {self.precision!r}, expected one of {", ".join(PRECISIONS)}'
             )
-        if self.task == 'generator' and (self.size_px < 16 or self.crop_scale < 1.0):
+        if self.task != 'detector' and (self.size_px < 16 or self.crop_scale < 1.0):
             raise ModelError(
-                f'generator: got size_px {self.size_px} and crop_scale {self.crop_scale}, '
+                f'{self.task}: got size_px {self.size_px} and crop_scale {self.crop_scale}, '
                 'expected at least 16 and 1.0'
             )
 
@@ -134,6 +137,23 @@ def load_manifest(onnx_path: Path, sha256: str = '') -> Manifest | None:
     return manifest
 
 
+def chooser_of(generator_path: Path) -> Path | None:
+    """
+    Return the file that chooses a generator's latents, None where its manifest names none.
+
+    :raises ModelError: the manifest is malformed or another file's, or names a file elsewhere.
+    """
+    manifest = load_manifest(generator_path)
+    if manifest is None or not manifest.chooser:
+        return None
+    if Path(manifest.chooser).name != manifest.chooser:
+        raise ModelError(
+            f'{manifest_path(generator_path)}: chooser: got {manifest.chooser!r}, expected the '
+            'name of a file beside it'
+        )
+    return generator_path.with_name(manifest.chooser)
+
+
 def crop_scale_of(manifest: Manifest | None) -> float:
     """Return the side of a crop over the longer side of its region, as a generator was trained."""
     return CROP_SCALE if manifest is None else manifest.crop_scale
@@ -149,7 +169,7 @@ def parse_manifest(values: object) -> Manifest:
     if not isinstance(values, dict):
         raise ModelError(f'got {type(values).__name__}, expected an object')
     names = {f.name for f in fields(Manifest)}
-    missing = sorted(names - {'metrics', 'layout', 'classes'} - values.keys())
+    missing = sorted(names - {'metrics', 'layout', 'classes', 'chooser'} - values.keys())
     unknown = sorted(values.keys() - names)
     if missing or unknown:
         raise ModelError(f'missing keys {missing}, unknown keys {unknown}')
@@ -161,8 +181,9 @@ def parse_manifest(values: object) -> Manifest:
             raise ModelError(f'{key}: got {values[key]!r}, expected a number')
     if not isinstance(values.get('metrics', {}), dict):
         raise ModelError(f'metrics: got {values["metrics"]!r}, expected an object')
-    if not isinstance(values.get('layout', ''), str):
-        raise ModelError(f'layout: got {values["layout"]!r}, expected a text')
+    for key in ('layout', 'chooser'):
+        if not isinstance(values.get(key, ''), str):
+            raise ModelError(f'{key}: got {values[key]!r}, expected a text')
     classes = values.get('classes', [])
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise ModelError(f'classes: got {classes!r}, expected a list of texts')

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.models.manifest import (
+    chooser_of,
     DEFAULT_FOR_CPU,
     default_generator,
     DEFAULT_PLATES,
@@ -19,6 +20,7 @@ from ffs_anonymizer.settings.runtime import NO_PLATES, Settings
 DETECTORS = ('face detector', 'plate detector')
 # The best and slowest first.
 GENERATORS = ('generator', 'generator (small)')
+CHOOSERS = ('face chooser', 'face chooser (small)')
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Role:
     """
     Say which file plays a role.
 
-    :param name: of DETECTORS or GENERATORS.
+    :param name: of DETECTORS, GENERATORS or CHOOSERS.
     :param path: the ONNX file.
     :param on_cpu: the same network in 8 bits, for processors that multiply bytes.
     """
@@ -38,7 +40,7 @@ class Role:
 
 def roster(settings: Settings) -> tuple[Role, ...]:
     """
-    Return the files that the settings need, detectors first.
+    Return the files that the settings need, detectors first, choosers before their generators.
 
     :raises ModelError: a role has no file that is named, and none that is shipped.
     """
@@ -56,9 +58,13 @@ def roster(settings: Settings) -> tuple[Role, ...]:
             'no face generator: got no generator.model_path, and this version has no weights '
             'of its own; name an ONNX file, or choose blur, mosaic or solid'
         )
-    roles.append(Role(GENERATORS[0], path, None if own else default_generator(DEFAULT_FOR_CPU)))
-    if settings.generator.small_model_path:
-        roles.append(Role(GENERATORS[1], Path(settings.generator.small_model_path)))
+    small = settings.generator.small_model_path
+    for number, generator in enumerate([path, *([Path(small)] if small else [])]):
+        chooser = chooser_of(generator)
+        if chooser is not None:
+            roles.append(Role(CHOOSERS[number], chooser))
+        on_cpu = default_generator(DEFAULT_FOR_CPU) if not own and number == 0 else None
+        roles.append(Role(GENERATORS[number], generator, on_cpu))
     return tuple(roles)
 
 

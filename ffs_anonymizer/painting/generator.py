@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from ffs_anonymizer.backend import Backend
 from ffs_anonymizer.errors import ModelError, SettingsError
@@ -12,6 +13,9 @@ from ffs_anonymizer.painting.crops import Crops
 from ffs_anonymizer.painting.inputs import feeds_of
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from ffs_anonymizer.painting.chooser import Chooser
 
 MEASURED_BATCH = 4
 MEASURED_RUNS = 5
@@ -28,6 +32,7 @@ class Generator:
     :param crop_scale: side of a crop over the longer side of its region; 0: as the model was
         trained.
     :param max_batch: most crops in one call.
+    :param chooser: what chooses its latents; None: they are standard normal.
     :param size_px: S.
     :param latent_length: Z, 0 where it takes no latents.
     :param cost: what a call takes on this device, kept up to date once it was measured.
@@ -35,7 +40,14 @@ class Generator:
     :raises SettingsError: the crop is smaller than the region.
     """
 
-    def __init__(self, model: Backend, *, crop_scale: float = 0.0, max_batch: int = 16) -> None:
+    def __init__(
+        self,
+        model: Backend,
+        *,
+        crop_scale: float = 0.0,
+        max_batch: int = 16,
+        chooser: Chooser | None = None,
+    ) -> None:
         self.model = model
         self.size_px = _check_contract(model)
         self.crop_scale = crop_scale or crop_scale_of(model.manifest)
@@ -45,6 +57,14 @@ class Generator:
         self.cost: Cost | None = None
         shapes = {spec.name: spec.shape for spec in model.inputs}
         self.latent_length = int(shapes['latent'][1]) if 'latent' in shapes else 0
+        self.chooser = chooser
+        if chooser is not None:
+            got, expected = ((each.size_px, each.latent_length) for each in (chooser, self))
+            if got != expected:
+                raise ModelError(
+                    f'{chooser.model.path}: got crops and latents of {got}, expected {expected} '
+                    f'as {model.path.name} takes them; export both again'
+                )
 
     def generate(
         self,

@@ -15,11 +15,6 @@ from numpy.typing import NDArray
 USUAL_WIDTH = 0.72
 USUAL_REGION = 1.2
 USUAL_CROP = 1.3
-# How far faces differ, in shares of their boxes (standard deviations of upright frontal faces):
-# height of the eyes, half their distance, length of the nose, height and half width of the mouth;
-# and the turn of the head, as the way of the nose.
-SHAPE_SPREADS = np.array([0.018, 0.012, 0.012, 0.012, 0.017, 0.035], np.float32)
-SHAPE_SALT = np.uint64(0x5A9E)  # the latent begins at the same seed
 
 
 def feeds_of(
@@ -100,43 +95,19 @@ def latents_of(seeds: NDArray[np.uint64], length: int) -> NDArray[np.float32]:
     return np.stack(rows) if rows else np.empty((0, length), np.float32)
 
 
-def points_of(regions: Regions, seeds: NDArray[np.uint64], *, pose: bool) -> NDArray[np.float32]:
+def points_of(regions: Regions, *, pose: bool) -> NDArray[np.float32]:
     """
     Return where the eyes, the nose and the corners of the mouth of drawn faces go, (N, 5, 2).
 
     :param regions: N regions, in pixels of the frame.
-    :param seeds: (N,), of latent_seeds(): which person's they are.
-    :param pose: their own points where the frame has some; else, and without, those of somebody
-        invented, which say nothing that the boxes do not.
+    :param pose: their own points where the frame has some; else, and without, the mean ones, which
+        say nothing that the boxes do not.
     """
-    boxes = regions.ungrown_xyxy_px
-    points = mean_points(boxes) + invented_shapes(seeds) * (boxes[:, 2:] - boxes[:, :2])[:, None]
+    points = mean_points(regions.ungrown_xyxy_px)
     if pose:
         known = np.isfinite(regions.points_px).all((1, 2))
         points[known] = regions.points_px[known]
     return points
-
-
-def invented_shapes(seeds: NDArray[np.uint64]) -> NDArray[np.float32]:
-    """
-    Return how the points of invented people lie off the mean ones, (N, 5, 2), in shares of a box.
-
-    Their spread is that of the faces that the package's generator was trained on: height and
-    distance of the eyes, length of the nose, height and width of the mouth, and a slight turn of
-    the head. With the mean points alone a recognizer takes most drawn faces for one person.
-
-    :param seeds: (N,), of latent_seeds().
-    """
-    some = latents_of(seeds ^ SHAPE_SALT, len(SHAPE_SPREADS)) * SHAPE_SPREADS
-    eyes_down, apart, nose_down, mouth_down, wider, turn = some.T
-    shapes = np.zeros((len(seeds), 5, 2), np.float32)
-    shapes[:, :2, 0] = 0.35 * turn[:, None] + np.stack([-apart, apart], 1)
-    shapes[:, 2, 0] = turn
-    shapes[:, 3:, 0] = 0.5 * turn[:, None] + np.stack([-apart - wider, apart + wider], 1)
-    shapes[:, :2, 1] = eyes_down[:, None]
-    shapes[:, 2, 1] = eyes_down + nose_down
-    shapes[:, 3:, 1] = (0.5 * eyes_down + mouth_down)[:, None]
-    return shapes
 
 
 def in_crops(

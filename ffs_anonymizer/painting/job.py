@@ -31,6 +31,7 @@ class Job:
     :param squares_xys_px: (N, 3) int32, left, top and side of each crop, as crops.cut takes them.
     :param generators: (N,) int8, the index of each crop's generator.
     :param latent_seeds: (N,) uint64, where the latent of each crop's face begins.
+    :param latents: (Z,) float32 of each crop whose face was chosen, None for the others.
     :param points_px: (N, 5, 2) float32, where eyes, nose and mouth corners go, in the frame.
     :param holes_xyxy_px: (M, 4) int32, all that no crop may see.
     :param outer_xyxy_px: (P, 4) int32, where each patch is written, inside the frame.
@@ -42,6 +43,7 @@ class Job:
     squares_xys_px: NDArray[np.int32]
     generators: NDArray[np.int8]
     latent_seeds: NDArray[np.uint64]
+    latents: tuple[NDArray[np.float32] | None, ...]
     points_px: NDArray[np.float32]
     holes_xyxy_px: NDArray[np.int32]
     outer_xyxy_px: NDArray[np.int32]
@@ -56,13 +58,14 @@ class Job:
             self.squares_xys_px.shape,
             self.generators.shape,
             self.latent_seeds.shape,
+            (len(self.latents),),
             self.points_px.shape,
             self.holes_xyxy_px.shape[1:],
             self.outer_xyxy_px.shape,
             self.rect_xyxy_px.shape,
             self.crop_index.shape,
         )
-        crops: tuple[tuple[int, ...], ...] = ((n, 3), (n,), (n,), (n, 5, 2))
+        crops: tuple[tuple[int, ...], ...] = ((n, 3), (n,), (n,), (n,), (n, 5, 2))
         expected = (*crops, (4,), (p, 4), (p, 4), (p,))
         if got != expected:
             raise ValueError(f'Job: got shapes {got}, expected {expected}')
@@ -119,6 +122,7 @@ def job_of(
     methods: NDArray[np.int8],
     settings: Settings,
     *,
+    latents: Sequence[NDArray[np.float32] | None],
     crop_scales: Sequence[float],
     stream: str,
 ) -> Job:
@@ -129,6 +133,7 @@ def job_of(
     :param regions: N regions.
     :param rects_xyxy_px: (N, 4) int32, where each region covers completely.
     :param methods: (N,) int8, codes of methods.NAMES.
+    :param latents: of each region (Z,), or None where no face was chosen.
     :param crop_scales: of the generators, side of a crop over the longer side of its region.
     :param stream: its name; with the track it decides which face or plate is drawn.
     """
@@ -172,7 +177,8 @@ def job_of(
         squares,
         methods[drawn],
         seeds[drawn],
-        points_of(regions.take(drawn), seeds[drawn], pose=settings.generator.pose),
+        tuple(latents[i] for i in drawn.tolist()),
+        points_of(regions.take(drawn), pose=settings.generator.pose),
         rects_xyxy_px,
         np.array([*below, *outers], np.int32).reshape(-1, 4),
         np.array([*below, *rects_xyxy_px[order]], np.int32).reshape(-1, 4),
@@ -240,8 +246,12 @@ def beside(
     :param latent_length: Z, 0 where it takes no latents.
     :returns: latent (n, Z) and points (n, 5, 2), in pixels of the crops.
     """
+    latents = latents_of(job.latent_seeds[which], latent_length)
+    for row, crop in enumerate(np.nonzero(which)[0].tolist()):
+        if (chosen := job.latents[crop]) is not None:
+            latents[row] = chosen
     return {
-        'latent': latents_of(job.latent_seeds[which], latent_length),
+        'latent': latents,
         'points': in_crops(job.points_px[which], job.squares_xys_px[which], size_px),
     }
 

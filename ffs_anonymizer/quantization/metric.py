@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
-from ffs_anonymizer.backend import Backend, Tensors, TensorSpec
+from ffs_anonymizer.backend import Backend, open_model, Tensors, TensorSpec
 from ffs_anonymizer.backend.device import Device
 from ffs_anonymizer.backend.ort import open_session, specs_of
 from ffs_anonymizer.datasets.photos import Photo
+from ffs_anonymizer.models.manifest import chooser_of
+from ffs_anonymizer.painting.chooser import Chooser
 from ffs_anonymizer.painting.crops import Crops
-from ffs_anonymizer.painting.inputs import feeds_of
+from ffs_anonymizer.painting.inputs import feeds_of, usual_points
 from ffs_anonymizer.quantization.calibration import detect, THRESHOLD
 from ffs_anonymizer.regions import boxes
 from ffs_anonymizer.regions.detections import Detections, FACE
@@ -82,9 +84,16 @@ class GeneratorQuality(Quality):
     :param metric: ssim or error.
     """
 
-    def __init__(self, reference: Backend, crops: Crops, metric: str) -> None:
+    def __init__(
+        self,
+        reference: Backend,
+        crops: Crops,
+        metric: str,
+        latents: NDArray[np.float32] | None = None,
+    ) -> None:
         self.name = metric
         self.crops = crops
+        self.latents = latents
         self.wanted = self.paint(reference)
 
     def score(self, model: Backend) -> float:
@@ -102,7 +111,7 @@ class GeneratorQuality(Quality):
 
     def paint(self, model: Backend) -> NDArray[np.float32]:
         """Return what a network paints, (N, 3, S, S)."""
-        feeds = crop_feeds(self.crops, model.inputs)
+        feeds = crop_feeds(self.crops, model.inputs, self.latents)
         return np.concatenate([model.infer(feed)['inpainted'] for feed in feeds])
 
 
@@ -159,16 +168,38 @@ def photo_feeds(model: Backend, photos: Sequence[Photo]) -> Iterator[Tensors]:
         yield recorder.feeds.pop()
 
 
-def crop_feeds(crops: Crops, inputs: Sequence[TensorSpec]) -> Iterator[Tensors]:
+def crop_feeds(
+    crops: Crops, inputs: Sequence[TensorSpec], latents: NDArray[np.float32] | None
+) -> Iterator[Tensors]:
     """
     Yield crops in batches, as the generator is fed.
 
     :param crops: what it sees.
     :param inputs: what it takes.
+    :param latents: (N, Z), the faces that were chosen for the crops; None: standard normal ones.
     """
-    whole = feeds_of(inputs, crops)
+    whole = feeds_of(inputs, crops, latents=latents)
     for start in range(0, len(crops), _BATCH):
         yield {name: value[start : start + _BATCH] for name, value in whole.items()}
+
+
+def chosen_latents(generator_path: Path, crops: Crops) -> NDArray[np.float32] | None:
+    """
+    Return the faces that a generator's chooser picks for crops, (N, Z), None where it has none.
+
+    :param generator_path: the ONNX file.
+    :raises ModelError: the chooser's file is missing or unfit.
+    """
+    path = chooser_of(generator_path)
+    if path is None:
+        return None
+    model = open_model(path, device='cpu')
+    try:
+        seeds = np.arange(len(crops), dtype=np.uint64)
+        points = usual_points(len(crops), crops.condition.shape[-1])
+        return Chooser(model).choose(crops, seeds=seeds, points_px=points)
+    finally:
+        model.close()
 
 
 def structural_similarity(

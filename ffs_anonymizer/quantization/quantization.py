@@ -35,6 +35,7 @@ from ffs_anonymizer.quantization.half import to_half
 from ffs_anonymizer.quantization.integer import to_integer
 from ffs_anonymizer.quantization.metric import (
     Candidate,
+    chosen_latents,
     crop_feeds,
     DETECTOR_METRICS,
     DetectorQuality,
@@ -243,12 +244,17 @@ class Quantization:
             region_scale=settings.face.region_scale,
             seed=args.seed,
         )
-        first, rest = parted(crops, min(args.evaluate, len(crops)))
+        count = min(args.evaluate, len(crops))
+        first, rest = parted(crops, count)
+        latents = chosen_latents(args.input, crops)
+        of_first = of_rest = latents
         if not len(rest):
             rest = crops
-        batches = list(crop_feeds(rest, inputs))
+        elif latents is not None:
+            of_first, of_rest = latents[:count], latents[count:]
+        batches = list(crop_feeds(rest, inputs, of_rest))
         return Prepared(
-            GeneratorQuality(Candidate(model), first, self.metric),
+            GeneratorQuality(Candidate(model), first, self.metric, of_first),
             batches,
             len(batches),
             generator.size_px,

@@ -228,6 +228,13 @@ def add_export_parser(subparsers: Subparsers) -> None:
     parser.add_argument('--name', default='', help="of the files; the network's by default")
     parser.add_argument('--data', type=Path, help='packed faces, where those of training moved')
     parser.add_argument(
+        '--gallery',
+        default='',
+        metavar='NAMES',
+        help='names of people in the packed faces who do not exist, with * and ?, commas between: '
+        'whose faces the generator wears (needed for generators)',
+    )
+    parser.add_argument(
         '--picture-data',
         type=Path,
         metavar='FOLDER',
@@ -274,9 +281,15 @@ def run_export(args: argparse.Namespace) -> int:
             score_shift=args.score_shift,
         )
     else:
+        if not args.gallery:
+            raise SettingsError(
+                '--gallery: got nothing, expected names of people in the packed faces who do not '
+                "exist, for example 'generated_*': theirs are the faces that are worn"
+            )
         done = export(
             args.input,
             args.output,
+            gallery=args.gallery,
             name=args.name,
             data=args.data,
             picture_data=args.picture_data,

@@ -11,6 +11,7 @@ from ffs_anonymizer import plain_yaml
 from ffs_anonymizer.errors import SettingsError
 
 S = TypeVar('S', bound='RunSettings')
+ALL, MATCHING = 'all', 'matching'
 
 
 def setting(
@@ -61,37 +62,39 @@ class TrainSettings(RunSettings):
     """Hold the settings of a generator's training."""
 
     network: str = setting('ffs-128-small', 'key of the table of architectures')
+    learns: str = setting(ALL, 'all, or matching: which face fits where, and nothing else')
     size_px: int = setting(128, 'S, side of the crops', 16, 512)
     region_scale: float = setting(1.2, 'side of a region over that of its box', 1.0, 3.0)
     crop_scale: float = setting(1.3, 'side of a crop over its region, the longer side', 1.0, 4.0)
-    batch: int = setting(16, 'faces a step', 2, 4096)
+    batch: int = setting(8, 'faces a step', 2, 4096)
     half: bool = setting(True, 'bfloat16 where it is safe; slow on CPUs without it')
-    rate_generator: float = setting(5e-4, 'learning rate of generator, encoder, prior', 0.0, 1.0)
+    rate_generator: float = setting(1.5e-3, 'learning rate of all but the critic', 0.0, 1.0)
     rate_critic: float = setting(2e-4, 'learning rate of the critic', 0.0, 1.0)
     ema_images: int = setting(4000, 'images over which averaged weights forget half', 1)
     drawn_share: float = setting(
-        0.25, 'share of a batch whose code is drawn, not read from the face', 0.0, 0.9
+        0.25, 'share of a batch that wears the face of somebody else who fits', 0.0, 0.9
     )
-    code_noise: float = setting(0.35, 'spread of what is added to a code that was read', 0.0, 2.0)
+    drawn_from: int = setting(1000, 'step from which faces of others are worn', 0)
+    code_noise: float = setting(0.05, 'spread of what is added to a code', 0.0, 2.0)
     points_share: float = setting(
-        0.6, 'share of a batch with its own points; the others get mean ones', 0.0, 1.0
+        0.5, 'share of a batch with its own points; the others get mean ones', 0.0, 1.0
     )
-    points_noise_px: float = setting(0.9, 'spread of what is added to own points', 0.0, 32.0)
-    weight_critic: float = setting(0.25, 'of the adversarial term', 0.0)
+    points_noise_px: float = setting(0.7, 'spread of what is added to own points', 0.0, 32.0)
+    weight_critic: float = setting(0.0, 'of the adversarial term', 0.0)
     critic_from: int = setting(0, 'step from which the adversarial term counts', 0)
     weight_features: float = setting(4.0, 'of the feature distance in the hole', 0.0)
+    features_from: int = setting(1000, 'step from which the feature distance counts', 0)
+    features_every: int = setting(2, 'steps between those in which features are looked at', 1)
     weight_hole: float = setting(3.0, 'of the pixel distance in the hole', 0.0)
+    weight_gradient: float = setting(4.0, 'of the distance of steps between pixels there', 0.0)
     focus: float = setting(
         3.0, 'how much more eyes and mouth count among the own faces than the rest', 0.0
     )
-    weight_border: float = setting(5.0, 'of the pixel distance just inside the border', 0.0)
-    weight_ring: float = setting(4.0, 'of the pixel distance outside the hole', 0.0)
-    weight_tone: float = setting(3.0, "of the distance of the faces' mean colours", 0.0)
-    weight_texture: float = setting(0.15, 'of the distance of the strengths of detail', 0.0)
-    weight_prior: float = setting(0.1, 'of how unlikely the read codes are to the prior', 0.0)
-    weight_code: float = setting(
-        0.2, 'of the distance of a drawn code from what is read of its face', 0.0
-    )
+    weight_border: float = setting(4.0, 'of the pixel distance just inside the border', 0.0)
+    weight_ring: float = setting(3.0, 'of the pixel distance outside the hole', 0.0)
+    weight_tone: float = setting(2.0, "of the distance of the faces' mean colours", 0.0)
+    weight_points: float = setting(0.2, 'of the distance of guessed from own points', 0.0)
+    weight_match: float = setting(0.1, 'of telling which face fits which surroundings', 0.0)
     look_px: int = setting(
         104, 'side of the window, drawn anew each step, that critic and features see', 16, 512
     )
@@ -103,16 +106,12 @@ class TrainSettings(RunSettings):
     weight_distil: float = setting(
         1.0, 'of the distance to the teacher, outputs and features', 0.0
     )
-    recognizer: str = setting(
-        '', "dlib, or a torch.export file (.pt2): who tells persons apart; '' for nobody"
-    )
-    recognize_every: int = setting(2, 'steps between those in which the recognizer is asked', 1)
-    weight_own: float = setting(
-        2.0, 'of being another person than the one whose code was read', 0.0
-    )
-    weight_drawn: float = setting(
-        2.0, 'of drawn faces being one person, with each other or the original', 0.0
-    )
+
+    def __post_init__(self) -> None:
+        """Check every value against its range, and the words."""
+        super().__post_init__()
+        if self.learns not in (ALL, MATCHING):
+            raise SettingsError(f'learns: got {self.learns!r}, expected {ALL} or {MATCHING}')
 
 
 @dataclass(frozen=True)

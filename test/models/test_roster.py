@@ -16,7 +16,8 @@ def test_each_role_has_the_file_that_the_settings_name():
     shipped = default_generator().name
     face = ('face detector', 'centerface.onnx')
     plates = ('plate detector', 'ffs-plates.onnx')
-    assert names(face__method='generate') == [face, plates, ('generator', shipped)]
+    chooser = 'face chooser', default_generator().stem + '-faces.onnx'
+    assert names(face__method='generate') == [face, plates, chooser, ('generator', shipped)]
     assert names(face__method='blur', detector__plate_model_path='none') == [face]
     assert names(face__method='blur', generator__small_model_path='s.onnx') == [face, plates]
     assert names(

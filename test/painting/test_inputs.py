@@ -4,7 +4,6 @@ from ffs_anonymizer.painting.crops import Crops, mean_points
 from ffs_anonymizer.painting.inputs import (
     feeds_of,
     in_crops,
-    invented_shapes,
     latent_seeds,
     latents_of,
     points_of,
@@ -64,42 +63,15 @@ def test_own_points_pass_only_where_pose_is_allowed_and_the_frame_has_some():
     own[0] = 40
     rows = [boxes, np.zeros(2, np.int8), *[np.ones(2, np.float32)] * 2, np.arange(2)]
     regions = Regions(*rows, np.ones(2, np.bool_), own, boxes)
-    seeds = latent_seeds(0, 'front', np.arange(2))
-    invented = points_of(regions, seeds, pose=False)
-    allowed = points_of(regions, seeds, pose=True)
+    mean = points_of(regions, pose=False)
+    assert np.array_equal(mean, mean_points(boxes))
+    allowed = points_of(regions, pose=True)
     assert (allowed[0] == 40).all()
-    assert np.array_equal(allowed[1], invented[1])
+    assert np.array_equal(allowed[1], mean[1])
     squares = np.array([[10, 20, 64], [90, 0, 128]], np.int32)
     placed = in_crops(allowed, squares, 32)
     assert placed[0, 0].tolist() == [15, 10]
-    assert placed[1] == pytest.approx((invented[1] - [90, 0]) / 4)
-
-
-def test_invented_people_differ_in_shape_and_one_keeps_its_shape():
-    seeds = latent_seeds(0, 'front', np.arange(500))
-    shapes = invented_shapes(seeds)
-    assert np.array_equal(shapes[7], invented_shapes(seeds[7:8])[0])
-    assert np.abs(shapes.mean(0)).max() < 0.01  # the mean person's are the mean points
-    assert (shapes.std(0) > 0.01).all()
-    faces = mean_points(np.array([[0, 0, 1, 1]], np.float32)) + shapes
-    right_eye, left_eye, nose, mouth_right, mouth_left = faces.transpose(1, 0, 2)
-    assert (left_eye - right_eye)[:, 0].min() > 0.35
-    assert (nose - right_eye)[:, 1].min() > 0.1
-    assert (mouth_right - nose)[:, 1].min() > 0.05
-    assert (mouth_left - mouth_right)[:, 0].min() > 0.2
-    latents = latents_of(seeds, 6)
-    assert abs(np.corrcoef(latents[:, 5], shapes[:, 2, 0])[0, 1]) < 0.2
-    assert invented_shapes(seeds[:0]).shape == (0, 5, 2)
-
-
-def test_a_drawn_face_has_the_same_shape_in_a_box_of_any_place_and_size():
-    boxes = np.array([[0, 0, 100, 100], [100, 50, 300, 450]], np.float32)
-    nowhere = np.full((2, 5, 2), np.nan, np.float32)
-    rows = [boxes, np.zeros(2, np.int8), *[np.ones(2, np.float32)] * 2, np.zeros(2, np.int64)]
-    regions = Regions(*rows, np.ones(2, np.bool_), nowhere, boxes)
-    one = latent_seeds(0, 'front', np.zeros(2, np.int64))
-    small, large = points_of(regions, one, pose=False)
-    assert large == pytest.approx(small * [2, 4] + [100, 50], abs=1e-3)
+    assert placed[1] == pytest.approx((mean[1] - [90, 0]) / 4)
 
 
 def test_mean_points_follow_the_box_and_nothing_else():

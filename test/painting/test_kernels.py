@@ -38,6 +38,7 @@ def job_of(boxes, holes=(), *, crop_scale=1.7, feather=0.1, size_wh=(200, 150)):
         squares,
         np.zeros(len(squares), np.int8),
         np.zeros(len(squares), np.uint64),
+        (None,) * len(squares),
         np.zeros((len(squares), 5, 2), np.float32),
         np.concatenate([boxes, rects(*holes)]),
         np.array(outers, np.int32).reshape(-1, 4),
@@ -179,7 +180,7 @@ def test_patches_with_pixels_keep_their_place_in_the_order(kernels, seed):
         if crop < 0:
             pixels.append(rng.integers(0, 256, (y1 - y0, x1 - x0, 3), np.uint8))
     index = np.array(index, np.int32)
-    beside = np.zeros(2, np.uint64), np.zeros((2, 5, 2), np.float32)
+    beside = np.zeros(2, np.uint64), (None, None), np.zeros((2, 5, 2), np.float32)
     job = Job(
         squares,
         np.zeros(2, np.int8),

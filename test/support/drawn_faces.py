@@ -11,6 +11,7 @@ import pytest
 
 PERSONS = 24
 BOX = (46, 30, 114, 126)
+POINTS = ((66, 68), (94, 68), (80, 88), (68, 106), (92, 106))
 
 
 def draw_face(person: int, size_px: int = 160) -> NDArray[np.uint8]:
@@ -33,7 +34,11 @@ def make_settings(packed: Path, out: Path, **changes: object) -> TrainSettings:
             'size_px': 32,
             'batch': 4,
             'steps': 4,
+            'weight_critic': 0.25,
             'critic_from': 1,
+            'drawn_from': 1,
+            'features_from': 0,
+            'features_every': 1,
             'critic_channels': 8,
             'features': 'random',
             'threads': 1,
@@ -64,11 +69,23 @@ def boxes(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope='session')
-def packed(photos: Path, boxes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def table(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from ffs_anonymizer.datasets.faces import BOX_COLUMNS, POINT_COLUMNS
+
+    path = tmp_path_factory.mktemp('table') / 'faces.csv'
+    numbers = ','.join(str(v) for v in (*BOX, *np.ravel(POINTS)))
+    lines = [','.join(('path', *BOX_COLUMNS, *POINT_COLUMNS))]
+    lines += [f'{photo.name},{numbers}' for photo in sorted(photos.iterdir())]
+    path.write_text('\n'.join(lines))
+    return path
+
+
+@pytest.fixture(scope='session')
+def packed(photos: Path, table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from ffs_anonymizer.datasets.packing import list_faces, pack
 
     out = tmp_path_factory.mktemp('packed')
-    pack(list_faces(photos, boxes), out)
+    pack(list_faces(photos, table), out)
     return out
 
 

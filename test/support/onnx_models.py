@@ -79,6 +79,37 @@ def save_coded_generator(path: Path, *, size_px: int = 32, length: int = 8) -> P
     return save_network(path, nodes, inputs, {'inpainted': ['N', 3, *square]}, weights)
 
 
+def save_chooser(
+    path: Path, *, size_px: int = 32, length: int = 8, seed: int = 0, fails: bool = False
+) -> Path:
+    """Write one whose latents follow from chance and from the mean of what is seen."""
+    rng = np.random.default_rng(seed)
+    nodes = [
+        helper.make_node('Mul', ['condition', 'mask'], ['kept']),
+        helper.make_node('ReduceMean', ['kept'], ['mean'], axes=[2, 3], keepdims=0),
+        helper.make_node('Flatten', ['points'], ['flat']),
+        helper.make_node('Concat', ['chance', 'mean', 'flat'], ['all'], axis=1),
+        helper.make_node('Cast', ['far'], ['index'], to=TensorProto.INT64),
+        helper.make_node('Gather', ['all', 'index'], ['known'], axis=1),
+        helper.make_node('Gemm', ['known', 'mixed_w'], ['latent']),
+    ]
+    columns = np.arange(4 + 3 + 10, dtype=np.float32)
+    weights = {
+        'mixed_w': rng.normal(0, 1.0, (len(columns), length)).astype(np.float32),
+        'far': columns,
+    }
+    square = [size_px, size_px]
+    inputs = {'condition': ['N', 3, *square], 'mask': ['N', 1, *square]}
+    inputs |= {'chance': ['N', 4], 'points': ['N', 5, 2]}
+    if fails:
+        # A column that is not there, by what is seen: no optimizer can know it before
+        nodes[4] = helper.make_node('ReduceMax', ['mask'], ['one'], keepdims=0)
+        nodes.insert(5, helper.make_node('Mul', ['one', 'far'], ['outside']))
+        nodes.insert(6, helper.make_node('Cast', ['outside'], ['index'], to=TensorProto.INT64))
+        weights['far'] = columns + 1e6
+    return save_network(path, nodes, inputs, {'latent': ['N', length]}, weights)
+
+
 def save_wrongly_shaped_generator(path: Path, *, size_px: int = 32) -> Path:
     """Write one whose output is half as large as it should be, which its description hides."""
     nodes = [

@@ -25,14 +25,14 @@ def test_torch_is_not_imported_until_a_command_runs() -> None:
 
 
 def test_the_chain_from_photos_to_metrics(
-    photos: Path, boxes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    photos: Path, boxes: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip('torch')
     packed, out, models = tmp_path / 'packed', tmp_path / 'run', tmp_path / 'models'
     tiny = ['network=ffs-tiny', 'size_px=32', 'batch=4', 'critic_channels=8', 'features=random']
     tiny += ['half=false', 'threads=1', 'critic_from=1']
 
-    assert run('data', 'build', '-i', photos, '-o', packed, '--boxes', boxes) == 0
+    assert run('data', 'build', '-i', photos, '-o', packed, '--boxes', table) == 0
     train = ['train', '--config', ROOT / 'config' / 'training.yaml', '--data', packed]
     train += ['--out', out]
     for setting in tiny:
@@ -40,7 +40,10 @@ def test_the_chain_from_photos_to_metrics(
     assert run(*train, '--set', 'steps=1') == 0
     assert run(*train, '--set', 'steps=2') == 0
     assert 'step 2, 8 images seen' in capsys.readouterr().out
-    assert run('export', '-i', out / 'last.pt', '-o', models, '--version', '7') == 0
+    exporting = 'export', '-i', out / 'last.pt', '-o', models, '--version', '7'
+    with pytest.raises(SettingsError, match='--gallery: got nothing'):
+        run(*exporting)
+    assert run(*exporting, '--gallery', 'person*') == 0
     model = models / 'ffs-tiny.onnx'
     assert json.loads(model.with_suffix('.json').read_text())['version'] == '7'
 

@@ -42,8 +42,8 @@ class Teacher(nn.Module):  # type: ignore[misc]
         painted: torch.Tensor,
         condition: torch.Tensor,
         mask: torch.Tensor,
-        code: torch.Tensor,
-        placed: torch.Tensor,
+        latent: torch.Tensor,
+        points_px: torch.Tensor,
     ) -> torch.Tensor:
         """
         Return the distance of the student's picture and activations from the teacher's.
@@ -52,11 +52,11 @@ class Teacher(nn.Module):  # type: ignore[misc]
         :param painted: the student's picture.
         :param condition: (N, 3, S, S), what both see.
         :param mask: (N, 1, S, S), 1 = keep.
-        :param code: (N, CODE), which face both paint.
-        :param placed: (N, 3, S, S), where both paint it.
+        :param latent: (N, LATENT), the face that both paint.
+        :param points_px: (N, 5, 2), where both paint it.
         """
         with torch.no_grad():
-            wanted = self.teacher.features(condition, mask, code, placed)
+            wanted = self.teacher.features(condition, mask, latent, points_px)
             picture = self.teacher.paint(wanted[-1], condition, mask)
         total = pixel_distance(painted, picture, torch.ones_like(mask))
         for adapter, (i, j) in zip(self.adapters, self.pairs, strict=True):
@@ -83,9 +83,9 @@ def level_channels(network: GeneratorNetwork) -> list[int]:
 
 def load_teacher(path: Path, student: FaceNetwork, size_px: int) -> Teacher:
     """
-    Make a teacher of a checkpoint; the student takes over its encoder and prior, and keeps them.
+    Make a teacher of a checkpoint; the student takes over all but the painting, and keeps it.
 
-    So one code stands for one face in both.
+    So one latent stands for one face in both, and goes to one place.
 
     :param path: the checkpoint, of a network for crops of the same side.
     :param student: the one that learns; changed in place.
@@ -101,7 +101,12 @@ def load_teacher(path: Path, student: FaceNetwork, size_px: int) -> Teacher:
         )
     teacher = make_network(str(values['settings']['network']))
     load_weights(teacher, values['ema'], str(path))
-    for ours, theirs in ((student.encoder, teacher.encoder), (student.prior, teacher.prior)):
+    pairs = (
+        (student.encoder, teacher.encoder),
+        (student.matcher, teacher.matcher),
+        (student.generator.pose, teacher.generator.pose),
+    )
+    for ours, theirs in pairs:
         ours.load_state_dict(theirs.state_dict())
         ours.requires_grad_(False)
     return Teacher(teacher.generator, student.generator, size_px)

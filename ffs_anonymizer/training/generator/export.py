@@ -9,21 +9,35 @@ from typing import Any
 
 from ffs_anonymizer.backend.onnx_file import read, write
 from ffs_anonymizer.datasets.faces import load_packed
-from ffs_anonymizer.datasets.sampler import Batch, Chance
+from ffs_anonymizer.datasets.sampler import Batch
 from ffs_anonymizer.datasets.sheet import save_tiles
-from ffs_anonymizer.errors import MediaError, ModelError
+from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.evaluation.cost import measure
 from ffs_anonymizer.models.manifest import file_sha256, Manifest, save_manifest, Shape
 from ffs_anonymizer.quantization.half import halved
 from ffs_anonymizer.training.checkpoint import Checkpoint, load_checkpoint, load_weights
 from ffs_anonymizer.training.generator.fold import fold
-from ffs_anonymizer.training.generator.network import CODE, composite, FaceNetwork, make_network
-from ffs_anonymizer.training.generator.onnx_file import probe, run_onnx, write_onnx
+from ffs_anonymizer.training.generator.gallery import make_chooser, of_nobody
+from ffs_anonymizer.training.generator.network import (
+    CHANCE,
+    Chooser,
+    composite,
+    FaceNetwork,
+    LATENT,
+    make_network,
+)
+from ffs_anonymizer.training.generator.onnx_file import (
+    chooser_probe,
+    probe,
+    run_onnx,
+    write_onnx,
+)
 from ffs_anonymizer.training.generator.train import (
     FIXED_STEP,
     sampler_of,
     settle,
     spread_out,
+    with_points,
 )
 from ffs_anonymizer.training.settings import from_mapping, TrainSettings
 import numpy as np
@@ -33,6 +47,7 @@ FOLD_LIMIT = 1e-5
 FP32_LIMIT = 1e-4
 FP16_LIMIT = 0.1
 PICTURED = 16
+PICTURE_SEED = 4
 
 
 @dataclass(frozen=True)
@@ -77,91 +92,104 @@ def export(
     checkpoint_path: Path,
     out: Path,
     *,
+    gallery: str,
     name: str = '',
     data: Path | None = None,
     picture_data: Path | None = None,
     provenance: Provenance | None = None,
 ) -> Exported:
     """
-    Write <name>.onnx, <name>-fp16.onnx, a manifest beside each, a card and a picture.
+    Write <name>.onnx, <name>-fp16.onnx, <name>-faces.onnx, manifests, a card and a picture.
 
+    :param gallery: names of people in the data who do not exist, with * and ?, commas between: the
+        faces that are worn.
     :param name: of the files; the network's name where there is none.
     :param data: the packed faces; None takes those that it was trained on.
     :param picture_data: packed faces for the card's picture, which shows their surroundings;
         None takes held-out faces of the data.
     :param provenance: what the manifest and the card should say.
+    :raises MediaError: there are no packed faces, or none in the gallery.
     :raises ModelError: the checkpoint is unfit, or a file differs too much from torch.
     """
-    # The averaged network, with batch statistics of its own
+    # The averaged network, with batch statistics of its own, and the faces that it wears
     checkpoint = load_checkpoint(checkpoint_path)
     settings = from_mapping(checkpoint['settings'], TrainSettings)
     network = make_network(settings.network).eval()
     load_weights(network, checkpoint['ema'], str(checkpoint_path))
-    network, shown = settle_on_data(network, settings, data)
-    if picture_data is not None:
-        shown = held_out_faces(picture_data, settings)
+    where = data if data is not None else Path(settings.data)
+    network = settle_on_data(network, settings, where)
+    faces = load_packed(where)
+    nobody = of_nobody(faces, gallery)
+    sampler = sampler_of(faces, nobody, settings, torch.device('cpu'))
+    source = f'{where}: {gallery!r}'
+    chooser = make_chooser(network, sampler, list(range(len(nobody))), error=source)
+    shown = held_out_faces(picture_data if picture_data is not None else where, settings)
 
     # Folded
-    folded = fold(network)
-    inputs = probe(settings.size_px)
-    feeds = {key: value.numpy() for key, value in inputs.items()}
+    inputs, choosing = probe(settings.size_px), chooser_probe(settings.size_px)
+    folded, chooser_folded = fold(network.generator), fold(chooser)
     with torch.no_grad():
-        reference = network(*inputs.values()).numpy()
+        reference = network.generator(*inputs.values()).numpy()
         fold_error = float(np.abs(folded(*inputs.values()).numpy() - reference).max())
+        chosen = chooser(*choosing.values()).numpy()
     check('the folded network', fold_error, FOLD_LIMIT)
 
     # In ONNX
     name = name or settings.network
     provenance = provenance or Provenance()
-    fp32, fp16 = out / f'{name}.onnx', out / f'{name}-fp16.onnx'
+    fp32, fp16, third = (out / f'{name}{end}.onnx' for end in ('', '-fp16', '-faces'))
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_onnx(folded, fp32, settings.size_px)
+        write_onnx(folded, fp32, _two_rows(inputs), 'inpainted')
         write(halved(read(fp32)), fp16)
+        write_onnx(chooser_folded, third, _two_rows(choosing), 'latent')
     except OSError as error:
         raise ModelError(f'{out}: cannot be written: {error}') from error
+    feeds = {key: value.numpy() for key, value in inputs.items()}
+    chooser_feeds = {key: value.numpy() for key, value in choosing.items()}
     errors = {}
-    for path, limit in ((fp32, FP32_LIMIT), (fp16, FP16_LIMIT)):
-        for n in (1, len(reference)):
-            got = run_onnx(path, {key: value[:n] for key, value in feeds.items()})
-            errors[path] = float(np.abs(got - reference[:n]).max())
+    for path, given, wanted, limit in (
+        (fp32, feeds, reference, FP32_LIMIT),
+        (fp16, feeds, reference, FP16_LIMIT),
+        (third, chooser_feeds, chosen, FP32_LIMIT),
+    ):
+        for n in (1, len(wanted)):
+            got = run_onnx(path, {key: value[:n] for key, value in given.items()})
+            errors[path] = float(np.abs(got - wanted[:n]).max())
             check(str(path), errors[path], limit)
 
     # With what says what it is
     cost = measure(folded, settings.size_px)
-    for path, precision in ((fp32, 'fp32'), (fp16, 'fp16')):
-        save_manifest(make_manifest(path, name, precision, settings, checkpoint, provenance), path)
-    if shown is not None:
-        write_picture(out / f'{name}.png', folded, shown)
+    count = len(chooser.keys)
+    for path, precision in ((fp32, 'fp32'), (fp16, 'fp16'), (third, 'fp32')):
+        kind = 'chooser' if path == third else 'generator'
+        manifest = make_manifest(path, name, kind, precision, settings, checkpoint, provenance)
+        save_manifest(manifest, path)
+    write_picture(out / f'{name}.png', folded, chooser_folded, shown)
     exported = Exported(fp32, fp16, fold_error, errors[fp32], errors[fp16])
-    text = card(exported, name, settings, checkpoint, provenance, cost, shown is not None)
+    text = card(exported, name, settings, checkpoint, provenance, cost, (third, count))
     (out / f'{name}.md').write_text(text, encoding='utf-8')
     return exported
 
 
-def settle_on_data(
-    network: FaceNetwork, settings: TrainSettings, data: Path | None
-) -> tuple[FaceNetwork, Batch | None]:
+def _two_rows(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value[:2] for name, value in inputs.items()}
+
+
+def settle_on_data(network: FaceNetwork, settings: TrainSettings, data: Path) -> FaceNetwork:
     """
-    Return the network with the statistics of drawn faces, and held-out faces to show.
+    Return the network with the statistics of worn faces.
 
     :param network: averaged.
     :param settings: of its training.
-    :param data: the packed faces; None takes those that it was trained on, where they still are.
+    :param data: the packed faces.
     """
-    where = data if data is not None else Path(settings.data)
-    try:
-        faces = load_packed(where)
-    except MediaError:
-        if data is not None:
-            raise
-        return network, None
-    numbers, held_out = faces.split()
+    faces = load_packed(data)
+    numbers, held_out = with_points(faces)
     numbers = numbers if len(numbers) else held_out
-    cpu = torch.device('cpu')
-    sampler = sampler_of(faces, numbers, settings, cpu)
+    sampler = sampler_of(faces, numbers, settings, torch.device('cpu'))
     drawn = (sampler.draw(64, seed=settings.seed, step=FIXED_STEP + i) for i in range(8))
-    return settle(network, drawn, Chance(0, cpu)), held_out_faces(where, settings)
+    return settle(network, drawn)
 
 
 def held_out_faces(data: Path, settings: TrainSettings) -> Batch:
@@ -195,6 +223,7 @@ def check(what: str, got: float, limit: float) -> None:
 def make_manifest(
     path: Path,
     name: str,
+    kind: str,
     precision: str,
     settings: TrainSettings,
     checkpoint: Checkpoint,
@@ -204,6 +233,7 @@ def make_manifest(
     Return the manifest of a written file.
 
     :param name: of the model.
+    :param kind: generator or chooser.
     :param precision: fp32 or fp16.
     :param checkpoint: for the images seen.
     :param provenance: the rest.
@@ -211,39 +241,44 @@ def make_manifest(
     size = settings.size_px
     image: Shape = ('N', 3, size, size)
     metrics: dict[str, Any] = {'images_seen': int(checkpoint['images'])}
+    latent, chance = ('N', LATENT), ('N', CHANCE)
+    chooses = kind == 'chooser'
     return Manifest(
         name=name,
-        task='generator',
+        task=kind,
         version=provenance.version,
         sha256=file_sha256(path),
         inputs={
             'condition': image,
             'mask': ('N', 1, size, size),
-            'latent': ('N', CODE),
+            **({'chance': chance} if chooses else {'latent': latent}),
             'points': ('N', 5, 2),
         },
-        outputs={'inpainted': image},
+        outputs={'latent': latent} if chooses else {'inpainted': image},
         size_px=size,
         crop_scale=settings.crop_scale,
         precision=precision,
         training_data=provenance.training_data,
         licence=provenance.licence,
-        metrics={**metrics, **(provenance.metrics or {})},
+        metrics={**metrics, **({} if chooses else provenance.metrics or {})},
+        chooser='' if chooses else f'{name}-faces.onnx',
     )
 
 
-def write_picture(path: Path, network: FaceNetwork, batch: Batch) -> None:
+def write_picture(path: Path, generator: torch.nn.Module, chooser: Chooser, batch: Batch) -> None:
     """
-    Write drawn faces beside nothing but their surroundings: no original is shown.
+    Write worn faces beside nothing but their surroundings: no original is shown.
 
     :param path: a PNG.
-    :param network: in evaluation mode.
+    :param generator: in evaluation mode.
+    :param chooser: in evaluation mode.
     :param batch: the crops.
     """
-    condition, mask = batch.condition, batch.mask
-    latent = Chance(0, condition.device).normal(len(batch), CODE)
+    condition, mask, points = batch.condition, batch.mask, batch.mean_points_px
+    seeded = torch.Generator().manual_seed(PICTURE_SEED)
+    chance = torch.randn((len(batch), CHANCE), generator=seeded)
     with torch.no_grad():
-        painted = network(condition, mask, latent, batch.mean_points_px)
+        painted = generator(condition, mask, chooser(condition, mask, chance, points), points)
     filled = composite(painted, condition, mask)
     shown = filled.permute(0, 2, 3, 1).numpy()[..., ::-1]
     tiles = np.rint((shown.clip(-1, 1) + 1) * 127.5).astype(np.uint8)
@@ -257,7 +292,7 @@ def card(
     checkpoint: Checkpoint,
     provenance: Provenance,
     cost: tuple[int, int],
-    has_picture: bool,
+    gallery: tuple[Path, int],
 ) -> str:
     """
     Return the model card in Markdown.
@@ -267,7 +302,7 @@ def card(
     :param checkpoint: for steps and images seen.
     :param provenance: data, licence, metrics, notes.
     :param cost: parameters and multiply-accumulates a face.
-    :param has_picture: whether one lies beside the card.
+    :param gallery: the chooser's file, and how many faces it chooses from.
     """
     parameters, macs = cost
     lines = [
@@ -281,8 +316,10 @@ def card(
         f'| network | `{settings.network}`, {parameters / 1e6:.2f} M parameters, '
         f'{macs / 1e9:.3f} GMAC a face |',
         f'| input | {settings.size_px} px crops, {settings.crop_scale:g} times the longer side '
-        f'of a region of {settings.region_scale:g} times the box; a latent of {CODE} numbers, '
-        'standard normal; five points |',
+        f'of a region of {settings.region_scale:g} times the box; a latent of {LATENT} numbers, '
+        'the face that is worn; five points |',
+        f'| faces | {gallery[1]} of people who do not exist, and their mirror images, as '
+        f'codes in `{gallery[0].name}`, which chooses one that fits the surroundings |',
         f'| files | `{exported.fp32.name}` (FP32), `{exported.fp16.name}` (FP16 inside) |',
         f'| largest difference from torch | folding {exported.fold_error:.1e}, '
         f'FP32 {exported.fp32_error:.1e}, FP16 {exported.fp16_error:.1e} (range -1 to 1) |',
@@ -291,16 +328,15 @@ def card(
         f'| licence | {provenance.licence} |',
         '',
     ]
-    if has_picture:
-        lines += [
-            f'![generated faces]({name}.png)',
-            '',
-            'Faces of nobody, in the surroundings of people whom it was never trained on.',
-            '',
-        ]
+    lines += [
+        f'![generated faces]({name}.png)',
+        '',
+        'Faces of nobody, in the surroundings of people whom it was never trained on.',
+        '',
+    ]
     if provenance.notes:
         lines += [provenance.notes.strip(), '']
     lines += ['## Settings of the training', '', '```yaml']
-    left_out = ('data', 'out', 'init_from', 'teacher', 'recognizer')
+    left_out = ('data', 'out', 'init_from', 'teacher')
     lines += [f'{k}: {v}' for k, v in settings.as_dict().items() if k not in left_out]
     return '\n'.join([*lines, '```', ''])

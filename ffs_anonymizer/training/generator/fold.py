@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import copy
+from typing import TypeVar
 
-from ffs_anonymizer.training.generator.network import ConvNorm, FaceNetwork
+from ffs_anonymizer.training.generator.network import ConvNorm
 import torch
 from torch import nn
 
+_Network = TypeVar('_Network', bound=nn.Module)
 
-def fold(network: FaceNetwork) -> FaceNetwork:
+
+def fold(network: _Network) -> _Network:
     """
-    Return a copy without norms and encoder that paints the same as the network, its reference.
+    Return a copy without norms that does the same as the network, its reference.
 
     :param network: its norms hold the statistics to fold.
     """
     with torch.no_grad():
-        folded: FaceNetwork = copy.deepcopy(network).eval().requires_grad_(False)
-        folded.encoder = nn.Identity()
+        folded: _Network = copy.deepcopy(network).eval().requires_grad_(False)
         for module in folded.modules():
             if isinstance(module, ConvNorm) and isinstance(module.norm, nn.BatchNorm2d):
                 assert isinstance(module.conv, nn.Conv2d)

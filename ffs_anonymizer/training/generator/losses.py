@@ -107,75 +107,33 @@ def tone_distance(
     return shift.abs().mean()
 
 
-def texture_distance(
-    filled: torch.Tensor, image: torch.Tensor, mask: torch.Tensor, own: int
+def gradient_distance(
+    painted: torch.Tensor, image: torch.Tensor, counts: torch.Tensor
 ) -> torch.Tensor:
     """
-    Return how far the strengths of fine detail in the holes are apart: as sharp as the photo.
+    Return the mean absolute difference of the steps from pixel to pixel: as sharp as the photo.
 
-    :param filled: (N, 3, S, S).
+    :param painted: (N, 3, S, S).
     :param image: (N, 3, S, S).
-    :param mask: (N, 1, S, S), 1 = keep.
-    :param own: the first rows, in which each place of 8 x 8 pixels is compared, since they show
-        the same face; of the others only the means.
+    :param counts: (N, 1, S, S), how much each pixel counts.
     """
-    hole = functional.avg_pool2d(1.0 - mask, 8)
-    counts = (hole > 0.5).float()
-    strengths = []
-    for picture in (filled, image):
-        light = picture.mean(1, keepdim=True)
-        detail = (light - functional.avg_pool2d(light, 3, 1, 1)).square() * (1.0 - mask)
-        strengths.append((functional.avg_pool2d(detail, 8) / hole.clamp_min(0.1) + 2e-4).log())
-    apart = (strengths[0] - strengths[1]) * counts
-    means = apart.sum((1, 2, 3)) / counts.sum((1, 2, 3)).clamp_min(1.0)
-    placed = apart[:own].abs().sum() / counts[:own].sum().clamp_min(1.0)
-    return 0.5 * placed + means[own:].abs().sum() / max(len(mask) - own, 1)
+    error = painted - image
+    across = (error[..., 1:] - error[..., :-1]).abs() * counts[..., 1:]
+    down = (error[..., 1:, :] - error[..., :-1, :]).abs() * counts[..., 1:, :]
+    return (across.sum() + down.sum()) / (counts.sum() * image.shape[1]).clamp_min(1.0)
 
 
-def guess_distance(mean: torch.Tensor, spread: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
+def match_distance(
+    queries: torch.Tensor, keys: torch.Tensor, others: torch.Tensor
+) -> torch.Tensor:
     """
-    Return how unlikely codes are to the prior (negative logarithm, less a constant).
+    Return how badly surroundings and faces that belong together are told from others (InfoNCE).
 
-    :param mean: (N, CODE).
-    :param spread: (N, CODE), its logarithm.
-    :param code: (N, CODE), what the encoder read; no gradient reaches it.
+    :param queries: (N, K), of the surroundings.
+    :param keys: (N, K), of their own faces.
+    :param others: (Q, K), keys of earlier faces.
     """
-    return (0.5 * ((code.detach() - mean) / spread.exp()).square() + spread).mean()
-
-
-def augment(
-    images: Sequence[torch.Tensor],
-    told: Sequence[torch.Tensor],
-    generator: torch.Generator,
-    look_px: int,
-) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """
-    Change colours and take a window, alike for all that is given, so that gradients pass.
-
-    DiffAugment (Zhao et al. 2020), with a window drawn for the whole batch in place of a shift:
-    less is to be looked at, so more steps fit into the time.
-
-    :param images: each (N, 3, S, S), the same change for each.
-    :param told: (N, C, S, S), mask and points, of which only the window is taken.
-    :param generator: where the chance comes from, on the CPU.
-    :param look_px: side of the window; S or more takes all.
-    :returns: the changed images and what is told, in the window.
-    """
-    n, side = len(images[0]), images[0].shape[-1]
-
-    def draw(low: float, high: float) -> torch.Tensor:
-        chance = torch.rand((n, 1, 1, 1), generator=generator)
-        return (chance * (high - low) + low).to(images[0].device)
-
-    brightness, saturation, contrast = draw(-0.25, 0.25), draw(0.5, 1.5), draw(0.6, 1.4)
-    look = min(look_px, side)
-    top, left = torch.randint(0, side - look + 1, (2,), generator=generator).tolist()
-    window = (..., slice(top, top + look), slice(left, left + look))
-    changed = []
-    for image in images:
-        x = image[window] + brightness
-        grey = x.mean(1, keepdim=True)
-        x = grey + (x - grey) * saturation
-        middle = x.mean((1, 2, 3), keepdim=True)
-        changed.append(middle + (x - middle) * contrast)
-    return changed, [each[window] for each in told]
+    fits = queries @ torch.cat([keys, others]).T
+    own = torch.arange(len(queries), device=queries.device)
+    back = functional.cross_entropy(fits[:, : len(keys)].T, own)
+    return (functional.cross_entropy(fits, own) + back) / 2

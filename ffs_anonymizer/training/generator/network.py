@@ -1,4 +1,4 @@
-"""The networks: a U-Net that paints the face of a code, what reads codes, what guesses them."""
+"""The networks: one paints a face that is given to it, one chooses which face fits."""
 
 from __future__ import annotations
 
@@ -6,17 +6,29 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from ffs_anonymizer.errors import ModelError
+from ffs_anonymizer.training.generator.alignment import FACE_PX, oval, similarity, TEMPLATE
 import torch
 from torch import nn
 from torch.nn import functional
 
-CODE = 64
-STYLE_CHANNELS = 128
-STYLED_LEVELS = 3
-READER_CHANNELS = (32, 64, 128, 192, 256)
-GUESSER_CHANNELS = (32, 64, 96, 128, 160)
-GUESSED_SIDE = 4
+CODE_CHANNELS = 8
+CODE_SIDE = 16
+CODE = CODE_CHANNELS * CODE_SIDE**2
+LATENT = CODE + 10
+# How far five points lie off the template, in shares of an aligned face: the unit in latents.
+POINTS_SPREAD = 0.04
+CHANCE = 64
+KEY = 32
+# Standard deviation of a Gumbel variable, by which a softmax is drawn from as a maximum.
+GUMBEL = 1.2825
+# Of the logits when a face is chosen: at 1 the few that fit best come again and again.
+FREEDOM = 0.6
+READER_CHANNELS = (32, 48, 64)
+KEY_CHANNELS = (32, 64, 96, 128)
+SURVEYOR_CHANNELS = (32, 64, 96, 128, 160)
+SURVEYED_SIDE = 4
 LEAK = 0.2
+USUAL_CONTRAST = 0.3
 
 
 @dataclass(frozen=True)
@@ -36,7 +48,7 @@ class GeneratorArchitecture:
 
 ARCHITECTURES = {
     'ffs-128': GeneratorArchitecture((64, 96, 192, 320, 512)),
-    'ffs-128-small': GeneratorArchitecture((32, 96, 160, 224, 256), patch_px=2),
+    'ffs-128-small': GeneratorArchitecture((32, 64, 128, 192, 256), patch_px=2),
     'ffs-tiny': GeneratorArchitecture((8, 8, 16), patch_px=2),
 }
 
@@ -100,34 +112,66 @@ class Middle(nn.Module):  # type: ignore[misc]
         return refined
 
 
-class Styled(nn.Module):  # type: ignore[misc]
+class Rise(nn.Module):  # type: ignore[misc]
     """
-    Scale and shift channels by a style (FiLM, Perez et al. 2018).
+    Double the side: fewer channels, repeated, joined with what came down, convolved.
 
-    :param channels: of what is scaled.
+    :param inputs: channels in.
+    :param outputs: channels out.
     """
 
-    def __init__(self, channels: int) -> None:
-        """Start near to changing nothing."""
+    def __init__(self, inputs: int, outputs: int) -> None:
+        """Make the layers."""
         super().__init__()
-        self.both = nn.Linear(STYLE_CHANNELS, 2 * channels)
-        nn.init.normal_(self.both.weight, std=0.05)
-        nn.init.zeros_(self.both.bias)
+        self.reduce = nn.Conv2d(inputs, outputs, 1)
+        self.both = ConvNorm(outputs, outputs)
 
-    def forward(self, x: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
         """
-        Return the activation in the style.
+        Return the activation of the level above.
 
-        :param x: (N, channels, H, W).
-        :param style: (N, STYLE_CHANNELS).
+        :param x: (N, inputs, H, W).
+        :param skip: (N, outputs, 2 H, 2 W).
         """
-        scale, shift = self.both(style)[:, :, None, None].chunk(2, 1)
-        return x * (1.0 + scale) + shift
+        doubled = functional.interpolate(self.reduce(x), scale_factor=2.0, mode='nearest')
+        risen: torch.Tensor = self.both(doubled + skip)
+        return risen
+
+
+class Surveyor(nn.Module):  # type: ignore[misc]
+    """
+    Look at what is around a hole, and at where its points are.
+
+    :param outputs: numbers that are told.
+    """
+
+    def __init__(self, outputs: int) -> None:
+        """Make the layers, which tell 0 at first."""
+        super().__init__()
+        self.layers = halving(7, SURVEYOR_CHANNELS)
+        self.exit = nn.Linear(SURVEYOR_CHANNELS[-1] * SURVEYED_SIDE**2, outputs)
+        nn.init.normal_(self.exit.weight, std=0.01)
+        nn.init.zeros_(self.exit.bias)
+
+    def forward(
+        self, condition: torch.Tensor, mask: torch.Tensor, points_px: torch.Tensor
+    ) -> torch.Tensor:
+        """
+        Return what is told, (N, outputs).
+
+        :param condition: (N, 3, S, S), RGB in [-1, 1], 0.0 in the hole.
+        :param mask: (N, 1, S, S), 1 = keep.
+        :param points_px: (N, 5, 2), in pixels of the crop.
+        """
+        placed = place(points_px, condition.shape[-1])
+        seen = self.layers(torch.cat([condition, mask, placed], 1))
+        told: torch.Tensor = self.exit(to_side(seen).flatten(1)).float()
+        return told
 
 
 class GeneratorNetwork(nn.Module):  # type: ignore[misc]
     """
-    Paint what the mask leaves out, as the face that a code stands for.
+    Paint what the mask leaves out, wearing the face that a latent stands for.
 
     :param architecture: the widths.
     """
@@ -137,56 +181,67 @@ class GeneratorNetwork(nn.Module):  # type: ignore[misc]
         super().__init__()
         self.architecture = architecture
         patch, channels = architecture.patch_px, architecture.channels
-        self.style = nn.Sequential(
-            nn.Linear(CODE, STYLE_CHANNELS),
-            nn.LeakyReLU(LEAK),
-            nn.Linear(STYLE_CHANNELS, STYLE_CHANNELS),
-            nn.LeakyReLU(LEAK),
-        )
+        self.pose = Surveyor(10)
         self.entry = ConvNorm(7, channels[0], kernel_px=patch, stride=patch)
+        self.worn = nn.Conv2d(CODE_CHANNELS + 1, channels[0], 3, padding=1)
         self.top = ConvNorm(channels[0], channels[0])
         pairs = list(pairwise(channels))
         self.down = nn.ModuleList(ConvNorm(c, d, stride=2) for c, d in pairs)
         self.middle = nn.ModuleList(Middle(channels[-1]) for _ in range(architecture.middle))
-        self.up = nn.ModuleList(ConvNorm(d, c) for c, d in reversed(pairs))
+        self.up = nn.ModuleList(Rise(d, c) for c, d in reversed(pairs))
         self.last = ConvNorm(channels[0], channels[0])
         self.exit = nn.Conv2d(channels[0], 3 * patch * patch, 1)
         alike = self.exit.weight.detach()[:3].repeat_interleave(patch * patch, 0)
         self.exit.weight.data.copy_(alike)
-        rising = [c for c, _ in reversed(pairs)][:STYLED_LEVELS]
-        self.styled = nn.ModuleList(Styled(c) for c in (channels[-1], *rising))
+        self.register_buffer('oval', oval(CODE_SIDE))
+        self.register_buffer('template', torch.tensor(TEMPLATE)[None])
+
+    def posed(
+        self, condition: torch.Tensor, mask: torch.Tensor, points_px: torch.Tensor
+    ) -> torch.Tensor:
+        """
+        Return where the points of this head would be, by what is around it, (N, 5, 2) in pixels.
+
+        :param condition: (N, 3, S, S), RGB in [-1, 1], 0.0 in the hole.
+        :param mask: (N, 1, S, S), 1 = keep.
+        :param points_px: (N, 5, 2): the mean ones of its box, or its own.
+        """
+        moves = self.pose(condition, mask, points_px).reshape(-1, 5, 2)
+        return points_px + 0.1 * condition.shape[-1] * moves
 
     def features(
         self,
         condition: torch.Tensor,
         mask: torch.Tensor,
-        code: torch.Tensor,
-        placed: torch.Tensor,
+        latent: torch.Tensor,
+        points_px: torch.Tensor,
     ) -> list[torch.Tensor]:
         """
         Return the activations from the lowest level up to the last, for distillation.
 
         :param condition: (N, 3, S, S), RGB in [-1, 1], 0.0 in the hole.
         :param mask: (N, 1, S, S), 1 = keep, 0 = synthesize.
-        :param code: (N, CODE), which face.
-        :param placed: (N, 3, S, S), what place() made of the points.
+        :param latent: (N, LATENT), the face to wear.
+        :param points_px: (N, 5, 2), where it goes; its own shape is kept.
         """
-        style = self.style(code)
-        x = self.top(self.entry(torch.cat([condition, mask, placed], 1)))
-        skips = [x]
+        size = condition.shape[-1]
+        code, points = unpacked(latent, self.template)
+        moved = similarity(points, points_px / size)
+        placed = place(moved.of(points) * size, size)
+        face = torch.cat([self.oval + torch.zeros_like(code[:, :1]), code], 1)
+        grid = moved.inverse().grid(size // self.architecture.patch_px)
+        face = functional.grid_sample(face, grid, padding_mode='zeros', align_corners=False)
+        x = self.entry(torch.cat([condition, mask, placed], 1), self.worn(face))
+        skips = [self.top(x)]
         for layer in self.down:
             skips.append(layer(skips[-1]))
         x = skips.pop()
         for layer in self.middle:
             x = layer(x)
-        x = self.styled[0](x, style)
         levels = [x]
-        for i, layer in enumerate(self.up):
-            x = layer(functional.interpolate(x, scale_factor=2.0, mode='nearest'), skips.pop())
-            if i + 1 < len(self.styled):
-                x = self.styled[i + 1](x, style)
-            levels.append(x)
-        return [*levels, self.last(x)]
+        for layer in self.up:
+            levels.append(layer(levels[-1], skips.pop()))
+        return [*levels, self.last(levels[-1])]
 
     def paint(
         self, last: torch.Tensor, condition: torch.Tensor, mask: torch.Tensor
@@ -203,74 +258,6 @@ class GeneratorNetwork(nn.Module):  # type: ignore[misc]
             x = functional.pixel_shuffle(x, self.architecture.patch_px)
         return meet(torch.tanh(x).float(), condition, mask)
 
-
-class Encoder(nn.Module):  # type: ignore[misc]
-    """
-    Read the code of a face; only training has the face.
-
-    The last norm makes each number of the code standard over a batch, so that codes lie densely
-    and what lies between two of them is a face, too.
-    """
-
-    def __init__(self) -> None:
-        """Make the layers."""
-        super().__init__()
-        self.layers = halving(4, READER_CHANNELS)
-        self.code = nn.Linear(READER_CHANNELS[-1] * GUESSED_SIDE**2, CODE)
-        self.norm = nn.BatchNorm1d(CODE, affine=False)
-
-    def forward(self, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """
-        Return the codes, (N, CODE).
-
-        :param image: (N, 3, S, S), RGB in [-1, 1]; read where the mask is 0.
-        :param mask: (N, 1, S, S), 1 = keep.
-        """
-        seen = self.layers(torch.cat([image * (1.0 - mask), mask], 1))
-        code: torch.Tensor = self.norm(self.code(to_side(seen).flatten(1)).float())
-        return code
-
-
-class Prior(nn.Module):  # type: ignore[misc]
-    """Guess the code of a face from what is around the hole: hair, neck, light."""
-
-    def __init__(self) -> None:
-        """Make the layers."""
-        super().__init__()
-        self.layers = halving(7, GUESSER_CHANNELS)
-        self.both = nn.Linear(GUESSER_CHANNELS[-1] * GUESSED_SIDE**2, 2 * CODE)
-        nn.init.normal_(self.both.weight, std=0.01)
-        nn.init.zeros_(self.both.bias)
-
-    def forward(
-        self, condition: torch.Tensor, mask: torch.Tensor, placed: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        Return mean and logarithm of the spread of the code, each (N, CODE).
-
-        :param condition: (N, 3, S, S), RGB in [-1, 1], 0.0 in the hole.
-        :param mask: (N, 1, S, S), 1 = keep.
-        :param placed: (N, 3, S, S), what place() made of the points.
-        """
-        seen = self.layers(torch.cat([condition, mask, placed], 1))
-        mean, spread = self.both(to_side(seen).flatten(1)).float().chunk(2, 1)
-        return mean, spread.clamp(-3.0, 1.0)
-
-
-class FaceNetwork(nn.Module):  # type: ignore[misc]
-    """
-    Hold what is trained together; called, it paints the faces that latents stand for.
-
-    :param architecture: the widths of the generator.
-    """
-
-    def __init__(self, architecture: GeneratorArchitecture) -> None:
-        """Make the networks."""
-        super().__init__()
-        self.generator = GeneratorNetwork(architecture)
-        self.prior = Prior()
-        self.encoder: nn.Module = Encoder()
-
     def forward(
         self,
         condition: torch.Tensor,
@@ -283,14 +270,175 @@ class FaceNetwork(nn.Module):  # type: ignore[misc]
 
         :param condition: (N, 3, S, S), RGB in [-1, 1], 0.0 in the hole.
         :param mask: (N, 1, S, S), 1 = keep, 0 = synthesize.
-        :param latent: (N, CODE), standard normal: which of the faces that fit.
-        :param points_px: (N, 5, 2), eyes, nose and mouth corners in pixels of the crop.
+        :param latent: (N, LATENT), the face to wear.
+        :param points_px: (N, 5, 2), eyes, nose and mouth corners in pixels of the crop: the mean
+            ones of the box, or the person's own.
         """
-        placed = place(points_px, condition.shape[-1])
-        mean, spread = self.prior(condition, mask, placed)
-        code = mean + spread.exp() * latent
-        levels = self.generator.features(condition, mask, code, placed)
-        return self.generator.paint(levels[-1], condition, mask).clamp(-1.0, 1.0)
+        at = self.posed(condition, mask, points_px)
+        levels = self.features(condition, mask, latent, at)
+        return self.paint(levels[-1], condition, mask).clamp(-1.0, 1.0)
+
+
+class Encoder(nn.Module):  # type: ignore[misc]
+    """Read the code of an aligned face; only training and the making of a gallery have faces."""
+
+    def __init__(self) -> None:
+        """Make the layers."""
+        super().__init__()
+        first, second, third = READER_CHANNELS
+        self.layers = nn.Sequential(
+            ConvNorm(3, first, stride=2, slope=LEAK),
+            ConvNorm(first, second, slope=LEAK),
+            ConvNorm(second, third, stride=2, slope=LEAK),
+            ConvNorm(third, third, slope=LEAK),
+        )
+        self.exit = nn.Conv2d(third, CODE_CHANNELS, 1)
+        self.register_buffer('oval', oval(FACE_PX))
+
+    def forward(self, face: torch.Tensor) -> torch.Tensor:
+        """
+        Return the codes, (N, CODE_CHANNELS, CODE_SIDE, CODE_SIDE) in [-1, 1].
+
+        :param face: (N, 3, FACE_PX, FACE_PX), aligned, RGB in [-1, 1].
+        """
+        code: torch.Tensor = torch.tanh(self.exit(self.layers(self.evened(face))).float())
+        return code
+
+    def evened(self, face: torch.Tensor) -> torch.Tensor:
+        """
+        Return a face of the usual brightness, contrast and colours: the place gives it its own.
+
+        :param face: (N, 3, FACE_PX, FACE_PX).
+        """
+        area = self.oval.sum()
+        mean = (face * self.oval).sum((2, 3), keepdim=True) / area
+        off = (face - mean) * self.oval
+        contrast = ((off * off).sum((1, 2, 3), keepdim=True) / (3.0 * area)).sqrt()
+        return USUAL_CONTRAST * off / contrast.clamp_min(0.02)
+
+
+class Key(nn.Module):  # type: ignore[misc]
+    """Say of an aligned face into what surroundings it fits, as a direction."""
+
+    def __init__(self) -> None:
+        """Make the layers."""
+        super().__init__()
+        self.layers = halving(3, KEY_CHANNELS)
+        self.exit = nn.Linear(KEY_CHANNELS[-1] * SURVEYED_SIDE**2, KEY)
+        self.register_buffer('oval', oval(FACE_PX))
+
+    def forward(self, face: torch.Tensor) -> torch.Tensor:
+        """
+        Return the keys, (N, KEY) of length 1.
+
+        :param face: (N, 3, FACE_PX, FACE_PX), aligned, RGB in [-1, 1].
+        """
+        seen = self.layers(face * self.oval).flatten(1)
+        key: torch.Tensor = functional.normalize(self.exit(seen).float(), dim=1)
+        return key
+
+
+class Matcher(nn.Module):  # type: ignore[misc]
+    """Tell how well faces fit surroundings: what CLIP does for pictures and texts."""
+
+    def __init__(self) -> None:
+        """Make the layers."""
+        super().__init__()
+        self.survey = Surveyor(KEY)
+        self.key = Key()
+        self.sharpness = nn.Parameter(torch.tensor(2.3))  # of the softmax, its logarithm
+
+    def query(
+        self, condition: torch.Tensor, mask: torch.Tensor, points_px: torch.Tensor
+    ) -> torch.Tensor:
+        """
+        Return what is looked for, (N, KEY): logits are its products with keys.
+
+        :param condition: (N, 3, S, S), RGB in [-1, 1], 0.0 in the hole.
+        :param mask: (N, 1, S, S), 1 = keep.
+        :param points_px: (N, 5, 2), in pixels of the crop.
+        """
+        told = functional.normalize(self.survey(condition, mask, points_px), dim=1)
+        return told * self.sharpness.clamp(max=4.0).exp()
+
+
+class Chooser(nn.Module):  # type: ignore[misc]
+    """
+    Draw faces of a gallery that fit what is around the hole.
+
+    A softmax over all is drawn from as the greatest logit after noise (Gumbel's trick, with
+    normal noise): the same chance and the same surroundings, the same face.
+
+    :param matcher: trained.
+    :param latents: (M, LATENT), the faces of the gallery.
+    :param keys: (M, KEY), what the matcher says of them.
+    """
+
+    def __init__(self, matcher: Matcher, latents: torch.Tensor, keys: torch.Tensor) -> None:
+        """Draw the directions by which chance tells faces apart."""
+        super().__init__()
+        self.matcher = matcher
+        self.register_buffer('latents', latents.half())
+        self.register_buffer('keys', keys)
+        seeded = torch.Generator().manual_seed(0)
+        directions = torch.randn((len(latents), CHANCE), generator=seeded)
+        self.register_buffer('directions', functional.normalize(directions, dim=1) * GUMBEL)
+
+    def forward(
+        self,
+        condition: torch.Tensor,
+        mask: torch.Tensor,
+        chance: torch.Tensor,
+        points_px: torch.Tensor,
+    ) -> torch.Tensor:
+        """
+        Return the latents of the chosen faces, (N, LATENT).
+
+        :param condition: (N, 3, S, S), RGB in [-1, 1], 0.0 in the hole.
+        :param mask: (N, 1, S, S), 1 = keep.
+        :param chance: (N, CHANCE), standard normal: which of the faces that fit.
+        :param points_px: (N, 5, 2), in pixels of the crop.
+        """
+        fits = FREEDOM * self.matcher.query(condition, mask, points_px) @ self.keys.T
+        best = (fits + chance @ self.directions.T).argmax(1)
+        return self.latents[best].float()
+
+
+class FaceNetwork(nn.Module):  # type: ignore[misc]
+    """
+    Hold what is trained together.
+
+    :param architecture: the widths of the generator.
+    """
+
+    def __init__(self, architecture: GeneratorArchitecture) -> None:
+        """Make the networks."""
+        super().__init__()
+        self.generator = GeneratorNetwork(architecture)
+        self.encoder = Encoder()
+        self.matcher = Matcher()
+
+
+def packed(code: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """
+    Return faces as latents, (N, LATENT).
+
+    :param code: (N, CODE_CHANNELS, CODE_SIDE, CODE_SIDE).
+    :param points: (N, 5, 2), the face's own, in shares of the aligned face.
+    """
+    off = (points - torch.tensor(TEMPLATE, device=points.device)) / POINTS_SPREAD
+    return torch.cat([code.flatten(1), off.flatten(1)], 1)
+
+
+def unpacked(latent: torch.Tensor, template: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Return code and points of faces, as packed() was given them.
+
+    :param latent: (N, LATENT).
+    :param template: (1, 5, 2).
+    """
+    code = latent[:, :CODE].reshape(-1, CODE_CHANNELS, CODE_SIDE, CODE_SIDE)
+    return code, template + latent[:, CODE:].reshape(-1, 5, 2) * POINTS_SPREAD
 
 
 def halving(inputs: int, channels: tuple[int, ...]) -> nn.Sequential:
@@ -306,13 +454,13 @@ def halving(inputs: int, channels: tuple[int, ...]) -> nn.Sequential:
 
 def to_side(x: torch.Tensor) -> torch.Tensor:
     """
-    Return a map at the side that the last layer of encoder and prior expects.
+    Return a map at the side that a surveyor's last layer expects.
 
     :param x: (N, C, h, w); crops of 128 px have that side already.
     """
-    if x.shape[-1] == GUESSED_SIDE:
+    if x.shape[-1] == SURVEYED_SIDE:
         return x
-    return functional.interpolate(x, size=(GUESSED_SIDE, GUESSED_SIDE), mode='nearest')
+    return functional.interpolate(x, size=(SURVEYED_SIDE, SURVEYED_SIDE), mode='nearest')
 
 
 def place(points_px: torch.Tensor, size_px: int, radius: float = 3.0 / 128.0) -> torch.Tensor:

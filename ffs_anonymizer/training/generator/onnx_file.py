@@ -9,7 +9,7 @@ from pathlib import Path
 from ffs_anonymizer.backend.onnx_file import read, write
 from ffs_anonymizer.backend.ort import open_session
 from ffs_anonymizer.painting.crops import mean_points
-from ffs_anonymizer.training.generator.network import CODE, FaceNetwork
+from ffs_anonymizer.training.generator.network import CHANCE, LATENT
 import numpy as np
 from numpy.typing import NDArray
 import onnx
@@ -35,28 +35,43 @@ def probe(size_px: int, count: int = 4) -> dict[str, torch.Tensor]:
     return {
         'condition': image * mask,
         'mask': mask,
-        'latent': torch.randn((count, CODE), generator=chance),
+        'latent': torch.randn((count, LATENT), generator=chance) * 0.5,
         'points': torch.from_numpy(mean_points(hole.numpy()[None])).repeat(count, 1, 1),
     }
 
 
-def write_onnx(folded: FaceNetwork, path: Path, size_px: int) -> None:
+def chooser_probe(size_px: int, count: int = 4) -> dict[str, torch.Tensor]:
     """
-    Write a folded generator as FP32 ONNX with a free batch, simplified once.
+    Return inputs to compare choosers on, as probe() does for generators.
 
     :param size_px: S.
+    :param count: how many crops.
+    """
+    inputs = probe(size_px, count)
+    chance = torch.randn((count, CHANCE), generator=torch.Generator().manual_seed(2))
+    seen = {name: inputs[name] for name in ('condition', 'mask')}
+    return {**seen, 'chance': chance, 'points': inputs['points']}
+
+
+def write_onnx(
+    folded: torch.nn.Module, path: Path, inputs: Mapping[str, torch.Tensor], output: str
+) -> None:
+    """
+    Write a folded network as FP32 ONNX with a free batch, simplified once.
+
+    :param inputs: some rows of each, by name in the order in which the network takes them.
+    :param output: name of what it returns.
     """
     import onnxslim
 
     exported = io.BytesIO()
-    inputs = probe(size_px, 2)
     torch.onnx.export(
         folded,
         tuple(inputs.values()),
         exported,
         input_names=list(inputs),
-        output_names=['inpainted'],
-        dynamic_axes={key: {0: 'N'} for key in (*inputs, 'inpainted')},
+        output_names=[output],
+        dynamic_axes={key: {0: 'N'} for key in (*inputs, output)},
         opset_version=OPSET,
         dynamo=False,
     )
@@ -67,10 +82,10 @@ def write_onnx(folded: FaceNetwork, path: Path, size_px: int) -> None:
 
 def run_onnx(path: Path, feeds: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
     """
-    Return what ONNX Runtime paints with a file on the CPU.
+    Return the one output of a file in ONNX Runtime on the CPU.
 
     :param feeds: input name to value.
     """
     session = open_session(read(path))
-    (painted,) = session.run(['inpainted'], dict(feeds))
-    return np.asarray(painted, np.float32)
+    (got,) = session.run(None, dict(feeds))
+    return np.asarray(got, np.float32)

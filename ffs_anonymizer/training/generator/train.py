@@ -20,26 +20,28 @@ from ffs_anonymizer.training.checkpoint import (
     load_weights,
     save_checkpoint,
 )
+from ffs_anonymizer.training.generator.alignment import align
+from ffs_anonymizer.training.generator.augmentation import augment, relight, soften
 from ffs_anonymizer.training.generator.critic import Critic
 from ffs_anonymizer.training.generator.distil import load_teacher
 from ffs_anonymizer.training.generator.features import make_features
-from ffs_anonymizer.training.generator.identity_loss import load_identity
 from ffs_anonymizer.training.generator.losses import (
-    augment,
     critic_hinge,
     feature_distance,
     generator_hinge,
-    guess_distance,
+    gradient_distance,
     inner_border,
+    match_distance,
     pixel_distance,
-    texture_distance,
     tone_distance,
 )
 from ffs_anonymizer.training.generator.network import (
-    CODE,
     composite,
     FaceNetwork,
+    GUMBEL,
+    KEY,
     make_network,
+    packed,
     place,
 )
 from ffs_anonymizer.training.run import (
@@ -49,7 +51,7 @@ from ffs_anonymizer.training.run import (
     rate_at,
     refuse_other_settings,
 )
-from ffs_anonymizer.training.settings import TrainSettings
+from ffs_anonymizer.training.settings import ALL, TrainSettings
 import numpy as np
 from numpy.typing import NDArray
 import torch
@@ -59,8 +61,9 @@ from tqdm import tqdm
 import yaml
 
 GRID_FACES = 14
-GRID_DRAWS = 2
+GRID_DRAWS = 3
 FOCUS_RADIUS = 9.0 / 128.0
+EARLIER = 256
 FIXED_STEP = 999_983  # of batches that no step draws
 
 
@@ -92,9 +95,12 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
 
     # Data
     faces = load_packed(Path(settings.data))
-    numbers, held_out = faces.split()
+    numbers, held_out = with_points(faces)
     if len(numbers) == 0:
-        raise MediaError(f'{settings.data}: got no face to train on, all are held out; add photos')
+        raise MediaError(
+            f'{settings.data}: got no face to train on: none, all held out, or without eyes, nose '
+            'and mouth; add photos, or build the data set with --landmarks-model'
+        )
     held_out = held_out if len(held_out) else numbers
     sampler = sampler_of(faces, numbers, settings, device)
     shown = spread_out(sampler_of(faces, held_out, settings, device), len(held_out), GRID_FACES)
@@ -119,23 +125,17 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
         features.calibrate(fixed.image)
     frozen = freeze(network, settings.freeze)
     if teacher is not None:
-        frozen += [network.encoder, network.prior]
+        frozen += [network.encoder, network.matcher, network.generator.pose]
+    if settings.learns != ALL:
+        frozen += [network.generator.requires_grad_(False), network.encoder.requires_grad_(False)]
     learning = [p for p in network.parameters() if p.requires_grad]
     learning += [] if teacher is None else list(teacher.adapters.parameters())
-    identity = None
-    if settings.recognizer:
-        if not np.isfinite(faces.points_px).all((1, 2)).any():
-            raise MediaError(
-                f'{settings.data}: got no eyes, nose and mouths, which the recognizer needs; '
-                'build the data set with --landmarks-model'
-            )
-        identity = load_identity(settings.recognizer).to(device, memory_format=channels_last)
-        identity.calibrate(fixed.image, fixed.points_px)
     generator_steps = torch.optim.Adam(learning, settings.rate_generator, betas=(0.5, 0.99))
     critic_steps = torch.optim.Adam(
         critic.heads.parameters(), settings.rate_critic, betas=(0.0, 0.99)
     )
     step = images = 0
+    earlier = torch.zeros((0, KEY), device=device)
     if resumed is not None:
         load_weights(network, resumed['generator'], str(checkpoint_path))
         load_weights(average, resumed['ema'], str(checkpoint_path))
@@ -145,7 +145,7 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
             load_weights(teacher.adapters, resumed['adapters'], str(checkpoint_path))
         generator_steps.load_state_dict(resumed['generator_steps'])
         critic_steps.load_state_dict(resumed['critic_steps'])
-        step, images = resumed['step'], resumed['images']
+        step, images, earlier = resumed['step'], resumed['images'], resumed['earlier'].to(device)
 
     def state() -> Checkpoint:
         return {
@@ -157,6 +157,7 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
             'critic': critic.state_dict(),
             'scales': features.scales.state_dict(),
             'adapters': {} if teacher is None else teacher.adapters.state_dict(),
+            'earlier': earlier,
             'generator_steps': generator_steps.state_dict(),
             'critic_steps': critic_steps.state_dict(),
         }
@@ -166,8 +167,9 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
     bar = tqdm(total=settings.steps, initial=step, unit='step', disable=quiet, mininterval=10)
     started, images_before = time.monotonic(), images
     scalars: dict[str, torch.Tensor] = {}
-    # The first rows are repainted from the code that is read of them, the others from a drawn one
+    # The first rows wear their own face, the others that of somebody else of the batch
     own = max(settings.batch - round(settings.batch * settings.drawn_share), 1)
+    rows = torch.arange(settings.batch, device=device)
     with interruptible() as interrupted, bar:
         while step < settings.steps:
             network.train()
@@ -175,102 +177,121 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
                 module.eval()
             batch = sampler.draw(settings.batch, seed=settings.seed, step=step)
             chance = Chance(settings.seed * 1_000_003 + step + 1_000_000_007, device)
-            condition, mask, image = (
-                each.to(memory_format=channels_last)
-                for each in (batch.condition, batch.mask, batch.image)
-            )
             rate = rate_at(step, settings)
             for group in generator_steps.param_groups:
                 group['lr'] = settings.rate_generator * rate
             for group in critic_steps.param_groups:
                 group['lr'] = settings.rate_critic * rate
-            asked = identity if step % settings.recognize_every == 0 else None
 
-            # Faces are painted, some from the code that is read of them, the others drawn
-            points = batch.points_px
-            known = points.isfinite().all(2).all(1)
-            given = known & chance.happens(settings.points_share, len(batch))
-            moved = points + chance.normal(*points.shape) * settings.points_noise_px
-            points = torch.where(given[:, None, None], moved, batch.mean_points_px)
-            placed = place(points, settings.size_px)
-            with autocast(settings, device):
-                mean, spread = network.prior(condition, mask, placed)
-                read = network.encoder(image, mask)
-                noisy = read + settings.code_noise * chance.normal(*read.shape)
-                drawn = (mean + spread.exp() * chance.normal(*mean.shape)).detach()
-                code = torch.cat([noisy[:own], drawn[own:]])
-                levels = network.generator.features(condition, mask, code, placed)
-                painted = network.generator.paint(levels[-1], condition, mask)
-            filled = composite(painted, image, mask)
-
-            # What critic and feature distance see of them
-            window = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
-            at = torch.where(known[:, None, None], batch.points_px, batch.mean_points_px)
-            features_at = place(at, settings.size_px, FOCUS_RADIUS)[:, ::2].amax(1, keepdim=True)
-            counts = (1.0 - mask) * (1.0 + settings.focus * features_at)
-            told = torch.cat([mask, placed], 1)
-            (real, fake), (told, seen_counts) = augment(
-                (image, filled), (told, counts), window, settings.look_px
+            # Some are out of focus; what is worn is not
+            mask = batch.mask
+            image = soften(batch.image, chance)
+            noise = batch.condition - batch.image * mask
+            condition = (image * mask + noise).clamp(-1.0, 1.0) * mask
+            condition, mask, image = (
+                each.to(memory_format=channels_last) for each in (condition, mask, image)
             )
-            seen_mask = told[:, :1]
-            with autocast(settings, device):
-                with torch.no_grad():
-                    real_taps = [tap.float() for tap in features(real)]
-                fake_taps = [tap.float() for tap in features(fake)]
-            adversarial = step >= settings.critic_from and settings.weight_critic > 0
 
-            # The critic learns
-            if adversarial:
-                critic.heads.requires_grad_(True)
-                with autocast(settings, device):
-                    real_logits = critic(real_taps, told)
-                    fake_logits = critic([tap.detach() for tap in fake_taps], told)
-                scalars['critic'] = critic_hinge(real_logits, fake_logits, seen_mask)
-                critic_steps.zero_grad(set_to_none=True)
-                scalars['critic'].backward()
-                critic_steps.step()
-                critic.heads.requires_grad_(False)
-
-            # The generator learns
+            # Whose face would fit? That shall not hang on the colours of backgrounds
+            size = settings.size_px
+            true = batch.points_px
+            given = chance.happens(settings.points_share, len(batch), 1, 1)
+            moved = true + chance.normal(*true.shape) * settings.points_noise_px
+            points = torch.where(given, moved, batch.mean_points_px)
+            face, face_points = align(batch.image, true / size)
             terms: dict[str, tuple[float, torch.Tensor]] = {}
-            if adversarial:
-                with autocast(settings, device):
-                    logits = critic(fake_taps, told)
-                terms['adversarial'] = settings.weight_critic, generator_hinge(logits, seen_mask)
-            terms['features'] = (
-                settings.weight_features,
-                feature_distance(
-                    [tap[:own] for tap in real_taps],
-                    [tap[:own] for tap in fake_taps],
-                    1.0 - seen_counts[:own],
-                ),
-            )
-            hole = pixel_distance(painted[:own], image[:own], counts[:own])
-            border = pixel_distance(painted, image, inner_border(mask))
-            terms['hole'] = settings.weight_hole, hole
-            terms['border'] = settings.weight_border, border
-            terms['ring'] = settings.weight_ring, pixel_distance(painted, image, mask)
-            tone = tone_distance(painted, image, batch.rects_xyxy_px)
-            terms['tone'] = settings.weight_tone, tone
-            texture = texture_distance(filled, image, mask, own)
-            terms['texture'] = settings.weight_texture, texture
+            with autocast(settings, device):
+                seen = relight(condition, chance) * mask
+                query = network.matcher.query(seen, mask, points)
+                key = network.matcher.key(relight(face, chance))
             if teacher is None:
-                terms['prior'] = settings.weight_prior, guess_distance(mean, spread, read)
-            if own < len(batch):
+                terms['match'] = settings.weight_match, match_distance(query, key, earlier)
+                earlier = torch.cat([key.detach(), earlier])[:EARLIER]
+
+            if settings.learns == ALL:
                 with autocast(settings, device):
-                    again = average.encoder(filled[own:], mask[own:])
-                terms['code'] = settings.weight_code, (again - code[own:]).abs().mean()
-            if teacher is not None:
+                    guessed = network.generator.posed(condition, mask, points)
+                    code = network.encoder(relight(face, chance))
+                wears, at = rows, true + chance.normal(len(batch), 1, 2) * 0.4
+                if step >= settings.drawn_from:
+                    fits = (query @ key.T).detach() + GUMBEL * chance.normal(
+                        len(batch), len(batch)
+                    )
+                    best = fits.fill_diagonal_(-torch.inf).argmax(1)
+                    wears = torch.where(rows < own, rows, best)
+                    at = torch.where((rows < own)[:, None, None], at, guessed.detach())
+                own_rows = own if step >= settings.drawn_from else len(batch)
+
+                # It is painted
+                noisy = code + chance.normal(*code.shape) * settings.code_noise
+                latent = packed(noisy, face_points)[wears]
                 with autocast(settings, device):
-                    distance = teacher(levels, painted, condition, mask, code, placed)
-                terms['distil'] = settings.weight_distil, distance
-            if asked is not None:
-                drawn_at = torch.where(given[:, None, None], at, batch.mean_points_px)
-                painted_at = torch.cat([at[:own], drawn_at[own:]])
-                with autocast(settings, device):
-                    likeness = asked(filled, image, painted_at, batch.points_px, own)
-                terms['own'] = settings.weight_own, likeness.own
-                terms['drawn'] = settings.weight_drawn, likeness.drawn
+                    levels = network.generator.features(condition, mask, latent, at)
+                    painted = network.generator.paint(levels[-1], condition, mask)
+                filled = composite(painted, image, mask)
+                focus = place(true, size, FOCUS_RADIUS)[:, ::2].amax(1, keepdim=True)
+                counts = (1.0 - mask) * (1.0 + settings.focus * focus)
+
+                # What critic and feature distance see of it
+                looked = settings.weight_features > 0 and step >= settings.features_from
+                looked = looked and step % settings.features_every == 0
+                if looked:
+                    window = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
+                    told = torch.cat([mask, place(at, size)], 1)
+                    (real, fake), (told, seen_counts) = augment(
+                        (image, filled), (told, counts), window, settings.look_px
+                    )
+                    seen_mask = told[:, :1]
+                    with autocast(settings, device):
+                        with torch.no_grad():
+                            real_taps = [tap.float() for tap in features(real)]
+                        fake_taps = [tap.float() for tap in features(fake)]
+
+                # The critic learns
+                adversarial = (
+                    looked and settings.weight_critic > 0 and step >= settings.critic_from
+                )
+                if adversarial:
+                    critic.heads.requires_grad_(True)
+                    with autocast(settings, device):
+                        real_logits = critic(real_taps, told)
+                        fake_logits = critic([tap.detach() for tap in fake_taps], told)
+                    scalars['critic'] = critic_hinge(real_logits, fake_logits, seen_mask)
+                    critic_steps.zero_grad(set_to_none=True)
+                    scalars['critic'].backward()
+                    critic_steps.step()
+                    critic.heads.requires_grad_(False)
+
+                # The networks learn
+                if adversarial:
+                    with autocast(settings, device):
+                        logits = critic(fake_taps, told)
+                    weight = settings.weight_critic * settings.features_every
+                    terms['adversarial'] = weight, generator_hinge(logits, seen_mask)
+                if looked:
+                    distance = feature_distance(
+                        [tap[:own_rows] for tap in real_taps],
+                        [tap[:own_rows] for tap in fake_taps],
+                        1.0 - seen_counts[:own_rows],
+                    )
+                    terms['features'] = (
+                        settings.weight_features * settings.features_every,
+                        distance,
+                    )
+                mine = painted[:own_rows], image[:own_rows], counts[:own_rows]
+                terms['hole'] = settings.weight_hole, pixel_distance(*mine)
+                terms['gradient'] = settings.weight_gradient, gradient_distance(*mine)
+                border = pixel_distance(painted, image, inner_border(mask))
+                terms['border'] = settings.weight_border, border
+                terms['ring'] = settings.weight_ring, pixel_distance(painted, image, mask)
+                tone = tone_distance(painted, image, batch.rects_xyxy_px)
+                terms['tone'] = settings.weight_tone, tone
+                if teacher is None:
+                    terms['points'] = settings.weight_points, (guessed - true).abs().mean()
+                else:
+                    with autocast(settings, device):
+                        distance = teacher(levels, painted, condition, mask, latent, at)
+                    terms['distil'] = settings.weight_distil, distance
             total = torch.stack([weight * term for weight, term in terms.values()]).sum()
             generator_steps.zero_grad(set_to_none=True)
             total.backward()
@@ -384,26 +405,47 @@ def freeze(network: FaceNetwork, prefixes: str) -> list[nn.Module]:
     return frozen
 
 
-def settle(average: FaceNetwork, drawn: Iterable[Batch], chance: Chance) -> FaceNetwork:
+def with_points(faces: PackedFaces) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """
-    Return a copy whose batch statistics are those of drawn faces, ready to be used.
+    Return the numbers of the photos to train on and of those held out, whose points are known.
+
+    :param faces: the data set.
+    """
+    known = np.asarray(np.isfinite(faces.points_px).all((1, 2)))
+    numbers, held_out = faces.split()
+    return numbers[known[numbers]], held_out[known[held_out]]
+
+
+def worn(network: FaceNetwork, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Return the faces of a batch as latents and as keys, (N, LATENT) and (N, KEY).
+
+    :param network: in evaluation mode.
+    """
+    face, points = align(batch.image, batch.points_px / batch.image.shape[-1])
+    return packed(network.encoder(face), points), network.matcher.key(face)
+
+
+def settle(average: FaceNetwork, batches: Iterable[Batch]) -> FaceNetwork:
+    """
+    Return a copy whose batch statistics are those of worn faces, ready to be used.
 
     :param average: its norms hold the statistics of the unaveraged network.
-    :param drawn: batches to take the statistics from.
-    :param chance: where the latents come from.
+    :param batches: to take the statistics from; each wears the face of the next.
     """
     with torch.no_grad():
         settled: FaceNetwork = copy.deepcopy(average).eval()
-        parts = (settled.generator, settled.prior)
-        norms = [m for part in parts for m in part.modules() if isinstance(m, nn.BatchNorm2d)]
+        norms = [m for m in settled.modules() if isinstance(m, nn.BatchNorm2d)]
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None
             norm.train()
-        for batch in drawn:
-            given = batch.points_px.isfinite().all(2).all(1) & chance.happens(0.5, len(batch))
-            points = torch.where(given[:, None, None], batch.points_px, batch.mean_points_px)
-            settled(batch.condition, batch.mask, chance.normal(len(batch), CODE), points)
+        for batch in batches:
+            latents, _ = worn(settled, batch)
+            settled.generator(
+                batch.condition, batch.mask, latents.roll(1, 0), batch.mean_points_px
+            )
+            settled.matcher.query(batch.condition, batch.mask, batch.mean_points_px)
         for norm in norms:
             norm.momentum = 0.1
             norm.eval()
@@ -412,25 +454,22 @@ def settle(average: FaceNetwork, drawn: Iterable[Batch], chance: Chance) -> Face
 
 def write_grid(path: Path, average: FaceNetwork, batch: Batch) -> None:
     """
-    Write one column a face: what is seen, the face from its own code, drawn ones, the photo.
+    Write one column a face: what is seen, in its own face, in faces of others that fit, the photo.
 
-    Of the drawn ones the last has mean points instead of its own.
+    The own face is at its own points; the others are where the surroundings say.
 
     :param path: a PNG.
     :param average: in evaluation mode.
     """
     condition, mask, image = batch.condition, batch.mask, batch.image
-    known = batch.points_px.isfinite().all(2).all(1)[:, None, None]
-    points = torch.where(known, batch.points_px, batch.mean_points_px)
     with torch.no_grad():
-        placed = place(points, image.shape[-1])
-        code = average.encoder(image, mask)
-        levels = average.generator.features(condition, mask, code, placed)
+        latents, keys = worn(average, batch)
+        levels = average.generator.features(condition, mask, latents, batch.points_px)
         rows = [condition, average.generator.paint(levels[-1], condition, mask)]
-        for i in range(GRID_DRAWS):
-            latent = Chance(i, image.device).normal(len(batch), CODE)
-            rows.append(average(condition, mask, latent, points))
-        rows.append(average(condition, mask, latent, batch.mean_points_px))
+        fits = average.matcher.query(condition, mask, batch.mean_points_px) @ keys.T
+        best = fits.fill_diagonal_(-torch.inf).topk(min(GRID_DRAWS, len(batch) - 1), 1).indices
+        points = batch.mean_points_px
+        rows += [average.generator(condition, mask, latents[others], points) for others in best.T]
         rows[1:] = [composite(row, image, mask) for row in rows[1:]]
         shown = torch.cat([*rows, image]).permute(0, 2, 3, 1).float().cpu().numpy()
     tiles = np.rint((shown.clip(-1, 1) + 1) * 127.5).astype(np.uint8)[..., ::-1]

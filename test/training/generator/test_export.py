@@ -30,7 +30,7 @@ def checkpoint(
 def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp('models')
     provenance = Provenance('3', 'drawn faces, ours', 'Apache-2.0', {'retention': 0.5}, 'Poor.')
-    done = export(checkpoint, out, name='tiny', provenance=provenance)
+    done = export(checkpoint, out, gallery='person*', name='tiny', provenance=provenance)
     assert done.fold_error < 1e-5
     assert done.fp32_error < 1e-4
     return out
@@ -38,6 +38,8 @@ def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 def test_export_writes_both_files_with_manifest_card_and_picture(exported: Path) -> None:
     assert sorted(p.name for p in exported.iterdir()) == [
+        'tiny-faces.json',
+        'tiny-faces.onnx',
         'tiny-fp16.json',
         'tiny-fp16.onnx',
         'tiny.json',
@@ -69,7 +71,7 @@ def test_onnx_keeps_the_contract(exported: Path, name: str) -> None:
     assert shapes == {
         'condition': ['N', 3, 32, 32],
         'mask': ['N', 1, 32, 32],
-        'latent': ['N', 64],
+        'latent': ['N', 2058],
         'points': ['N', 5, 2],
         'inpainted': ['N', 3, 32, 32],
     }
@@ -81,7 +83,7 @@ def test_the_runtime_loads_and_runs_it(exported: Path) -> None:
     both = [run_onnx(exported / name, feeds) for name in ('tiny.onnx', 'tiny-fp16.onnx')]
     assert np.abs(both[0] - both[1]).max() < 0.02
     runtime = Generator(open_model(exported / 'tiny.onnx'))
-    assert (runtime.size_px, runtime.crop_scale, runtime.latent_length) == (32, 1.3, 64)
+    assert (runtime.size_px, runtime.crop_scale, runtime.latent_length) == (32, 1.3, 2058)
     crops = Crops(feeds['condition'], feeds['mask'], np.zeros((5, 3), np.int32))
     beside = {'latents': feeds['latent'], 'points_px': feeds['points']}
     wanted = np.rint((both[0] + 1) * 127.5).astype(np.uint8).transpose(0, 2, 3, 1)[..., ::-1]
@@ -100,7 +102,7 @@ def test_a_checkpoint_of_another_network_is_refused(checkpoint: Path, tmp_path: 
     values['settings'] = {**values['settings'], 'network': 'ffs-128-small'}
     save_checkpoint(tmp_path / 'other.pt', values)
     with pytest.raises(ModelError, match=r'other\.pt: weights of another network'):
-        export(tmp_path / 'other.pt', tmp_path / 'out')
+        export(tmp_path / 'other.pt', tmp_path / 'out', gallery='*')
     assert not (tmp_path / 'out').exists()
 
 

@@ -24,7 +24,7 @@ def test_a_run_leaves_checkpoint_grid_scalars_and_settings(whole: Path) -> None:
     assert (checkpoint['step'], checkpoint['images']) == (4, 16)
     grid = cv2.imread(str(whole.parent / 'grids' / '0000004.png'))
     assert grid is not None
-    assert grid.shape[0] == 6 * 32  # seen, own, drawn twice, with mean points, the photo
+    assert grid.shape[0] == 6 * 32  # seen, in the own face, in three others, the photo
     assert list((whole.parent / 'scalars').iterdir())
     assert 'network: ffs-tiny' in (whole.parent / 'settings.yaml').read_text()
 
@@ -67,6 +67,16 @@ def test_weights_change_and_frozen_ones_do_not(
     assert 'generator.exit.weight' not in same
 
 
+def test_matching_learns_alone(
+    tiny_settings: Settled, whole: Path, packed: Path, tmp_path: Path
+) -> None:
+    chosen = tiny_settings(packed, tmp_path, init_from=str(whole), learns='matching', steps=2)
+    after = load_checkpoint(train(chosen, quiet=True))['generator']
+    changed = {n for n, v in load_checkpoint(whole)['ema'].items() if not torch.equal(v, after[n])}
+    assert changed
+    assert all(name.startswith('matcher.') for name in changed)
+
+
 def test_other_settings_than_those_of_the_run_are_refused(
     tiny_settings: Settled, whole: Path, packed: Path
 ) -> None:
@@ -82,10 +92,11 @@ def test_other_settings_than_those_of_the_run_are_refused(
         (
             {'freeze': 'nose'},
             SettingsError,
-            "freeze: got 'nose', expected some of generator.style",
+            "freeze: got 'nose', expected some of generator.pose",
         ),
         ({'device': 'tpu'}, SettingsError, "device: got 'tpu'"),
         ({'features': 'vgg'}, SettingsError, "features: got 'vgg'"),
+        ({'learns': 'much'}, SettingsError, "learns: got 'much', expected all or matching"),
         ({'data': ''}, SettingsError, 'data and out: got nothing'),
         ({'data': 'none'}, MediaError, 'none: not a packed data set'),
     ],
@@ -154,11 +165,11 @@ def test_a_small_network_learns_from_a_large_one(
     taught = load_checkpoint(train(chosen, quiet=True))
     theirs = load_checkpoint(whole)['ema']
     for name, value in taught['generator'].items():
-        if name.startswith(('encoder.', 'prior.')):
+        if name.startswith(('encoder.', 'matcher.', 'generator.pose.')):
             assert torch.equal(value, theirs[name]), name
     assert [tuple(v.shape) for n, v in taught['adapters'].items() if n.endswith('weight')] == [
-        (16, 160, 1, 1),
-        (8, 96, 1, 1),
+        (16, 128, 1, 1),
+        (8, 64, 1, 1),
         (8, 32, 1, 1),
     ]
     unfit = tiny_settings(packed, tmp_path / 'unfit', teacher=str(whole), size_px=64)
