@@ -52,6 +52,7 @@ setup(
             's3fs>=2025.2',  # s3://, and never in place of what is there
             'aiohttp',  # http://
         ],
+        'gs': ['gcsfs>=2025.2'],  # gs://; apart, as it brings gRPC along
         'ros1': ['rosbags>=0.10'],  # reads the bags of ROS 1, and knows their types' new forms
         'openvino': ['openvino'],  # generators on processors with BF16 or VNNI
         'tensorrt': ['pycuda'],  # TensorRT itself comes with JetPack, or from NVIDIA
@@ -70,6 +71,8 @@ setup(
             'hypothesis',  # damaged inputs
             'jsonschema',  # the schema of the privacy record
             'flask',  # the server of moto
+            'gcp-storage-emulator',  # a stub of Google Cloud Storage
+            'gcsfs>=2025.2',
             'flask-cors',
             'matplotlib',  # the plots of quantize and bench
             'moto[s3]>=5',  # an S3 server; 50 MB on disk, with all of AWS in it

@@ -17,6 +17,7 @@ _BLOCK_BYTES = 8 << 20
 # Of a file that is open: one that is read, one that follows, the ends that indexes lie in.
 _BLOCKS = 4
 _COMMIT = 'metadata.yaml'
+_GOOGLE = ('gs', 'gcs')
 # Beginnings of addresses that nothing is written to, and that have no folders.
 READ_ONLY = ('http:', 'https:')
 
@@ -279,8 +280,9 @@ def _system_of(scheme: str) -> Any:
         # Others write there, too.
         return fsspec.filesystem(scheme, use_listings_cache=False)
     except ImportError as error:
+        extras = 'remote,gs' if scheme in _GOOGLE else 'remote'
         raise AnonymizerError(
-            f"{scheme}://: {error}; pip install 'ffs_anonymizer[remote]'"
+            f"{scheme}://: {error}; pip install 'ffs_anonymizer[{extras}]'"
         ) from error
     except ValueError as error:
         raise AnonymizerError(f'{scheme}://: {error}') from error

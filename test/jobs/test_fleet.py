@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -24,10 +25,14 @@ from support.ray_nodes import added, started
 # Workers cannot import what lies among the tests.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
+with socket.socket() as free:
+    free.bind(('127.0.0.1', 0))
+    CLIENT_PORT = free.getsockname()[1]
+
 
 @pytest.fixture(scope='module')
 def cluster() -> Iterator[Cluster]:
-    made = started()
+    made = started(ray_client_server_port=CLIENT_PORT)
     yield made
     made.shutdown()
 
@@ -73,6 +78,17 @@ def test_who_dies_leaves_its_job_to_another_and_poison_fails_alone(cluster, tmp_
     # Ray keeps them to one thread each; a bug is not tried again.
     once, twice = '0 1\n', '0 1\n1 1\n'
     assert tried == {'a': once, 'poison': twice, 'b': twice, 'bug': once, 'c': once}
+
+
+def test_the_client_of_a_cluster(cluster, tmp_path) -> None:
+    """As from a machine that is none of the cluster's."""
+    with Fleet(
+        Crew(f'ray://127.0.0.1:{CLIENT_PORT}', workers=1), partial(work, tmp_path)
+    ) as fleet:
+        events = list(fleet.map(['a', 'b']))
+    assert sorted(e.result for e in events if isinstance(e, Ended)) == ['A', 'B']
+    assert [e.number for e in events if isinstance(e, Lost)] == [1]
+    assert not ray.is_initialized()
 
 
 def test_workers_that_cannot_begin_are_an_error(cluster) -> None:

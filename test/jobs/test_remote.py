@@ -7,6 +7,7 @@ import http.server
 from pathlib import Path
 import pickle
 import re
+import sys
 import threading
 
 import cv2
@@ -21,6 +22,7 @@ from ffs_anonymizer.media.files import MediaJob
 from ffs_anonymizer.rosbag2.reader import BagReader
 from ffs_anonymizer.rosbag2.storage import Message
 from ffs_anonymizer.settings.runtime import Settings
+from fsspec.registry import _registry
 import pytest
 import s3fs
 from support.bags import drive, leftovers, read_bag, SPECS, write_bag
@@ -148,6 +150,15 @@ def test_what_is_not_there(wire, tmp_path) -> None:
             look()
     with pytest.raises(AnonymizerError, match=r'^nonsense://: '):
         location('nonsense://x').exists()
+
+
+def test_a_library_that_is_missing_is_named(monkeypatch) -> None:
+    for scheme in ('gs', 'gcs'):
+        monkeypatch.delitem(_registry, scheme, raising=False)
+    monkeypatch.setitem(sys.modules, 'gcsfs', None)
+    expected = re.escape("pip install 'ffs_anonymizer[remote,gs]'")
+    with pytest.raises(AnonymizerError, match=f'^gs://: .*gcsfs.*; {expected}$'):
+        location('gs://bucket/x').exists()
 
 
 def test_access_that_is_denied(wire, worker, bag, tmp_path) -> None:
