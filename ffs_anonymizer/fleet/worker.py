@@ -36,7 +36,8 @@ from ffs_anonymizer.jobs.report import Report, Tally
 from ffs_anonymizer.media.files import MediaJob
 from ffs_anonymizer.networks import Networks
 from ffs_anonymizer.pipeline import concurrency
-from ffs_anonymizer.review.command import LEFT, run_audit
+from ffs_anonymizer.review import audit_job
+from ffs_anonymizer.review.audit_job import AuditJob, LEFT
 from ffs_anonymizer.rosbag2 import metadata
 from ffs_anonymizer.settings.runtime import Settings
 
@@ -121,7 +122,7 @@ class Worker:
             report, warnings = self._run(replace(task.job, source=source, target=made))
             if not report.written:
                 raise OutputError('; '.join(report.undone) or f'{target}: nothing was written')
-            audit = _audited(source, made) if task.audits else None
+            audit = self._audited(task, source, made) if task.audits else None
             if is_whole(task) and (task.resumes or tries):
                 # Of a worker that was lost, and has come to its end all the same.
                 return kept(task)
@@ -141,6 +142,20 @@ class Worker:
         assert isinstance(job, MediaJob)
         warnings: list[str] = []
         return media.run(job, networks=self._networks, warn=warnings.append), warnings
+
+    def _audited(self, task: FleetTask, source: Path, made: Path) -> Mapping[str, Any] | None:
+        """Look at an output once more; the page and the record are its own."""
+        job = AuditJob(
+            original=source,
+            output=made,
+            report=made.with_name(made.name + AUDIT),
+            settings=task.job.settings,
+            # Where they lie now is nobody's business.
+            names=(str(task.job.source), str(task.job.target)),
+        )
+        audit_job.run(job, networks=self._networks)
+        audit: Mapping[str, Any] | None = read_record(record_of(made))['audit']
+        return audit
 
 
 def is_whole(task: FleetTask) -> bool:
@@ -249,19 +264,6 @@ def _attempt(task: FleetTask, tries: int) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _audited(source: Path, made: Path) -> Mapping[str, Any] | None:
-    """Look at an output once more; the page and the record are its own."""
-    from ffs_anonymizer.cli.program import make_parser
-
-    page = made.with_name(made.name + AUDIT)
-    words = ['audit', '-i', 'x', '-o', str(made), '--report', str(page)]
-    args = make_parser().parse_args([*words, '--disable-progress-output'])
-    args.input = source
-    run_audit(args)
-    audit: Mapping[str, Any] | None = read_record(record_of(made))['audit']
-    return audit
 
 
 def _commit(task: FleetTask, made: Path, report: Report) -> None:

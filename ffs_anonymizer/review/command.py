@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections import Counter
-from collections.abc import Mapping
 import contextlib
-from datetime import datetime, timezone
-import hashlib
 from pathlib import Path
 import sys
 import tempfile
 from typing import Any, TYPE_CHECKING
 import webbrowser
 
-from ffs_anonymizer import __version__
 from ffs_anonymizer.cli.options import add_settings_options, settings_from, whole_number
 from ffs_anonymizer.errors import MediaError, SettingsError
 from ffs_anonymizer.jobs.output import record_of
@@ -23,18 +18,12 @@ from ffs_anonymizer.terminal import say
 if TYPE_CHECKING:
     from ffs_anonymizer.anonymizer import Recipe
     from ffs_anonymizer.cli.options import Subparsers
-    from ffs_anonymizer.regions.detections import Regions
-    from ffs_anonymizer.regions.detections_file import DetectionsReader
-    from ffs_anonymizer.review.audit import Audit, Listed
     from ffs_anonymizer.review.recording import RecordedFrame, Recording
-    from ffs_anonymizer.review.second_look import SecondLook
     from ffs_anonymizer.review.session import Rerun
     from ffs_anonymizer.settings.runtime import Settings
     import numpy as np
     from numpy.typing import NDArray
 
-LEFT = 3
-_TOLD = 3
 _AUDIT_EXAMPLES = """\
 examples:
   ffs_anonymizer audit -i drive_01 -o drive_01_anonymized --report audit.html
@@ -63,7 +52,7 @@ def _add_audit(subparsers: Subparsers) -> None:
         help='look once more: is anything left?',
         description='Look at every frame of an original and its anonymized output once more, and '
         'list in one HTML file what is not covered, with a random sample for a person. Exit '
-        f'code: 0 nothing found, {LEFT} something is left.',
+        'code: 0 nothing found, 3 something is left.',
         epilog=_AUDIT_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -208,67 +197,23 @@ def run_audit(args: argparse.Namespace) -> int:
     :returns: 0 nothing was found uncovered, 3 something was, or there was nothing to look at.
     :raises AnonymizerError: the recordings cannot be read, or do not belong together.
     """
-    from ffs_anonymizer.anonymizer import Recipe
-    from ffs_anonymizer.jobs.output import new_file, refuse
-    from ffs_anonymizer.jobs.record import differences
-    from ffs_anonymizer.jobs.report import counted, progress_bar
-    from ffs_anonymizer.networks import Networks
-    from ffs_anonymizer.pipeline import concurrency
-    from ffs_anonymizer.review.audit import audit
-    from ffs_anonymizer.review.audit_page import audit_page
-    from ffs_anonymizer.review.recording import open_recording
+    from ffs_anonymizer.jobs.report import counted
+    from ffs_anonymizer.review import audit_job
 
-    settings = _settings(args)
-    refuse([args.report], source=args.input)
-    record = _record(args.output)
-    told = [] if record is None else differences(record, args.output)
-    if told:
-        raise MediaError(
-            f'{args.output}: is not what its privacy record says: {"; ".join(told[:_TOLD])}; '
-            'audit what bag or media made'
-        )
-    original = open_recording(args.input, settings)
-    anonymized = open_recording(args.output, settings, name=original.own_name)
-    threads = concurrency(settings)
-    with contextlib.ExitStack() as stack:
-        stack.callback(original.close)
-        stack.callback(anonymized.close)
-        reader = _opened_detections(stack, args.detections)
-        networks = stack.enter_context(Networks(settings, concurrency=threads))
-        look = _second_look(args, settings, networks)
-        listed = _ListedRegions(reader, Recipe(networks, settings), original.names)
-        report = stack.enter_context(new_file(args.report))
-        total = 0 if reader is None else reader.frames
-        bar = stack.enter_context(
-            progress_bar(total=total, shown=not args.disable_progress_output, unit='frame')
-        )
-        result = audit(
-            original,
-            anonymized,
-            look,
-            listed=listed,
-            sample=args.sample,
-            seed=args.seed,
-            threads=threads,
-            progress=bar.update,
-            settings=settings,
-        )
-        unseen = _unseen(original, result)
-        page = audit_page(
-            result,
-            title=args.input.name,
-            facts=_facts(args, look, networks, record),
-            counts={
-                **listed.counts,
-                **_methods(record),
-                'clouds and depth images whose shapes were looked at': result.measured,
-            },
-            unseen=unseen,
-            look=look.describe(),
-        )
-        report.write_text(page, encoding='utf-8')
-    if record is not None:
-        _enter_audit(args.output, look.describe(), result, unseen, page)
+    job = audit_job.AuditJob(
+        original=args.input,
+        output=args.output,
+        report=args.report,
+        settings=_settings(args),
+        detections=args.detections,
+        second_model=args.second_model,
+        threshold=args.threshold,
+        is_thorough=args.thorough,
+        sample=args.sample,
+        seed=args.seed,
+    )
+    done = audit_job.run(job, shows_progress=not args.disable_progress_output)
+    result = done.audit
     for finding in result.findings[:20]:
         say(
             f'{finding.stream}, frame {finding.number}: {finding.class_name} '
@@ -284,9 +229,9 @@ def run_audit(args: argparse.Namespace) -> int:
             f'{result.measured.total()} clouds and depth images, {result.missed_measured} with a '
             f'shape uncovered: {counted(result.measured)}'
         )
-    for name, reason in unseen.items():
+    for name, reason in done.unseen.items():
         say(f'not looked at: {name} ({reason})')
-    return LEFT if result.findings or not result.looked_at else 0
+    return done.exit_code
 
 
 def run_review(args: argparse.Namespace) -> int:
@@ -357,154 +302,11 @@ def run_review(args: argparse.Namespace) -> int:
 
 def _settings(args: argparse.Namespace) -> Settings:
     """Return the settings of the options, over those that the output was made with."""
-    from ffs_anonymizer.settings.runtime import Settings
+    from ffs_anonymizer.review.audit_job import record_beside, recorded_settings
 
-    record = None if args.config is not None else _record(args.output)
-    return settings_from(args, Settings() if record is None else _of_record(record))
-
-
-def _of_record(record: Mapping[str, Any]) -> Settings:
-    from ffs_anonymizer.settings.runtime import PARAMETERS, Settings
-
-    known = {parameter.name for parameter in PARAMETERS}
-    values = {name: value for name, value in record['settings'].items() if name in known}
-    return Settings().updated(values)
-
-
-def _record(output: Path | None) -> dict[str, Any] | None:
-    from ffs_anonymizer.jobs.record import read_record
-
-    if output is None or not record_of(output).exists():
-        return None
-    return read_record(record_of(output))
-
-
-def _opened_detections(stack: contextlib.ExitStack, path: Path | None) -> DetectionsReader | None:
-    from ffs_anonymizer.regions.detections_file import DetectionsReader
-
-    return None if path is None else stack.enter_context(DetectionsReader(path))
-
-
-def _second_look(args: argparse.Namespace, settings: Settings, networks: Any) -> SecondLook:
-    from ffs_anonymizer.anonymizer import Recipe
-    from ffs_anonymizer.frames.array import ArrayFrame
-    from ffs_anonymizer.review.second_look import SecondLook
-
-    changes: dict[str, object] = {
-        'face.threshold': args.threshold,
-        'plate.threshold': args.threshold,
-        'detector.scale': 1.0,
-        # Nothing is painted here.
-        'face.method': 'solid',
-    }
-    if args.second_model:
-        changes['detector.model_path'] = args.second_model
-    recipe = Recipe(networks, settings.updated(changes))
-    is_other = bool(args.second_model) and args.second_model != settings.detector.model_path
-    return SecondLook(
-        lambda image_bgr: recipe.detect(ArrayFrame(image_bgr)), is_other, args.thorough
-    )
-
-
-class _ListedRegions:
-    """
-    Look up what was replaced in a frame, and count it.
-
-    :param reader: None where there is no list.
-    :param names: streams of the original.
-    """
-
-    def __init__(
-        self, reader: DetectionsReader | None, recipe: Recipe, names: frozenset[str]
-    ) -> None:
-        self._reader = reader
-        self._recipe = recipe
-        listed = set() if reader is None else set(reader.streams)
-        # Topics of a bag that were copied, or follow what a camera saw, are in no list.
-        self._unlisted = names - listed if listed <= names else frozenset()
-        self.counts: dict[str, Counter[str]] = {}
-
-    def __call__(self, frame: RecordedFrame) -> Listed:
-        """Return None where nobody knows."""
-        from ffs_anonymizer.regions.detections import CLASSES
-
-        is_of_bag = frame.log_ns is not None
-        if self._reader is None or (is_of_bag and frame.stream in self._unlisted):
-            return None
-        found = self._reader.find(frame.stream, stamp_ns=frame.camera_ns, log_ns=frame.log_ns)
-        regions = found.regions
-        self._count('regions by class', [CLASSES[index] for index in regions.classes.tolist()])
-        how = ['detected' if detected else 'coasted' for detected in regions.detected.tolist()]
-        self._count('regions by how they were found', how)
-
-        def of_size(size_wh: tuple[int, int]) -> Regions:
-            found.check(size_wh)
-            return self._recipe.cover(regions, names=(frame.stream,), size_wh=size_wh)
-
-        return of_size
-
-    def _count(self, name: str, words: list[str]) -> None:
-        self.counts.setdefault(name, Counter()).update(words)
-
-
-def _facts(
-    args: argparse.Namespace, look: SecondLook, networks: Any, record: Mapping[str, Any] | None
-) -> dict[str, str]:
-    facts = {
-        'original': str(args.input),
-        'output': str(args.output),
-        'detections': str(args.detections or 'not given: coverage is told by the pixels alone'),
-        'second look by': args.second_model or 'the same detector',
-        'lowest score': f'{args.threshold:g}',
-        'seed of the sample': str(args.seed),
-        'tool': f'ffs_anonymizer {__version__}',
-        'audited': datetime.now(timezone.utc).isoformat(timespec='seconds'),
-        **{name: str(value) for name, value in networks.words().items()},
-    }
-    if record is not None:
-        facts['anonymized'] = f'{record["started"]} to {record["ended"]}'
-        facts['settings sha256'] = str(record['settings_sha256'])
-        facts['warnings'] = '; '.join(f'{n} frames: {w}' for w, n in record['warnings'].items())
-        facts['not done'] = '; '.join(record['undone'])
-    return facts
-
-
-def _methods(record: Mapping[str, Any] | None) -> dict[str, Counter[str]]:
-    methods: Counter[str] = Counter()
-    for stream in (record or {'streams': {}})['streams'].values():
-        methods.update(stream['methods'])
-    return {'what took their place': methods} if methods else {}
-
-
-def _unseen(original: Recording, result: Audit) -> dict[str, str]:
-    """Return what nobody looked at, with the reasons."""
-    unseen = dict(original.unseen)
-    for topic, reasons in result.unmeasured.items():
-        words = '; '.join(f'{count} messages: {reason}' for reason, count in reasons.items())
-        unseen[topic] = '; '.join(filter(None, (unseen.get(topic), words)))
-    return unseen
-
-
-def _enter_audit(
-    output: Path, look: str, result: Audit, unseen: Mapping[str, str], page: str
-) -> None:
-    from ffs_anonymizer.jobs.record import add_audit
-
-    add_audit(
-        record_of(output),
-        {
-            'tool_version': __version__,
-            'ended': datetime.now(timezone.utc).isoformat(timespec='seconds'),
-            'look': look,
-            'frames': result.looked_at,
-            'missed_frames': result.missed_frames,
-            'findings': len(result.findings),
-            'measured': dict(result.measured),
-            'missed_measured': result.missed_measured,
-            'unseen': dict(unseen),
-            'report_sha256': hashlib.sha256(page.encode()).hexdigest(),
-        },
-    )
+    is_recorded = args.config is None and args.output is not None
+    record = record_beside(args.output) if is_recorded else None
+    return settings_from(args, None if record is None else recorded_settings(record))
 
 
 def _preview(recipe: Recipe, recorded: RecordedFrame) -> tuple[NDArray[np.uint8], int]:

@@ -135,7 +135,11 @@ def test_a_second_look_is_entered_into_the_record(worker, tasks, tmp_path) -> No
     assert done.audit['frames'] == 1
     record = json.loads(record_of(tmp_path / 'out' / 'face.png').read_text())
     assert record['audit'] == done.audit
-    assert (tmp_path / 'out' / 'face.png.audit.html').is_file()
+    page = (tmp_path / 'out' / 'face.png.audit.html').read_text()
+    # By the names that last, not by those of the attempt.
+    assert str(tasks['face.png'].job.source) in page
+    assert str(tmp_path / 'out' / 'face.png') in page
+    assert 'fleet.partial' not in page
 
 
 def test_exit_codes() -> None:
