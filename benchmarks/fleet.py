@@ -46,8 +46,10 @@ def main() -> int:
     """Run all, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument('--kills', type=int, default=20)
-    parser.add_argument('--bags', type=int, nargs='+', default=[1, 10, 100])
-    parser.add_argument('--repeats', type=int, default=3)
+    parser.add_argument(
+        '--bags', type=int, nargs='*', default=[1, 10, 100], help='none: no growth'
+    )
+    parser.add_argument('--repeats', type=int, default=3, help='of eight bags; 0: none')
     parser.add_argument('--frames', type=int, default=30, help='of each of the eight bags')
     parser.add_argument('--plot', type=Path)
     args = parser.parse_args()
@@ -60,6 +62,7 @@ def main() -> int:
             lost = kill(folder, cluster, nodes, args.kills) if args.kills else 0
             if args.repeats:
                 side_by_side(folder, cluster, args.repeats, args.frames)
+            if args.bags:
                 grow(folder, cluster, args.bags, args.plot)
         finally:
             cluster.shutdown()
