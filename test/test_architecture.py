@@ -3,6 +3,7 @@
 import ast
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
+import functools
 import re
 
 import pytest
@@ -53,8 +54,13 @@ LIBRARIES = {
 MESSAGES = '*_msgs'
 
 
-def imports(module: str) -> Iterator[tuple[str, bool]]:
-    """Yield what a module imports, and whether for type checkers only."""
+@functools.cache
+def imports(module: str) -> tuple[tuple[str, bool], ...]:
+    """Return what a module imports, and whether for type checkers only."""
+    return tuple(_imports(module))
+
+
+def _imports(module: str) -> Iterator[tuple[str, bool]]:
     tree = ast.parse((PACKAGE / module).read_text('utf-8'))
     for_types = {
         inner
@@ -74,6 +80,7 @@ def imports(module: str) -> Iterator[tuple[str, bool]]:
             yield name, node in for_types
 
 
+@functools.cache
 def file_of(name: str) -> str | None:
     """Return the module of the package that an imported name belongs to."""
     package, *parts = name.split('.')
