@@ -7,7 +7,7 @@ import threading
 from types import TracebackType
 from typing import Union
 
-from ffs_anonymizer.backend import multiplies_bytes, open_model
+from ffs_anonymizer.backend import gains_by_bytes, open_model
 from ffs_anonymizer.backend.device import Device
 from ffs_anonymizer.errors import AnonymizerError
 from ffs_anonymizer.models.roster import CHOOSERS, DETECTORS, GENERATORS, Role, roster
@@ -141,7 +141,7 @@ class Networks:
             role.path, device=self._device, threads=self._threads, concurrency=self.concurrency
         )
         on_cpu = model.name == 'onnxruntime' and model.device.kind == 'cpu'
-        if role.on_cpu is not None and on_cpu and multiplies_bytes():
+        if role.on_cpu is not None and on_cpu and gains_by_bytes():
             device = model.device
             model.close()
             model = open_model(

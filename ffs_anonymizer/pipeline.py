@@ -166,6 +166,9 @@ class _Run(Generic[_Item]):
         self._codecs = ThreadPoolExecutor(workers, thread_name_prefix='codec')
         self._networks = ThreadPoolExecutor(side_by_side, thread_name_prefix='network')
         self._stopped = threading.Event()
+        # How many of the threads may still touch what the caller closes.
+        self._at_work = 0
+        self._counted = threading.Condition()
         self._decoded_ahead = threading.Semaphore(side_by_side + DECODED_AHEAD)
         self._inbox: queue.Queue[_Slot[_Item] | _End] = queue.Queue(WAITING)
         self._outbox: queue.Queue[_Slot[_Item] | _End] = queue.Queue(WAITING)
@@ -181,8 +184,8 @@ class _Run(Generic[_Item]):
             thread = threading.Thread(
                 target=self._guarded, args=(work, target), name=name, daemon=True
             )
-            thread.start()
             self._threads.append(thread)
+            thread.start()
 
     def outcomes(self) -> Iterator[Outcome[_Item]]:
         while True:
@@ -198,14 +201,22 @@ class _Run(Generic[_Item]):
                 yield _outcome(slot)
 
     def stop(self) -> None:
-        self._stopped.set()
+        # A signal may have come while a thread was started, which then is none to be joined.
+        with self._counted:
+            self._stopped.set()
+            self._counted.wait_for(lambda: not self._at_work)
         for thread in self._threads:
-            thread.join()
+            if thread.is_alive():
+                thread.join()
         # The networks wait for frames to be decoded, and hand on what is to be encoded.
         self._networks.shutdown(wait=True, cancel_futures=True)
         self._codecs.shutdown(wait=True, cancel_futures=True)
 
     def _guarded(self, work: Callable[[], None], target: queue.Queue[_Slot[_Item] | _End]) -> None:
+        with self._counted:
+            if self._stopped.is_set():
+                return
+            self._at_work += 1
         end = _End()
         try:
             work()
@@ -213,6 +224,10 @@ class _Run(Generic[_Item]):
             return
         except BaseException as error:
             end = _End(error)
+        finally:
+            with self._counted:
+                self._at_work -= 1
+                self._counted.notify_all()
         with contextlib.suppress(_StoppedError):
             self._put(target, end)
 

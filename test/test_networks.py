@@ -80,7 +80,7 @@ def test_a_processor_that_can_takes_the_default_in_8_bits(
         'default_generator',
         lambda name=DEFAULT_GENERATOR: shipped[name],
     )
-    monkeypatch.setattr(networks, 'multiplies_bytes', lambda: able)
+    monkeypatch.setattr(networks, 'gains_by_bytes', lambda: able)
     path = str(files['own']) if own else ''
     settings = Settings().updated({**DRAWN, 'generator.model_path': path, 'device': 'cpu'})
     with Networks(settings) as opened:

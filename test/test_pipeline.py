@@ -344,3 +344,30 @@ def test_memory_is_bounded_while_the_consumer_waits(recipe):
         time.sleep(1)
         # Two queues, the decoders, and the frames of the look-ahead.
         assert len(drawn) < 40
+
+
+def test_a_signal_while_a_thread_is_started_waits_for_that_thread(recipe, monkeypatch):
+    """What the thread reads from is closed next: a video's decoder would crash the process."""
+    begun, ended = threading.Event(), threading.Event()
+
+    def tasks():
+        try:
+            begun.set()
+            time.sleep(0.3)
+            yield image_task('first', 0)
+        finally:
+            ended.set()
+
+    start = threading.Thread.start
+
+    def interrupted(thread):
+        start(thread)
+        if thread.name == 'feed':
+            assert begun.wait(10)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, 'start', interrupted)
+    monkeypatch.setattr(threading.Thread, 'is_alive', lambda thread: False)
+    with pytest.raises(KeyboardInterrupt):
+        run(tasks(), recipe)
+    assert ended.is_set()

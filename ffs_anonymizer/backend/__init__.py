@@ -126,6 +126,9 @@ BACKENDS = {
 }
 
 
+_VNNI = ('avx512_vnni', 'avx_vnni')
+
+
 def multiplies_bytes(cpuinfo: Path = Path('/proc/cpuinfo')) -> bool:
     """
     Tell whether the processor has x86's products of 8-bit numbers that add up in 32 bits (VNNI).
@@ -133,11 +136,24 @@ def multiplies_bytes(cpuinfo: Path = Path('/proc/cpuinfo')) -> bool:
     Without them sums of two products saturate at 16 bits, so that a quantized network computes
     something else. Arm was not measured, and counts as unable.
     """
+    return not _flags(cpuinfo).isdisjoint(_VNNI)
+
+
+def gains_by_bytes(cpuinfo: Path = Path('/proc/cpuinfo')) -> bool:
+    """
+    Tell whether a network of integers with the channels last is the faster one here.
+
+    On x86 it is with AVX2 alone, too, exactly computed (medians of 12 by turns, one thread, 1 and
+    4 faces: 9.0 and 8.2 ms a face, in FP32 15.6 and 15.0). Arm was not measured: counts as not.
+    """
+    return not _flags(cpuinfo).isdisjoint({'avx2', *_VNNI})
+
+
+def _flags(cpuinfo: Path) -> set[str]:
     try:
-        words = set(cpuinfo.read_text(encoding='utf-8').split())
+        return set(cpuinfo.read_text(encoding='utf-8').split())
     except OSError:
-        return False
-    return not words.isdisjoint({'avx512_vnni', 'avx_vnni'})
+        return set()
 
 
 def open_model(

@@ -30,7 +30,7 @@ class Role:
 
     :param name: of DETECTORS, GENERATORS or CHOOSERS.
     :param path: the ONNX file.
-    :param on_cpu: the same network in 8 bits, for processors that multiply bytes.
+    :param on_cpu: the same network in 8 bits, for processors that gain by bytes.
     """
 
     name: str

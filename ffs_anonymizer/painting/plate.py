@@ -31,7 +31,14 @@ STROKES = {
     'Q': '12 0, 28 0, 40 14, 40 56, 28 70, 12 70, 0 56, 0 14, 12 0 / 24 52, 42 74',
 }
 _PAPERS_BGR = ((1.0, 1.0, 0.99), (1.0, 1.0, 0.99), (1.0, 1.0, 0.99), (0.22, 0.82, 1.0))
+_INKS_BGR = ((0.16, 0.16, 0.16), (0.16, 0.16, 0.16), (0.16, 0.16, 0.16), (0.42, 0.2, 0.14))
 _BAND_BGR = (0.62, 0.26, 0.1)
+# Grey level of white paper, over the level below which 90 % of what is around lies: between the
+# median and the upper quartile of 278 white plates in photos of all kinds. Paper throws light
+# back, so that it is light beside dark vehicles, too.
+_PAPER_LEAST, _PAPER_GAIN = (100.0, 140.0), (1.2, 0.33)
+# How high characters may be over their width, and a pen over their height.
+_TALLEST, _PEN = 2.1, 0.13
 
 
 def invent_number(chance: np.random.Generator) -> str:
@@ -72,6 +79,7 @@ def draw_plate(
     number = invent_number(chance)
     paper = _PAPERS_BGR[int(chance.integers(len(_PAPERS_BGR)))]
     has_band = bool(chance.random() < 0.5)
+    ink = _INKS_BGR[int(chance.integers(len(_INKS_BGR)))]
 
     # What is around it
     wide, high = (int(v) for v in rect_xyxy_px[2:] - rect_xyxy_px[:2])
@@ -85,20 +93,20 @@ def draw_plate(
         known[top:bottom, left:right] = 0.0
     around = image_bgr[y0:y1, x0:x1].astype(np.float32) * known[..., None]
     ground = fill(around, known)
-    bright, cast, slope, lean, sigma = look(around, known)
+    bright, cast, slope, sigma = look(around, known)
 
     # The plate, lit as they are
     size = np.array([wide, high], np.float64) / max(grown, 1.0)
-    drawing = draw_flat(number, float(size[0] / size[1]), paper, has_band=has_band)
+    drawing = draw_flat(number, float(size[0] / size[1]), paper, ink, has_band=has_band)
     drawing[..., :3] *= bright * cast
     low = outer_xyxy_px[:2] - window[:2]
     span = outer_xyxy_px[2:] - outer_xyxy_px[:2]
     patch = ground[low[1] : low[1] + span[1], low[0] : low[0] + span[0]]
     centre = (rect_xyxy_px[:2] + rect_xyxy_px[2:]) / 2 - outer_xyxy_px[:2]
     corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], np.float64) / 2
-    fit = 1.0 / (1.0 + abs(slope) * size[0] / size[1]), 1.0 / (1.0 + abs(lean) * size[1] / size[0])
-    corners *= size * np.array([fit[1], max(fit[0], 0.6)])
-    corners = corners + np.column_stack([lean * corners[:, 1], slope * corners[:, 0]]) + centre
+    # The box of a plate that is not level is higher than the plate.
+    corners *= size * np.array([1.0, max(1.0 / (1.0 + abs(slope) * size[0] / size[1]), 0.6)])
+    corners = corners + np.column_stack([np.zeros(4), slope * corners[:, 0]]) + centre
     blend(patch, drawing, corners, sigma)
 
     # Around the rectangle it is the frame's own pixels that fade into the patch
@@ -132,24 +140,29 @@ def fill(around: NDArray[np.float32], known: NDArray[np.float32]) -> NDArray[np.
 
 def look(
     around: NDArray[np.float32], known: NDArray[np.float32]
-) -> tuple[float, NDArray[np.float32], float, float, float]:
+) -> tuple[float, NDArray[np.float32], float, float]:
     """
     Return how a plate would look there.
 
+    Level lines around a plate tell its own slope (of 447 plates, a correlation of 0.85 and a gain
+    of 0.94); upright ones tell nothing of how it leans (0.12), so it stands upright.
+
     :param around: (h, w, 3), 0 where unknown.
     :param known: (h, w), 1 or 0.
-    :returns: brightness of white paper, its colour cast (3,), the slope of level lines (y over x),
-        the lean of upright ones (x over y), and the blur's standard deviation in pixels.
+    :returns: brightness of white paper, its colour cast (3,), the slope of level lines (y over
+        x), and the blur's standard deviation in pixels.
     """
     seen = known > 0
     if seen.sum() < 16:
-        return 200.0, np.ones(3, np.float32), 0.0, 0.0, 0.8
+        return 200.0, np.ones(3, np.float32), 0.0, 0.8
     grey = around @ np.full(3, 1 / 3, np.float32)
     some = grey[seen][:: max(int(seen.sum()) // 4096, 1)]
     dark, middle, light = (float(v) for v in np.percentile(some, (5, 50, 90)))
-    bright = float(np.clip(light + 25, 70, 235))
+    bright = min(
+        least + gain * light for least, gain in zip(_PAPER_LEAST, _PAPER_GAIN, strict=True)
+    )
     lit = around[seen & (grey >= middle)].mean(0)
-    cast = np.clip(1 + 0.4 * (lit / max(float(lit.mean()), 1.0) - 1), 0.85, 1.12)
+    cast = np.clip(1 + 0.25 * (lit / max(float(lit.mean()), 1.0) - 1), 0.85, 1.12)
 
     # Lines, where all that a derivative looks at is known
     inside = cv2.erode(known, np.ones((5, 5), np.uint8), borderValue=1.0) > 0
@@ -157,14 +170,18 @@ def look(
     dx, dy = (cv2.Sobel(smooth, cv2.CV_32F, *order, ksize=3) / 8 for order in ((1, 0), (0, 1)))
     dx, dy = np.where(inside, dx, 0.0), np.where(inside, dy, 0.0)
     slope = _direction(dy, -dx)
-    lean = _direction(dx, -dy)
     steepest = float(np.percentile(np.hypot(dx, dy)[inside], 99)) if inside.any() else 0.0
     width_px = (light - dark) / max(steepest, 1.0)
-    return bright, cast.astype(np.float32), slope, lean, float(np.clip(width_px / 3, 0.4, 2.0))
+    return bright, cast.astype(np.float32), slope, float(np.clip(width_px / 3, 0.4, 2.0))
 
 
 def draw_flat(
-    number: str, aspect: float, paper: tuple[float, ...], *, has_band: bool
+    number: str,
+    aspect: float,
+    paper: tuple[float, ...],
+    ink: tuple[float, ...],
+    *,
+    has_band: bool,
 ) -> NDArray[np.float32]:
     """
     Return a plate seen from the front, (HEIGHT_PX, w, 4), colours and opacity from 0 to 1.
@@ -172,6 +189,7 @@ def draw_flat(
     :param number: three groups of characters of STROKES, spaces between.
     :param aspect: width over height; narrow plates have two lines.
     :param paper: BGR of the ground.
+    :param ink: BGR of the characters and the rim.
     :param has_band: a blue one at the left of wide plates.
     """
     high = HEIGHT_PX
@@ -183,14 +201,15 @@ def draw_flat(
         left = int(high * 0.34)
         face[:, :left] = _BAND_BGR
         left += 4
-    lines = [number] if aspect > 1.9 else [number[:2], number[3:]]
+    first, digits, last = number.split()
+    lines = [number] if aspect > 1.9 else [f'{first}{last}', digits]
     letters = np.zeros((high, wide), np.uint8)
     tops = np.linspace(high * 0.1, high * 0.9, len(lines) + 1)
     for line, top, bottom in zip(lines, tops[:-1], tops[1:], strict=True):
         _write(letters, line, (left + 4.0, top, wide - 10.0, bottom))
-    ink = letters[..., None].astype(np.float32) / 255
-    face = np.asarray(face * (1 - ink) + 0.1 * ink, np.float32)
-    cv2.rectangle(face, (2, 2), (wide - 3, high - 3), (0.12, 0.12, 0.12), 3, cv2.LINE_AA)
+    covered = letters[..., None].astype(np.float32) / 255
+    face = np.asarray(face * (1 - covered) + np.array(ink, np.float32) * covered, np.float32)
+    cv2.rectangle(face, (2, 2), (wide - 3, high - 3), ink, 2, cv2.LINE_AA)
     opaque = np.zeros((high, wide), np.float32)
     cv2.rectangle(opaque, (5, 5), (wide - 6, high - 6), 1.0, -1)
     opaque = cv2.dilate(opaque, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (11, 11)))
@@ -229,9 +248,9 @@ def _write(letters: NDArray[np.uint8], text: str, box: tuple[float, float, float
     """Write characters of STROKES into a box, in place, as wide as they have room."""
     steps = [0.55 if c == ' ' else 0.75 if c == 'I' else 1.0 for c in text]
     room_w, room_h = box[2] - box[0], box[3] - box[1]
-    high = room_h * 0.8
-    step = min(room_w / sum(steps), high * 0.78)
-    pen = max(step * 0.15, high * 0.1)
+    step = min(room_w / sum(steps), room_h * 0.8 * 0.78)
+    high = min(room_h * 0.8, step * 0.66 * _TALLEST)
+    pen = high * _PEN
     at = (box[0] + box[2] - step * sum(steps)) / 2
     top = (box[1] + box[3] - high) / 2 + pen / 2
     scale = (step * 0.66) / 40, (high - pen) / 70

@@ -5,7 +5,13 @@ from pathlib import Path
 import shutil
 import time
 
-from ffs_anonymizer.backend import Backend, multiplies_bytes, open_model, TensorSpec
+from ffs_anonymizer.backend import (
+    Backend,
+    gains_by_bytes,
+    multiplies_bytes,
+    open_model,
+    TensorSpec,
+)
 from ffs_anonymizer.backend.device import Device
 from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.models.manifest import default_generator, load_manifest, save_manifest
@@ -182,17 +188,20 @@ def test_a_network_of_vectors_is_left_as_it_is(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('flags', 'expected'),
+    ('flags', 'multiplies', 'gains'),
     [
-        ('flags : fpu avx2 avx512f avx512_vnni', True),
-        ('flags : fpu avx2 avx_vnni', True),
-        ('Features : fp asimd asimddp', False),
-        ('flags : fpu avx2 avx512f', False),
-        ('flags : avx512_vnni_of_another_name', False),
+        ('flags : fpu avx2 avx512f avx512_vnni', True, True),
+        ('flags : fpu avx2 avx_vnni', True, True),
+        ('Features : fp asimd asimddp', False, False),
+        ('flags : fpu avx2 avx512f', False, True),
+        ('flags : fpu sse4_2 avx', False, False),
+        ('flags : avx512_vnni_of_another_name', False, False),
     ],
 )
-def test_what_a_processor_says_of_its_products_of_bytes(tmp_path, flags, expected):
+def test_what_a_processor_says_of_its_products_of_bytes(tmp_path, flags, multiplies, gains):
     path = tmp_path / 'cpuinfo'
     path.write_text(f'processor : 0\n{flags}\n', encoding='utf-8')
-    assert multiplies_bytes(path) == expected
+    assert multiplies_bytes(path) == multiplies
+    assert gains_by_bytes(path) == gains
     assert not multiplies_bytes(tmp_path / 'none')
+    assert not gains_by_bytes(tmp_path / 'none')

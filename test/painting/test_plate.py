@@ -37,7 +37,27 @@ def test_noise_inside_any_hole_changes_not_a_bit():
 
 def test_what_lies_around_is_seen():
     dark = (street() * 0.3).astype(np.uint8)
-    assert drawn(dark).max() < drawn(street()).max() - 40
+    assert drawn(dark).max() < drawn(street()).max() - 30
+
+
+def test_paper_is_light_beside_a_dark_vehicle():
+    levels = {}
+    for level in (0, 20, 60, 120, 250):
+        around = np.full((60, 120, 3), level, np.float32)
+        levels[level] = look(around, np.ones((60, 120), np.float32))[0]
+    assert list(levels.values()) == sorted(levels.values())
+    assert levels[60] > 150
+    assert levels[0] == 100
+    assert levels[250] < 235
+
+
+def test_characters_are_no_higher_than_they_may_be():
+    flat = draw_flat('IO 0123 Q', 2.0, (1.0, 1.0, 1.0), (0.1, 0.1, 0.1), has_band=False)
+    rows = np.nonzero((flat[12:-12, 12:-12, 1] < 0.5).any(1))[0]
+    columns = np.nonzero((flat[12:-12, 12:-12, 1] < 0.5).any(0))[0]
+    # Seven characters and two half spaces.
+    assert np.ptp(rows) < 2.1 * np.ptp(columns) / 7
+    assert np.ptp(rows) > np.ptp(columns) / 7
 
 
 def test_the_same_seed_draws_the_same_plate_and_another_another():
@@ -102,15 +122,14 @@ def test_the_tilt_of_the_lines_around_is_taken(slope):
     around = cv2.GaussianBlur(np.repeat(picture[..., None], 3, 2), (0, 0), 1)
     known = np.ones((80, 200), np.float32)
     known[25:55, 70:130] = 0
-    _, cast, got, lean, _ = look(around * known[..., None], known)
+    _, cast, got, _ = look(around * known[..., None], known)
     assert got == pytest.approx(slope, abs=0.03)
-    assert lean == 0
     np.testing.assert_allclose(cast, 1, atol=1e-5)
 
 
 @pytest.mark.parametrize(('aspect', 'rows'), [(4.5, 1), (2.2, 1), (1.4, 2)])
 def test_narrow_plates_have_two_lines(aspect, rows):
-    flat = draw_flat('IO 0123 Q', aspect, (1.0, 1.0, 1.0), has_band=False)
+    flat = draw_flat('IO 0123 Q', aspect, (1.0, 1.0, 1.0), (0.1, 0.1, 0.1), has_band=False)
     ink = (flat[12:-12, 12:-12, 1] < 0.5).any(1)
     assert np.count_nonzero(np.diff(ink.astype(int)) == 1) + int(ink[0]) == rows
     assert flat[0, 0, 3] == 0
