@@ -24,7 +24,9 @@ HEIGHTS_PX = (0.0, 8.0, 12.0, 20.0, 40.0, 80.0, 1e9)
 FOUND_IOU = 0.3
 LEAST_SCORE = 0.02
 FALSE_FINDS = (0.1, 0.3, 1.0)
-MISS_PX = 160
+# The picture of mistakes: side of a tile, how many in a row and how many rows of each kind.
+TILE_PX, COLUMNS, ROWS = 160, 8, 6
+MISSED_BGR, FALSE_BGR = (0, 255, 0), (0, 0, 255)
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class JudgedDetections:
     :param best_scores: (N,) the highest score of a box that meets the plate; 0 where none does.
     :param owners: (N,) the photo of each plate.
     :param false_scores: (F,) of boxes that meet no plate.
+    :param false_xyxy_px: (F, 4) of them, in pixels of their photo.
+    :param false_owners: (F,) the photo of each.
     :param frames: how many photos.
     """
 
@@ -45,6 +49,8 @@ class JudgedDetections:
     best_scores: NDArray[np.float64]
     owners: NDArray[np.int64]
     false_scores: NDArray[np.float64]
+    false_xyxy_px: NDArray[np.float32]
+    false_owners: NDArray[np.int64]
     frames: int
 
     def threshold_at(self, false_a_frame: float) -> float:
@@ -88,6 +94,8 @@ def judge(
     best: list[float] = []
     owners: list[int] = []
     false: list[float] = []
+    false_boxes: list[NDArray[np.float32]] = []
+    false_owners: list[int] = []
     for number, photo in enumerate(progress(photos)):
         image_bgr = read_photo(photo.path)
         known = inside(photo, image_bgr)
@@ -102,6 +110,8 @@ def judge(
             owners.append(number)
         touches = (boxes.inside(found.xyxy_px, known) >= 0.1).any(1)
         false += found.scores[~touches].astype(float).tolist()
+        false_boxes.append(found.xyxy_px[~touches])
+        false_owners += [number] * int((~touches).sum())
     if not heights:
         raise MediaError(f'got no plate in {len(photos)} photos, expected some to judge by')
     return JudgedDetections(
@@ -110,6 +120,8 @@ def judge(
         np.array(best),
         np.array(owners),
         np.array(false),
+        np.concatenate(false_boxes),
+        np.array(false_owners, np.int64),
         len(photos),
     )
 
@@ -172,44 +184,59 @@ def to_markdown(values: dict[str, Any]) -> str:
     return '\n'.join(lines) + '\n'
 
 
-def write_misses(
-    path: Path,
-    photos: Sequence[Annotated],
-    judged: JudgedDetections,
-    threshold: float,
-    count: int = 64,
-) -> int:
+def write_sheet(
+    path: Path, photos: Sequence[Annotated], judged: JudgedDetections, threshold: float
+) -> tuple[int, int]:
     """
-    Write a picture of the plates that were missed, the largest first; return how many there were.
+    Write a picture of the plates that were missed and, below them, of what is none.
 
-    :param judged: what came of it.
-    :param threshold: below which a plate was missed.
-    :param count: how many to show at most.
+    The largest misses come first, in green; then the surest false finds, in red. Both with the
+    score, of a miss that of the best box that meets it.
+
+    :param judged: what came of the photos.
+    :param threshold: below which a plate was missed, and from which a find is false.
+    :returns: how many there were of each; not all of them need be shown.
     """
     missed = np.flatnonzero(judged.best_scores < threshold)
     missed = missed[np.argsort(-judged.heights_px[missed], kind='stable')]
+    false = np.flatnonzero(judged.false_scores >= threshold)
+    false = false[np.argsort(-judged.false_scores[false], kind='stable')]
     tiles = []
-    for i in missed[:count].tolist():
-        image_bgr = read_photo(photos[int(judged.owners[i])].path)
-        tiles.append(tile_around(image_bgr, judged.boxes_xyxy_px[i]))
-    save_tiles(path, np.stack(tiles or [np.zeros((8, 8, 3), np.uint8)]), columns=8)
-    return len(missed)
+    for chosen, boxes_px, owners, scores, colour in (
+        (missed, judged.boxes_xyxy_px, judged.owners, judged.best_scores, MISSED_BGR),
+        (false, judged.false_xyxy_px, judged.false_owners, judged.false_scores, FALSE_BGR),
+    ):
+        for i in chosen[: COLUMNS * ROWS].tolist():
+            image_bgr = read_photo(photos[int(owners[i])].path)
+            tiles.append(tile_around(image_bgr, boxes_px[i], colour, f'{scores[i]:.2f}'))
+        # Each kind begins a row of its own.
+        tiles += [np.zeros((TILE_PX, TILE_PX, 3), np.uint8)] * (-len(tiles) % COLUMNS)
+    save_tiles(path, np.stack(tiles or [np.zeros((8, 8, 3), np.uint8)]), columns=COLUMNS)
+    return len(missed), len(false)
 
 
 def tile_around(
-    image_bgr: NDArray[np.uint8], box_xyxy_px: NDArray[np.float32]
+    image_bgr: NDArray[np.uint8],
+    box_xyxy_px: NDArray[np.float32],
+    colour_bgr: tuple[int, int, int] = MISSED_BGR,
+    text: str = '',
 ) -> NDArray[np.uint8]:
     """
-    Return a plate in its surroundings, marked, (MISS_PX, MISS_PX, 3).
+    Return a plate in its surroundings, marked, (TILE_PX, TILE_PX, 3).
 
     :param image_bgr: (H, W, 3).
     :param box_xyxy_px: (4,).
+    :param colour_bgr: of the mark.
+    :param text: is written below it.
     """
     side = max(float((box_xyxy_px[2:] - box_xyxy_px[:2]).max()) * 2, 64.0)
-    scale = MISS_PX / side
+    scale = TILE_PX / side
     corner = (box_xyxy_px[:2] + box_xyxy_px[2:]) / 2 - side / 2
     move = np.array([[scale, 0, -corner[0] * scale], [0, scale, -corner[1] * scale]], np.float64)
-    tile = np.asarray(cv2.warpAffine(image_bgr, move, (MISS_PX, MISS_PX)), np.uint8)
+    tile = np.asarray(cv2.warpAffine(image_bgr, move, (TILE_PX, TILE_PX)), np.uint8)
     x0, y0, x1, y1 = (round(float(v)) for v in (box_xyxy_px - np.tile(corner, 2)) * scale)
-    cv2.rectangle(tile, (x0, y0), (x1, y1), (0, 255, 0), 1)
+    cv2.rectangle(tile, (x0, y0), (x1, y1), colour_bgr, 1)
+    at_px = (4, TILE_PX - 6)
+    for shade, width in (((0, 0, 0), 3), (colour_bgr, 1)):
+        cv2.putText(tile, text, at_px, cv2.FONT_HERSHEY_SIMPLEX, 0.45, shade, width, cv2.LINE_AA)
     return tile

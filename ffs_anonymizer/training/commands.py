@@ -313,7 +313,7 @@ def add_evaluate_parser(subparsers: Subparsers) -> None:
         '  ffs_anonymizer evaluate -i photos --method face=generate --method face=blur \\\n'
         '    --json metrics.json --sheet sheet.png\n'
         '  ffs_anonymizer evaluate --task detector -i photos --boxes plates.csv \\\n'
-        '    --detector-model own.onnx --held-out --sheet misses.png',
+        '    --detector-model own.onnx --held-out --sheet mistakes.png',
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_task(parser)
@@ -460,7 +460,7 @@ def run_evaluate_detector(args: argparse.Namespace) -> int:
     from ffs_anonymizer.backend import open_model
     from ffs_anonymizer.datasets.faces import is_held_out
     from ffs_anonymizer.datasets.pictures import HELD_OUT_PERCENT, list_annotated
-    from ffs_anonymizer.evaluation.detector import figures, judge, to_markdown, write_misses
+    from ffs_anonymizer.evaluation.detector import figures, judge, to_markdown, write_sheet
     from ffs_anonymizer.regions.detections import PLATE
     from ffs_anonymizer.regions.detector import Network
 
@@ -480,8 +480,11 @@ def run_evaluate_detector(args: argparse.Namespace) -> int:
     print(to_markdown(values), end='')
     if args.sheet is not None:
         threshold = args.threshold[0] if args.threshold else values['rows'][1]['threshold']
-        missed = write_misses(args.sheet, photos, judged, threshold)
-        print(f'{args.sheet}: the largest of {missed} plates missed at {threshold:.3f}')
+        missed, false = write_sheet(args.sheet, photos, judged, threshold)
+        print(
+            f'{args.sheet}: the largest of {missed} plates missed at {threshold:.3f} (green), and '
+            f'the surest of {false} false finds (red)'
+        )
     if args.json is not None:
         write_json(args.json, values)
     return 0

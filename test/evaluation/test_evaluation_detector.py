@@ -7,11 +7,15 @@ from ffs_anonymizer.cli.program import main
 from ffs_anonymizer.datasets.pictures import Annotated
 from ffs_anonymizer.errors import MediaError
 from ffs_anonymizer.evaluation.detector import (
+    COLUMNS,
+    FALSE_BGR,
     figures,
     judge,
     JudgedDetections,
+    MISSED_BGR,
+    TILE_PX,
     to_markdown,
-    write_misses,
+    write_sheet,
 )
 from ffs_anonymizer.regions.detections import PLATE
 from ffs_anonymizer.regions.detector import Network
@@ -30,6 +34,8 @@ def judged(
         np.array(scores),
         np.zeros(n, np.int64),
         np.array(false),
+        np.zeros((len(false), 4), np.float32),
+        np.zeros(len(false), np.int64),
         frames,
     )
 
@@ -77,9 +83,25 @@ def test_found_missed_and_false(network: Path, tmp_path: Path) -> None:
     assert got.heights_px.tolist() == [16, 10]  # 3 px is not asked for
     np.testing.assert_allclose(got.best_scores, [0.8, 0.0], atol=1e-6)
     np.testing.assert_allclose(got.false_scores, [0.3], atol=1e-6)
-    assert write_misses(tmp_path / 'misses.png', photos, got, 0.5) == 1
-    sheet = cv2.imread(str(tmp_path / 'misses.png'))
-    assert (sheet == (0, 255, 0)).all(2).any()
+    np.testing.assert_allclose(got.false_xyxy_px, [[48, 48, 64, 64]], atol=1e-4)
+    assert got.false_owners.tolist() == [0]
+
+
+@pytest.mark.parametrize(('threshold', 'counts'), [(0.5, (1, 0)), (0.2, (1, 1)), (0.9, (2, 0))])
+def test_the_picture_shows_misses_and_below_them_false_finds(
+    threshold: float, counts: tuple[int, int], network: Path, tmp_path: Path
+) -> None:
+    photos = [photo(tmp_path, (8, 16, 40, 32), (0, 50, 30, 60))]
+    got = judge(photos, Network(open_model(network, device='cpu'), PLATE))
+    path = tmp_path / 'mistakes.png'
+    assert write_sheet(path, photos, got, threshold) == counts
+    sheet = cv2.imread(str(path))
+    rows = sum(count > 0 for count in counts)
+    assert sheet.shape == (rows * TILE_PX, COLUMNS * TILE_PX, 3)
+    for row, (colour, count) in enumerate(zip((MISSED_BGR, FALSE_BGR), counts, strict=True)):
+        marked = (sheet == colour).all(2)
+        tiles = np.split(marked[row * TILE_PX : (row + 1) * TILE_PX], COLUMNS, axis=1)
+        assert [bool(tile.any()) for tile in tiles] == [n < count for n in range(COLUMNS)]
 
 
 @pytest.mark.parametrize(
