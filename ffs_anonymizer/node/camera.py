@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+import math
 import threading
 import time
 from typing import Any
@@ -68,6 +69,10 @@ class _Counters:
     timings_ms: dict[str, float] = field(default_factory=dict)
     latencies_ms: deque[float] = field(default_factory=lambda: deque(maxlen=_LATENCIES_KEPT))
 
+    @property
+    def done(self) -> int:
+        return self.published + self.dropped + self.failed
+
 
 class Camera:
     """
@@ -91,6 +96,7 @@ class Camera:
         self._counters = _Counters()
         self._lock = threading.Lock()
         self._gap = False
+        self._taken_s = math.inf
 
     @property
     def is_cloud(self) -> bool:
@@ -101,6 +107,14 @@ class Camera:
     def drops_old(self) -> bool:
         """Return whether the newest frame replaces one that still waits."""
         return self._drop_old
+
+    @property
+    def at_work_s(self) -> float:
+        """Return when the frame was received that is in work, or is next; infinity: none is."""
+        with self._lock:
+            if self._counters.received - self._counters.done > len(self._waiting):
+                return self._taken_s
+            return self._waiting[0].received_s if self._waiting else math.inf
 
     def put(self, message: Any) -> None:
         """Add a frame; one frame is dropped where there is no room for both."""
@@ -120,7 +134,11 @@ class Camera:
     def take(self) -> Waiting | None:
         """Remove and return the frame that is next; None if there is none."""
         with self._lock:
-            return self._waiting.popleft() if self._waiting else None
+            if not self._waiting:
+                return None
+            taken = self._waiting.popleft()
+            self._taken_s = taken.received_s
+            return taken
 
     def first(self) -> Waiting | None:
         """Return the frame that is next, and leave it there."""
@@ -165,7 +183,6 @@ class Camera:
         """Return the counts; their sum is right at any moment."""
         with self._lock:
             counters = self._counters
-            done = counters.published + counters.dropped + counters.failed
             p50, p95 = (
                 np.percentile(counters.latencies_ms, (50, 95))
                 if counters.latencies_ms
@@ -176,7 +193,7 @@ class Camera:
                 published=counters.published,
                 dropped=counters.dropped,
                 failed=counters.failed,
-                waiting=counters.received - done,
+                waiting=counters.received - counters.done,
                 lost=counters.lost,
                 regions=counters.regions,
                 latency_p50_ms=float(p50),

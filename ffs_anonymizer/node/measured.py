@@ -16,7 +16,7 @@ from ffs_anonymizer.node.pictures import stamp_of
 from ffs_anonymizer.regions.detections import Regions
 from ffs_anonymizer.settings.runtime import Settings
 
-# How long one waits for a picture that is as late as itself; then the nearest one counts.
+# How long one waits for a picture that is as late as itself to come; then the nearest one counts.
 WAIT_S = 1.0
 _NS_PER_S = 1_000_000_000
 
@@ -31,7 +31,8 @@ class Measured:
 
     def __init__(self, settings: Settings, cameras: Sequence[Camera]) -> None:
         self._settings = settings
-        self._images = {link.image for camera in cameras for link in camera.links}
+        images = {link.image for camera in cameras for link in camera.links}
+        self._images = {camera.topic: camera for camera in cameras if camera.topic in images}
         self.scene = Scene(settings.cloud.max_gap_ms)
 
     def learn(
@@ -56,9 +57,12 @@ class Measured:
         waiting = camera.first()
         if waiting is None or not camera.links:
             return True
-        if time.monotonic() - waiting.received_s > WAIT_S:
+        if self.scene.is_ready(camera.links, stamp_ns(waiting)):
             return True
-        return self.scene.is_ready(camera.links, stamp_ns(waiting))
+        # One that has come by then takes what it takes.
+        late_s = waiting.received_s + WAIT_S
+        images = [self._images[link.image] for link in camera.links]
+        return time.monotonic() > late_s and all(image.at_work_s > late_s for image in images)
 
     def hide(self, recipe: Recipe, camera: Camera, waiting: Waiting) -> Anonymized:
         """

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+import time
 from typing import Any
 
 from ffs_anonymizer.cli.program import main
 from ffs_anonymizer.clouds.cloud import Cloud
+from ffs_anonymizer.clouds.scene import Link
 from ffs_anonymizer.errors import SettingsError
+from ffs_anonymizer.node.camera import Camera
+from ffs_anonymizer.node.measured import Measured, WAIT_S
 from ffs_anonymizer.node.topics import plan
 from ffs_anonymizer.settings.parameter_file import to_yaml
 from ffs_anonymizer.settings.runtime import Settings
@@ -200,6 +204,25 @@ def test_a_bag_gives_the_same_bytes(
 
     assert bytes(from_bag.data) == bytes(after.data) != bytes(message.data)
     assert from_bag == after
+
+
+def test_a_picture_that_takes_long_is_waited_for() -> None:
+    link = Link.parse('/depth /cam')
+    picture = Camera('/cam', drop_old=True)
+    depth = Camera('/depth', drop_old=False, kind='depth', links=[link])
+    waits = Measured(Settings(), [picture, depth])
+    depth.put(depth_image())
+    picture.put(image())
+    assert not waits.is_due(depth)
+    time.sleep(WAIT_S + 0.1)
+    assert not waits.is_due(depth)
+    picture.take()
+    assert not waits.is_due(depth)
+    picture.count_failed('it is none')
+    assert waits.is_due(depth)
+    # This one came too late to be waited for.
+    picture.put(image())
+    assert waits.is_due(depth)
 
 
 def test_without_a_picture_nothing_comes_out(live: Live) -> None:
