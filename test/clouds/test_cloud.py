@@ -287,6 +287,11 @@ def test_an_unorganized_cloud_is_read():
     assert cloud.colours().shape == (1, 64 * 96, 3)
 
 
+def test_what_is_touched_twice_is_as_what_is_touched_once():
+    twice = np.concatenate([RECTS, RECTS])
+    assert anonymized(message(), rects=twice).data == anonymized(message()).data
+
+
 @EVERY_LAYOUT
 def test_the_same_as_sensor_msgs_py_reads(layout, bigendian):
     point_cloud2 = pytest.importorskip(
