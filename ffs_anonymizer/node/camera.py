@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 import math
 import threading
@@ -79,7 +79,8 @@ class Camera:
     Hold the waiting frames of one topic; any thread may call any method.
 
     :param topic: the resolved name of the topic; it names the stream in the recipe.
-    :param drop_old: keep only the newest frame; else up to `QUEUE_FRAMES` in their order.
+    :param drop_old: keep only the newest frame, or, of what waits for a picture, the newest that
+        need wait no longer; else up to `QUEUE_FRAMES` in their order.
     :param kind: image, cloud, registered (a cloud that takes the regions of a picture) or depth.
     :param links: the cameras whose regions count instead of its own; without them, a cloud is
         looked at as an image.
@@ -106,7 +107,8 @@ class Camera:
     @property
     def drops_old(self) -> bool:
         """Return whether the newest frame replaces one that still waits."""
-        return self._drop_old
+        # What waits for a picture would for ever be replaced by what comes meanwhile.
+        return self._drop_old and not self.links
 
     @property
     def at_work_s(self) -> float:
@@ -121,7 +123,7 @@ class Camera:
         with self._lock:
             self._counters.received += 1
             packet = is_packet(message)
-            if self._drop_old and not packet:
+            if self.drops_old and not packet:
                 self._counters.dropped += len(self._waiting)
                 self._waiting.clear()
             elif len(self._waiting) >= (QUEUE_PACKETS if packet else QUEUE_FRAMES):
@@ -144,6 +146,13 @@ class Camera:
         """Return the frame that is next, and leave it there."""
         with self._lock:
             return self._waiting[0] if self._waiting else None
+
+    def drop_older(self, is_ready: Callable[[Waiting], bool]) -> None:
+        """Drop frames that wait before one that need wait no longer, where that is asked for."""
+        with self._lock:
+            while self._drop_old and len(self._waiting) > 1 and is_ready(self._waiting[1]):
+                self._waiting.popleft()
+                self._counters.dropped += 1
 
     def drop_waiting(self) -> None:
         """Drop all frames that wait."""

@@ -53,7 +53,12 @@ class Measured:
         return decode_cloud(message, self._settings.cloud.geometry, rotation=rotation)
 
     def is_due(self, camera: Camera) -> bool:
-        """Return whether what waits next needs wait no longer."""
+        """
+        Return whether what waits next needs wait no longer.
+
+        Where old frames are dropped, those are that wait before one whose picture is known.
+        """
+        camera.drop_older(lambda later: self.scene.is_ready(camera.links, stamp_ns(later)))
         waiting = camera.first()
         if waiting is None or not camera.links:
             return True

@@ -141,8 +141,7 @@ class Service:
         self._cameras = [
             Camera(
                 topic.name,
-                # What waits for a picture would for ever be replaced by what comes meanwhile.
-                drop_old=self.settings.drop_old and not topic.links,
+                drop_old=self.settings.drop_old,
                 kind=kind,
                 links=topic.links,
             )

@@ -348,7 +348,9 @@ def _why_unseen(content: Any, topic: str) -> str:
             cloud = Cloud(content)
         except ImageError:
             return ''
-        if not cloud.is_coloured or not len(content.data):
+        if not len(content.data):
+            return 'clouds without points'
+        if not cloud.is_coloured:
             return 'clouds without colours'
         return '' if cloud.is_organized else _NO_ROWS
     if isinstance(content, (cdr.CdrImage, cdr.CdrCompressedImage)):

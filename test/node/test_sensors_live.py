@@ -13,6 +13,7 @@ from ffs_anonymizer.errors import SettingsError
 from ffs_anonymizer.node.camera import Camera
 from ffs_anonymizer.node.measured import Measured, WAIT_S
 from ffs_anonymizer.node.topics import plan
+from ffs_anonymizer.regions.detections import Regions
 from ffs_anonymizer.settings.parameter_file import to_yaml
 from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
@@ -223,6 +224,23 @@ def test_a_picture_that_takes_long_is_waited_for() -> None:
     # This one came too late to be waited for.
     picture.put(image())
     assert waits.is_due(depth)
+
+
+@pytest.mark.parametrize('drop_old', [False, True])
+def test_what_is_late_is_dropped_for_what_is_ready(drop_old: bool) -> None:
+    depth = Camera('/depth', drop_old=drop_old, kind='depth', links=[Link.parse('/depth /cam')])
+    waits = Measured(Settings(), [Camera('/cam', drop_old=True), depth])
+    for stamp in (1, 2, 3):
+        depth.put(depth_image(stamp))
+    assert not waits.is_due(depth)
+    assert depth.account().dropped == 0
+
+    waits.scene.add_regions('/cam', 2_123_456_789, (48, 40), Regions.empty())
+    assert waits.is_due(depth)
+    assert depth.account().dropped == int(drop_old)
+    first = depth.take()
+    assert first is not None
+    assert first.message.header.stamp.sec == (2 if drop_old else 1)
 
 
 def test_without_a_picture_nothing_comes_out(live: Live) -> None:
