@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ffs_anonymizer.cli.options import add_settings_options, settings_from
 from ffs_anonymizer.errors import ModelError, SettingsError
+from ffs_anonymizer.models.manifest import is_chooser, load_manifest
 from ffs_anonymizer.models.manifest import is_generator as is_generator_inputs
-from ffs_anonymizer.models.manifest import load_manifest
 from ffs_anonymizer.models.roster import roster
 from ffs_anonymizer.regions.layouts import layout_of
 from ffs_anonymizer.regions.looks import looks_at
@@ -157,14 +157,14 @@ def plan(
     """
     Return the fixed shapes that an engine of a model needs.
 
-    :param batches: of a generator.
+    :param batches: of a generator and of what chooses its latents.
     :param sizes_wh: of the frames that a detector is to see.
     :param scale: size at which the detector sees the frame.
     :raises ModelError: it is no model, or takes free sizes that it gets from nowhere.
     """
     inputs = _inputs(path)
     variants: list[dict[str, tuple[int, ...]]] = []
-    if is_generator_inputs(inputs):
+    if is_generator_inputs(inputs) or is_chooser(inputs):
         variants = [{k: (n, *shape[1:]) for k, shape in inputs.items()} for n in batches]
     elif len(inputs) == 1 and len(shape := next(iter(inputs.values()))) == 4:
         again = _looks_again(path)

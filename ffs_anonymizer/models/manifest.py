@@ -22,6 +22,7 @@ DEFAULT_PLATES = 'ffs-plates.onnx'
 Shape = tuple[int | str, ...]
 # In the order of the contract; the first two are always there.
 GENERATOR_INPUTS = ('condition', 'mask', 'latent', 'points')
+CHOOSER_INPUTS = ('condition', 'mask', 'chance', 'points')
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,15 @@ def is_generator(inputs: Iterable[str]) -> bool:
     """
     names = set(inputs)
     return set(GENERATOR_INPUTS[:2]) <= names <= set(GENERATOR_INPUTS)
+
+
+def is_chooser(inputs: Iterable[str]) -> bool:
+    """
+    Tell what chooses latents by the names of its inputs.
+
+    :param inputs: the names.
+    """
+    return set(inputs) == set(CHOOSER_INPUTS)
 
 
 def manifest_path(onnx_path: Path) -> Path:

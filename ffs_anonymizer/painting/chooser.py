@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ffs_anonymizer.backend import Backend
 from ffs_anonymizer.errors import ModelError
+from ffs_anonymizer.models.manifest import is_chooser
 from ffs_anonymizer.painting.crops import Crops, cut_squares, enclosing_squares
 from ffs_anonymizer.painting.generator import Generator
 from ffs_anonymizer.painting.inputs import in_crops, latent_seeds, latents_of, points_of
@@ -14,6 +15,7 @@ from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 from numpy.typing import NDArray
 
+MAX_BATCH = 16
 # The latents that were chosen, by the chooser's SHA-256 and the track.
 Faces = Mapping[tuple[str, int], NDArray[np.float32]]
 
@@ -38,7 +40,7 @@ class Chooser:
         size = inputs.get('condition', (-1,))[-1]
         chance, latent = inputs.get('chance', ()), outputs.get('latent', ())
         fits = (
-            inputs.keys() == {'condition', 'mask', 'chance', 'points'}
+            is_chooser(inputs)
             and inputs['condition'][1:] == (3, size, size)
             and inputs['mask'][1:] == (1, size, size)
             and inputs['points'][1:] == (5, 2)
@@ -68,21 +70,24 @@ class Chooser:
         :param points_px: (N, 5, 2) float32, in pixels of the crops.
         :raises ModelError: the network fails or returns what is no latent.
         """
-        latents = self.model.infer(
-            {
-                'condition': crops.condition,
-                'mask': crops.mask,
-                'chance': latents_of(seeds, self.chance_length),
-                'points': np.ascontiguousarray(points_px, np.float32),
-            }
-        )['latent']
-        expected = len(crops), self.latent_length
-        if latents.shape != expected or not np.isfinite(latents).all():
-            raise ModelError(
-                f'{self.model.path}: got latents of shape {latents.shape}, or values that are not '
-                f'finite, expected finite ones of shape {expected}'
-            )
-        return np.asarray(latents, np.float32)
+        feeds = {
+            'condition': crops.condition,
+            'mask': crops.mask,
+            'chance': latents_of(seeds, self.chance_length),
+            'points': np.ascontiguousarray(points_px, np.float32),
+        }
+        chosen = np.empty((len(crops), self.latent_length), np.float32)
+        for start in range(0, len(crops), MAX_BATCH):
+            batch = slice(start, start + MAX_BATCH)
+            got = self.model.infer({name: value[batch] for name, value in feeds.items()})['latent']
+            expected = chosen[batch].shape
+            if got.shape != expected or not np.isfinite(got).all():
+                raise ModelError(
+                    f'{self.model.path}: got latents of shape {got.shape}, or values that are not '
+                    f'finite, expected finite ones of shape {expected}'
+                )
+            chosen[batch] = got
+        return chosen
 
 
 def choose_faces(

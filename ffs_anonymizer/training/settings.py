@@ -62,7 +62,7 @@ class TrainSettings(RunSettings):
     """Hold the settings of a generator's training."""
 
     network: str = setting('ffs-128-small', 'key of the table of architectures')
-    learns: str = setting(ALL, 'all, or matching: which face fits where, and nothing else')
+    learns: str = setting(ALL, 'all, or matching: which face fits where and how it is turned')
     size_px: int = setting(128, 'S, side of the crops', 16, 512)
     region_scale: float = setting(1.2, 'side of a region over that of its box', 1.0, 3.0)
     crop_scale: float = setting(1.3, 'side of a crop over its region, the longer side', 1.0, 4.0)

@@ -127,7 +127,8 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
     if teacher is not None:
         frozen += [network.encoder, network.matcher, network.generator.pose]
     if settings.learns != ALL:
-        frozen += [network.generator.requires_grad_(False), network.encoder.requires_grad_(False)]
+        painting = [m for n, m in network.generator.named_children() if n != 'pose']
+        frozen += [each.requires_grad_(False) for each in (network.encoder, *painting)]
     learning = [p for p in network.parameters() if p.requires_grad]
     learning += [] if teacher is None else list(teacher.adapters.parameters())
     generator_steps = torch.optim.Adam(learning, settings.rate_generator, betas=(0.5, 0.99))
@@ -192,7 +193,7 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
                 each.to(memory_format=channels_last) for each in (condition, mask, image)
             )
 
-            # Whose face would fit? That shall not hang on the colours of backgrounds
+            # Where is the face, and whose would fit? That shall not hang on colours of backgrounds
             size = settings.size_px
             true = batch.points_px
             given = chance.happens(settings.points_share, len(batch), 1, 1)
@@ -202,15 +203,16 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
             terms: dict[str, tuple[float, torch.Tensor]] = {}
             with autocast(settings, device):
                 seen = relight(condition, chance) * mask
+                guessed = network.generator.posed(seen, mask, points)
                 query = network.matcher.query(seen, mask, points)
                 key = network.matcher.key(relight(face, chance))
             if teacher is None:
+                terms['points'] = settings.weight_points, (guessed - true).abs().mean()
                 terms['match'] = settings.weight_match, match_distance(query, key, earlier)
                 earlier = torch.cat([key.detach(), earlier])[:EARLIER]
 
             if settings.learns == ALL:
                 with autocast(settings, device):
-                    guessed = network.generator.posed(condition, mask, points)
                     code = network.encoder(relight(face, chance))
                 wears, at = rows, true + chance.normal(len(batch), 1, 2) * 0.4
                 if step >= settings.drawn_from:
@@ -286,9 +288,7 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
                 terms['ring'] = settings.weight_ring, pixel_distance(painted, image, mask)
                 tone = tone_distance(painted, image, batch.rects_xyxy_px)
                 terms['tone'] = settings.weight_tone, tone
-                if teacher is None:
-                    terms['points'] = settings.weight_points, (guessed - true).abs().mean()
-                else:
+                if teacher is not None:
                     with autocast(settings, device):
                         distance = teacher(levels, painted, condition, mask, latent, at)
                     terms['distil'] = settings.weight_distil, distance
