@@ -163,7 +163,7 @@ class GeneratorSettings:
     pose: bool = setting(
         False,
         'Let five points of each face through (eyes, nose, corners of the mouth), so that drawn '
-        'faces look where the others looked; without it those of somebody invented, which say no '
+        'faces look where the others looked; without it the mean ones of the box, which say no '
         'more than the box.',
         live=True,
     )

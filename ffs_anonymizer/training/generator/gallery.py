@@ -9,7 +9,12 @@ from ffs_anonymizer.datasets.faces import PackedFaces
 from ffs_anonymizer.datasets.sampler import Batch, MIRRORED_POINTS, Sampler
 from ffs_anonymizer.errors import MediaError
 from ffs_anonymizer.training.generator.alignment import align
-from ffs_anonymizer.training.generator.network import Chooser, FaceNetwork, packed
+from ffs_anonymizer.training.generator.network import (
+    Chooser,
+    FaceNetwork,
+    packed,
+    turned,
+)
 from ffs_anonymizer.training.generator.train import with_points
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +22,7 @@ import torch
 from torch.nn import functional
 
 _BATCH = 32
-# The tip of the nose off the middle of the eyes, in shares of the aligned face.
-MOST_TURNED = 0.16
+MOST_TURNED = 0.45
 KEPT = 0.6
 _BROAD_PX = 8
 
@@ -46,7 +50,7 @@ def make_chooser(
             other = points.clone()[:, MIRRORED_POINTS]
             other[..., 0] = 1.0 - other[..., 0]
             for each, at in ((face, points), (face.flip(-1), other)):
-                ahead = (at[:, 2, 0] - at[:, :2, 0].mean(1)).abs() < MOST_TURNED
+                ahead = turned(at).abs() < MOST_TURNED
                 latents.append(packed(network.encoder(each), at)[ahead])
                 keys.append(network.matcher.key(each)[ahead])
                 light = network.encoder.evened(each)[ahead].mean(1, keepdim=True)
@@ -58,7 +62,9 @@ def make_chooser(
         usual = patterns @ patterns.mean(0)
         best = usual.argsort(descending=True)[: max(1, round(KEPT * len(usual)))]
     best = best.sort().values
-    chooser = Chooser(network.matcher, torch.cat(latents)[best], torch.cat(keys)[best])
+    chooser = Chooser(
+        network.matcher, network.generator.pose, torch.cat(latents)[best], torch.cat(keys)[best]
+    )
     return chooser.requires_grad_(False).eval()  # type: ignore[no-any-return]
 
 

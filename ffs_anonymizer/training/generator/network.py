@@ -23,6 +23,7 @@ KEY = 32
 GUMBEL = 1.2825
 # Of the logits when a face is chosen: at 1 the few that fit best come again and again.
 FREEDOM = 0.6
+TURN_SPREAD = 0.06
 READER_CHANNELS = (32, 48, 64)
 KEY_CHANNELS = (32, 64, 96, 128)
 SURVEYOR_CHANNELS = (32, 64, 96, 128, 160)
@@ -169,6 +170,27 @@ class Surveyor(nn.Module):  # type: ignore[misc]
         return told
 
 
+class Poser(Surveyor):
+    """Say where the points of a head would be, by what is around it."""
+
+    def __init__(self) -> None:
+        """Make the layers."""
+        super().__init__(10)
+
+    def forward(
+        self, condition: torch.Tensor, mask: torch.Tensor, points_px: torch.Tensor
+    ) -> torch.Tensor:
+        """
+        Return eyes, nose and mouth corners, (N, 5, 2) in pixels of the crop.
+
+        :param condition: (N, 3, S, S), RGB in [-1, 1], 0.0 in the hole.
+        :param mask: (N, 1, S, S), 1 = keep.
+        :param points_px: (N, 5, 2): the mean ones of its box, or its own.
+        """
+        moves = super().forward(condition, mask, points_px).reshape(-1, 5, 2)
+        return points_px + 0.1 * condition.shape[-1] * moves
+
+
 class GeneratorNetwork(nn.Module):  # type: ignore[misc]
     """
     Paint what the mask leaves out, wearing the face that a latent stands for.
@@ -181,7 +203,7 @@ class GeneratorNetwork(nn.Module):  # type: ignore[misc]
         super().__init__()
         self.architecture = architecture
         patch, channels = architecture.patch_px, architecture.channels
-        self.pose = Surveyor(10)
+        self.pose = Poser()
         self.entry = ConvNorm(7, channels[0], kernel_px=patch, stride=patch)
         self.worn = nn.Conv2d(CODE_CHANNELS + 1, channels[0], 3, padding=1)
         self.top = ConvNorm(channels[0], channels[0])
@@ -195,19 +217,6 @@ class GeneratorNetwork(nn.Module):  # type: ignore[misc]
         self.exit.weight.data.copy_(alike)
         self.register_buffer('oval', oval(CODE_SIDE))
         self.register_buffer('template', torch.tensor(TEMPLATE)[None])
-
-    def posed(
-        self, condition: torch.Tensor, mask: torch.Tensor, points_px: torch.Tensor
-    ) -> torch.Tensor:
-        """
-        Return where the points of this head would be, by what is around it, (N, 5, 2) in pixels.
-
-        :param condition: (N, 3, S, S), RGB in [-1, 1], 0.0 in the hole.
-        :param mask: (N, 1, S, S), 1 = keep.
-        :param points_px: (N, 5, 2): the mean ones of its box, or its own.
-        """
-        moves = self.pose(condition, mask, points_px).reshape(-1, 5, 2)
-        return points_px + 0.1 * condition.shape[-1] * moves
 
     def features(
         self,
@@ -274,7 +283,7 @@ class GeneratorNetwork(nn.Module):  # type: ignore[misc]
         :param points_px: (N, 5, 2), eyes, nose and mouth corners in pixels of the crop: the mean
             ones of the box, or the person's own.
         """
-        at = self.posed(condition, mask, points_px)
+        at = self.pose(condition, mask, points_px)
         levels = self.features(condition, mask, latent, at)
         return self.paint(levels[-1], condition, mask).clamp(-1.0, 1.0)
 
@@ -364,21 +373,27 @@ class Matcher(nn.Module):  # type: ignore[misc]
 
 class Chooser(nn.Module):  # type: ignore[misc]
     """
-    Draw faces of a gallery that fit what is around the hole.
+    Draw faces of a gallery that fit what is around the hole, and are turned as the head is.
 
     A softmax over all is drawn from as the greatest logit after noise (Gumbel's trick, with
     normal noise): the same chance and the same surroundings, the same face.
 
     :param matcher: trained.
+    :param pose: trained.
     :param latents: (M, LATENT), the faces of the gallery.
     :param keys: (M, KEY), what the matcher says of them.
     """
 
-    def __init__(self, matcher: Matcher, latents: torch.Tensor, keys: torch.Tensor) -> None:
+    def __init__(
+        self, matcher: Matcher, pose: Poser, latents: torch.Tensor, keys: torch.Tensor
+    ) -> None:
         """Draw the directions by which chance tells faces apart."""
         super().__init__()
         self.matcher = matcher
+        self.pose = pose
         self.register_buffer('latents', latents.half())
+        _, points = unpacked(latents, torch.tensor(TEMPLATE)[None])
+        self.register_buffer('turns', turned(points))
         self.register_buffer('keys', keys)
         seeded = torch.Generator().manual_seed(0)
         directions = torch.randn((len(latents), CHANCE), generator=seeded)
@@ -400,6 +415,8 @@ class Chooser(nn.Module):  # type: ignore[misc]
         :param points_px: (N, 5, 2), in pixels of the crop.
         """
         fits = FREEDOM * self.matcher.query(condition, mask, points_px) @ self.keys.T
+        turns = turned(self.pose(condition, mask, points_px))
+        fits = fits - 0.5 * ((turns[:, None] - self.turns) / TURN_SPREAD).square()
         best = (fits + chance @ self.directions.T).argmax(1)
         return self.latents[best].float()
 
@@ -417,6 +434,18 @@ class FaceNetwork(nn.Module):  # type: ignore[misc]
         self.generator = GeneratorNetwork(architecture)
         self.encoder = Encoder()
         self.matcher = Matcher()
+
+
+def turned(points: torch.Tensor) -> torch.Tensor:
+    """
+    Return how far heads are turned, (N,), positive to the right of the picture.
+
+    :param points: (N, 5, 2); the nose off the middle of the eyes, over their distance.
+    """
+    right, left, nose = points[:, 0], points[:, 1], points[:, 2]
+    across = left - right
+    off = ((nose - (right + left) / 2) * across).sum(1)
+    return off / (across * across).sum(1).clamp_min(1e-6)
 
 
 def packed(code: torch.Tensor, points: torch.Tensor) -> torch.Tensor:

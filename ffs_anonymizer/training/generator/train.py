@@ -203,11 +203,12 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
             terms: dict[str, tuple[float, torch.Tensor]] = {}
             with autocast(settings, device):
                 seen = relight(condition, chance) * mask
-                guessed = network.generator.posed(seen, mask, points)
+                guessed = network.generator.pose(seen, mask, points)
                 query = network.matcher.query(seen, mask, points)
                 key = network.matcher.key(relight(face, chance))
             if teacher is None:
-                terms['points'] = settings.weight_points, (guessed - true).abs().mean()
+                off = (guessed - true) / (size / 64)  # squared, else rare turned heads are given up
+                terms['points'] = settings.weight_points, off.square().mean()
                 terms['match'] = settings.weight_match, match_distance(query, key, earlier)
                 earlier = torch.cat([key.detach(), earlier])[:EARLIER]
 
