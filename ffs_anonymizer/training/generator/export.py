@@ -46,7 +46,7 @@ import torch
 FOLD_LIMIT = 1e-5
 FP32_LIMIT = 1e-4
 FP16_LIMIT = 0.1
-PICTURED = 16
+PICTURED = 64
 PICTURE_SEED = 4
 
 
@@ -165,7 +165,7 @@ def export(
         kind = 'chooser' if path == third else 'generator'
         manifest = make_manifest(path, name, kind, precision, settings, checkpoint, provenance)
         save_manifest(manifest, path)
-    write_picture(out / f'{name}.png', folded, chooser_folded, shown)
+    write_picture(out / f'{name}.jpg', folded, chooser_folded, shown)
     exported = Exported(fp32, fp16, fold_error, errors[fp32], errors[fp16])
     text = card(exported, name, settings, checkpoint, provenance, cost, (third, count))
     (out / f'{name}.md').write_text(text, encoding='utf-8')
@@ -269,7 +269,7 @@ def write_picture(path: Path, generator: torch.nn.Module, chooser: Chooser, batc
     """
     Write worn faces beside nothing but their surroundings: no original is shown.
 
-    :param path: a PNG.
+    :param path: where it goes.
     :param generator: in evaluation mode.
     :param chooser: in evaluation mode.
     :param batch: the crops.
@@ -329,7 +329,7 @@ def card(
         '',
     ]
     lines += [
-        f'![generated faces]({name}.png)',
+        f'![generated faces]({name}.jpg)',
         '',
         'Faces of nobody, in the surroundings of people whom it was never trained on.',
         '',

@@ -207,7 +207,9 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
                 query = network.matcher.query(seen, mask, points)
                 key = network.matcher.key(relight(face, chance))
             if teacher is None:
-                off = (guessed - true) / (size / 64)  # squared, else rare turned heads are given up
+                off = (guessed - true) / (
+                    size / 64
+                )  # squared, else rare turned heads are given up
                 terms['points'] = settings.weight_points, off.square().mean()
                 terms['match'] = settings.weight_match, match_distance(query, key, earlier)
                 earlier = torch.cat([key.detach(), earlier])[:EARLIER]

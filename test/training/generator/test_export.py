@@ -45,7 +45,7 @@ def test_export_writes_both_files_with_manifest_card_and_picture(exported: Path)
         'tiny.json',
         'tiny.md',
         'tiny.onnx',
-        'tiny.png',
+        'tiny.jpg',
     ]
     manifest = load_manifest(exported / 'tiny.onnx')
     assert manifest is not None
