@@ -42,10 +42,10 @@ def test_export_writes_both_files_with_manifest_card_and_picture(exported: Path)
         'tiny-faces.onnx',
         'tiny-fp16.json',
         'tiny-fp16.onnx',
+        'tiny.jpg',
         'tiny.json',
         'tiny.md',
         'tiny.onnx',
-        'tiny.jpg',
     ]
     manifest = load_manifest(exported / 'tiny.onnx')
     assert manifest is not None
