@@ -66,6 +66,8 @@ setup(
             'ncnn',  # the recognizer of `evaluate`
             'scikit-image',
         ],
+        # The judge of poses; later wheels carry no model, and there is none for Python 3.13.
+        'utility': ["mediapipe>=0.10.9,<0.10.30; python_version < '3.13'"],
         'test': [
             'pytest>=7',
             'hypothesis',  # damaged inputs

@@ -12,7 +12,7 @@ from ffs_anonymizer.datasets.packing import list_faces
 from ffs_anonymizer.datasets.photos import Photo, read_photo
 from ffs_anonymizer.datasets.sheet import save_tiles
 from ffs_anonymizer.errors import MediaError
-from ffs_anonymizer.evaluation import looks
+from ffs_anonymizer.evaluation import looks, utility
 from ffs_anonymizer.evaluation.judges import (
     FaceDetector,
     LandmarkFinder,
@@ -43,11 +43,13 @@ class Judges:
     :param detector: says whether there still is a face.
     :param landmarks: says where eyes, nose and mouth are.
     :param recognizer: says whether two faces are one person's; needs landmarks.
+    :param pose: says where the keypoints of bodies are.
     """
 
     detector: FaceDetector
     landmarks: LandmarkFinder | None = None
     recognizer: Recognizer | None = None
+    pose: utility.PoseFinder | None = None
 
 
 @dataclass(frozen=True)
@@ -298,6 +300,9 @@ def evaluate(
     untouched = [photo.image_bgr for photo in photos]
     original = judge(photos, untouched, judges, *border)
     results: dict[str, dict[str, Any]] = {ORIGINAL: score(original, original)}
+    people = [] if judges.pose is None else utility.people_of(photos, judges.pose)
+    if judges.pose is not None:
+        results[ORIGINAL].update(utility.score(people, untouched, judges.pose))
     rows = [faces_of(photos, untouched)]
     others = others or {}
     for name in progress([*settings_by_method, *others]):
@@ -307,6 +312,8 @@ def evaluate(
             images = list(others[name])
         judged = judge(photos, images, judges, *border, fallback_points=original.points_px)
         results[name] = score(original, judged)
+        if judges.pose is not None:
+            results[name].update(utility.score(people, images, judges.pose))
         rows.append(faces_of(photos, images))
     if sheet is not None:
         write_sheet(sheet, rows)
@@ -359,6 +366,9 @@ COLUMNS = (
     'seam',
     'fid_recognizer',
     'kid_recognizer',
+    'body_shift',
+    'face_shift',
+    'lost',
 )
 
 

@@ -358,6 +358,12 @@ def add_evaluate_parser(subparsers: Subparsers) -> None:
         help='MobileFaceNet for ncnn (.param); needs --landmarks-model',
     )
     parser.add_argument(
+        '--utility',
+        action='store_true',
+        help="photos: how far keypoints of bodies move, by MediaPipe's pose model "
+        "(pip install 'ffs_anonymizer[utility]', Python 3.10 to 3.12)",
+    )
+    parser.add_argument(
         '--detector-model', type=Path, metavar='FILE', help='ONNX plate detector to judge'
     )
     parser.add_argument(
@@ -385,6 +391,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     from ffs_anonymizer.datasets.photos import read_photo
     from ffs_anonymizer.evaluation import faces as evaluation
     from ffs_anonymizer.evaluation.judges import FaceDetector, LandmarkFinder, Recognizer
+    from ffs_anonymizer.evaluation.utility import MediaPipePose
     from ffs_anonymizer.settings.parameter_file import load
     from ffs_anonymizer.settings.runtime import Settings
 
@@ -408,7 +415,10 @@ def run_evaluate(args: argparse.Namespace) -> int:
         print('identity, linkage: null, no --recognizer', file=sys.stderr)
     finder = None if args.landmarks_model is None else LandmarkFinder(args.landmarks_model)
     recognizer = None if args.recognizer is None else Recognizer(args.recognizer)
-    judges = evaluation.Judges(FaceDetector(args.judge_detector), finder, recognizer)
+    if args.video and args.utility:
+        raise SettingsError('--video: got --utility, which is for photos')
+    pose = MediaPipePose() if args.utility else None
+    judges = evaluation.Judges(FaceDetector(args.judge_detector), finder, recognizer, pose)
     if args.video:
         return judge_films(args, by_method, judges)
     photos = evaluation.load_photos(args.input, args.boxes, judges.detector)
@@ -431,6 +441,8 @@ def run_evaluate(args: argparse.Namespace) -> int:
     told = [f'{faces} faces of {len(photos)} photos', f'detector {judges.detector.name}']
     told += [] if judges.landmarks is None else [f'landmarks {judges.landmarks.name}']
     told += [] if judges.recognizer is None else [f'recognizer {judges.recognizer.name}']
+    if pose is not None:
+        told.append(f'{results[evaluation.ORIGINAL]["people"]} people by {pose.name}')
     print(', '.join(told))
     print(evaluation.to_markdown(results), end='')
     if args.json is not None:
