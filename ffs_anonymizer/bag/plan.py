@@ -187,6 +187,12 @@ class BagPlan:
             and can_carry_pictures(t)
             and not t.name.endswith(DEPTH_SUFFIX)
         ]
+        measured = [
+            t.name
+            for t in self.topics
+            if self.actions[t.name, t.type_name] is Action.COPY_ASKED
+            and (t.type_name == cdr.POINT_CLOUD or t.name.endswith(DEPTH_SUFFIX))
+        ]
         copied = [
             f'{name} ({type_name})'
             for (name, type_name), action in self.actions.items()
@@ -207,6 +213,11 @@ class BagPlan:
             lines.append(
                 'THESE IMAGES ARE COPIED AS THEY ARE, PERSONS INCLUDED, as you asked for: '
                 f'{", ".join(sorted({*asked}))}'
+            )
+        if measured:
+            lines.append(
+                'these clouds and depth images are copied as you asked for, with the shape of '
+                f'whoever is in them, and in their colours: {", ".join(sorted(measured))}'
             )
         if copied:
             lines.append(f'copied unseen; do they carry pictures? {", ".join(copied)}')

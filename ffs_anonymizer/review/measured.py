@@ -25,7 +25,7 @@ from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 from numpy.typing import NDArray
 
-_FAR_PERCENT = 98.0
+_FAR_PERCENT = 99.9
 _DOT_PX = 2
 
 
@@ -284,7 +284,8 @@ def _grey(nearness: NDArray[np.float64]) -> Image:
         return np.zeros((*nearness.shape, 3), np.uint8)
     low, high = np.percentile(nearness[known], [100 - _FAR_PERCENT, _FAR_PERCENT])
     with np.errstate(invalid='ignore'):
-        levels = 40 + 215 * (nearness - low) / max(high - low, 1e-9)
+        # What is near shows its relief.
+        levels = 40 + 215 * np.clip((nearness - low) / max(high - low, 1e-9), 0, 1) ** 3
     grey = np.where(known, np.clip(np.nan_to_num(levels), 40, 255), 0).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=2)
 

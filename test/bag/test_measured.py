@@ -256,6 +256,9 @@ def test_an_unorganized_coloured_cloud_without_a_camera_is_refused(tmp_path, fac
 
     assert 'list the camera' in capsys.readouterr().err
     assert run(source, tmp_path / 'out', '--exclude-topics', '/lidar') == 0
+    assert 'with the shape of whoever is in them, and in their colours: /lidar' in (
+        capsys.readouterr().err
+    )
     assert by_topic(read_bag(tmp_path / 'out').records) == {'/lidar': data}
 
 

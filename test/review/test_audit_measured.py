@@ -70,10 +70,10 @@ def source(tmp_path, face_bgr):
     return sensor_bag(tmp_path / 'in', rows(face_bgr), TYPES_OF)
 
 
-def audit(tmp_path, *words):
+def audit(tmp_path, *words, output='out'):
     report = tmp_path / 'audit.html'
     report.unlink(missing_ok=True)
-    paths = ('-i', tmp_path / 'in', '-o', tmp_path / 'out', '--report', report)
+    paths = ('-i', tmp_path / 'in', '-o', tmp_path / output, '--report', report)
     return main(['audit', *map(str, paths), *QUICK, '--thorough', *words])
 
 
@@ -118,6 +118,22 @@ def test_shapes_that_may_stay_are_no_findings(tmp_path, source):
 
     assert audit(tmp_path) == 0
     assert audited(tmp_path)['measured'] == {'/depth/image': 1, '/lidar': 1}
+
+
+def test_the_shape_of_a_cloud_whose_camera_hangs_turned(tmp_path, face_bgr):
+    points = points_from(scene(face_bgr), 200)
+    turned = cloud_message(points[::-1, ::-1], face_bgr[::-1, ::-1])
+    row = ('/points', T0, cloud_cdr(turned, T0))
+    source = sensor_bag(tmp_path / 'in', [row], {'/points': CLOUD}, splits=1)
+    hangs = ('--set', 'rotation=["/points 180"]')
+    assert run(source, tmp_path / 'out', *hangs) == 0
+    assert audit(tmp_path) == 0
+    assert audited(tmp_path)['measured'] == {'/points': 1}
+
+    assert run(source, tmp_path / 'kept', *hangs, '--set', 'cloud.geometry=keep') == 0
+    words = (*hangs, '--set', 'cloud.geometry=flatten')
+    assert audit(tmp_path, *words, output='kept') == 3
+    assert 'of its shape left' in (tmp_path / 'audit.html').read_text()
 
 
 def test_what_cannot_be_looked_at_is_named(tmp_path, face_bgr, capsys):

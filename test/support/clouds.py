@@ -184,7 +184,7 @@ def main():
     image, depth = head_scene(portrait(), FACE_XYXY_PX)
     msg = cloud_message(points_from(depth), image)
     frame = decode_cloud(msg, 'flatten')
-    with opened(Settings()) as recipe:
+    with opened(Settings().updated({'face.method': 'generate'})) as recipe:
         msg.data = bytes(recipe.anonymize(frame, Stream())[0].data)
     after = Cloud(msg)
     before = three_sides(points_from(depth), image)
