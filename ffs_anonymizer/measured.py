@@ -32,6 +32,9 @@ def hide(
     :raises ImageError: the message cannot be read, or what is needed for it is not known.
     """
     settings = recipe.settings
+    if kind != DEPTH and not len(msg.data):
+        nothing = Replaced(np.empty((0, 4), np.int32), {})
+        return Anonymized(Cloud(msg).data, Regions.empty(), nothing, {})
     if kind == REGISTERED:
         return _painted(recipe, scene, msg, links, stamp_ns)
     started_s = time.perf_counter()
@@ -53,9 +56,6 @@ def _painted(
             f'got {len(links)} pictures for a registered cloud, expected the one whose pixels its '
             'points lie as (cloud.registered)'
         )
-    if not len(msg.data):
-        nothing = Replaced(np.empty((0, 4), np.int32), {})
-        return Anonymized(Cloud(msg).data, Regions.empty(), nothing, {})
     image = links[0].image
     rotation = rotation_of(recipe.settings.rotation, image)
     frame = decode_cloud(msg, recipe.settings.cloud.geometry, rotation=rotation)

@@ -425,7 +425,9 @@ def as_buffer(data: Any) -> Buffer:
     if isinstance(data, memoryview) and (data.format, data.ndim) == ('B', 1) and data.contiguous:
         return data
     try:
-        return memoryview(data).cast('B')
+        view = memoryview(data)
+        # An empty one cannot be cast.
+        return view.cast('B') if view.nbytes else b''
     except TypeError as error:
         raise ImageError(
             f'got data of type {type(data).__name__}, expected contiguous bytes'

@@ -19,10 +19,10 @@ BUDGET_S = 2.0
 
 @dataclass(frozen=True)
 class Decoded:
-    """Hold a frame that can go to the networks, and the message it came in."""
+    """Hold a frame that can go to the networks, if there is any, and the message it came in."""
 
     waiting: Waiting
-    frame: Frame
+    frame: Frame | None
 
 
 class Decoder:
@@ -33,7 +33,7 @@ class Decoder:
     waits for the networks always. Of a video every packet is decoded, since the next one needs it,
     and the newest picture waits.
 
-    :param decode: of the message's picture; called in the thread.
+    :param decode: of the message's picture; called in the thread. None: there is nothing to see.
     :param ready: told that a frame is to be taken, or that none comes of what was asked for.
     :param failed: told why a frame has no picture, and whether that is its own fault.
     """
@@ -45,7 +45,7 @@ class Decoder:
         self,
         camera: Camera,
         *,
-        decode: Callable[[Waiting], Frame],
+        decode: Callable[[Waiting], Frame | None],
         ready: Callable[[], None],
         failed: Callable[[Camera, str, bool], None],
         ahead: bool = True,
@@ -156,10 +156,10 @@ class Decoder:
         return self.camera.drops_old and is_packet(first.message)
 
     def _decode_one(self, waiting: Waiting) -> None:
-        frame: Frame | None = None
+        decoded: Decoded | None = None
         reason, is_own_fault = '', True
         try:
-            frame = self._decode(waiting)
+            decoded = Decoded(waiting, self._decode(waiting))
         except ImageError as error:
             reason = str(error)
         except Exception as error:  # our own fault must neither end the node nor pass a frame
@@ -167,10 +167,10 @@ class Decoder:
         with self._wake:
             given_up, self._since_s = self._given_up, None
             self.asked_s = self.NEVER_S
-            if not given_up and frame is not None:
+            if not given_up and decoded is not None:
                 if self._decoded is not None:
                     self.camera.count_dropped()
-                self._decoded = Decoded(waiting, frame)
-        if frame is None and not given_up:
+                self._decoded = decoded
+        if decoded is None and not given_up:
             self._failed(self.camera, reason, is_own_fault)
         self._ready()

@@ -43,12 +43,14 @@ class Measured:
             turn = turn_of(waiting.message, rotation_of(self._settings.rotation, camera.topic))
             self.scene.add_regions(camera.topic, stamp_ns(waiting), size_wh, regions, turn)
 
-    def decode(self, camera: Camera, message: Any) -> Frame:
+    def decode(self, camera: Camera, message: Any) -> Frame | None:
         """
-        Return a cloud that is a picture of its own.
+        Return a cloud that is a picture of its own; None: it has no points.
 
         :raises ImageError: it is none.
         """
+        if not len(message.data):
+            return None
         rotation = rotation_of(self._settings.rotation, camera.topic)
         return decode_cloud(message, self._settings.cloud.geometry, rotation=rotation)
 

@@ -120,7 +120,7 @@ class Worker:
     def _decoder(self, camera: Camera, settings: Settings, *, ahead: bool) -> Decoder:
         pictures = Pictures(camera.topic, settings)
 
-        def decode(waiting: Waiting) -> Frame:
+        def decode(waiting: Waiting) -> Frame | None:
             if camera.kind == 'cloud':
                 return self.measured.decode(camera, waiting.message)
             return pictures.decode(waiting.message, after_gap=waiting.after_gap)

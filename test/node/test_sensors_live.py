@@ -256,6 +256,28 @@ def test_without_a_picture_nothing_comes_out(live: Live) -> None:
     assert 'no anonymized picture' in node.accounts()['/depth/image'].last_error
 
 
+@pytest.mark.parametrize('lines', [{}, {'cloud.registered': ['/points /cam/image']}])
+def test_a_cloud_without_points_comes_out_as_it_is(live: Live, lines: Any) -> None:
+    node = live.blind('/cam/image', cloud_topics=['/points'], **lines)
+    publisher = live.publisher(PointCloud2, '/points')
+    pictures = live.publisher(Image, '/cam/image')
+    outputs = live.received(PointCloud2, '/anonymized/points')
+    live.received(Image, '/anonymized/cam/image')
+    live.matched(publisher, pictures)
+    empty = cloud()
+    empty.height, empty.width, empty.row_step, empty.data = 1, 0, 0, buffer(b'')
+    pictures.publish(image())
+
+    after = live.pass_one(publisher, empty, outputs)
+    assert (after.header, after.fields, after.width) == (empty.header, empty.fields, 0)
+    assert not after.data
+    lying = cloud()
+    lying.data = buffer(b'')
+    publisher.publish(lying)
+    live.until('it is counted', lambda: node.accounts()['/points'].failed == 1)
+    assert len(outputs) == 1
+
+
 def test_a_cloud_whose_sizes_lie_does_not_come_out(live: Live) -> None:
     node = live.blind(cloud_topics=['/points'])
     publisher = live.publisher(PointCloud2, '/points')
