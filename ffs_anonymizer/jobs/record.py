@@ -78,7 +78,7 @@ def _write(
         **files,
         'audit': None,
     }
-    if job.skips_existing:
+    if job.skips_existing and path.exists():
         # An earlier run wrote one for the outputs that are there by now.
         _replace(path, record)
     else:

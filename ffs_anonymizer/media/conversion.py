@@ -33,7 +33,7 @@ from ffs_anonymizer.jobs.job import (
     written_list,
 )
 from ffs_anonymizer.jobs.journal import Journal, journal_of
-from ffs_anonymizer.jobs.output import BESIDE, JOURNAL, new_file, Outputs, partial_of
+from ffs_anonymizer.jobs.output import BESIDE, JOURNAL, new_file, Outputs, partial_of, refuse
 from ffs_anonymizer.jobs.record import write_record
 from ffs_anonymizer.jobs.report import progress_bar, Report
 from ffs_anonymizer.media.files import MediaFile, MediaJob, MediaPlan
@@ -97,7 +97,7 @@ def run(
             work = Work(job, recipe, report, found, lines, bar.update, outputs)
             files = [file for file in plan.files if not _is_kept(work, file, earlier)]
             anonymize_images(work, [file for file in files if not file.is_video])
-            for file in files:
+            for file in [*files, *_named(plan, workers)]:
                 if file.is_video:
                     with listed(file, report), needing_pyav():
                         _anonymize_video(work, file, workers, tell, shows_progress=shows_progress)
@@ -141,6 +141,12 @@ def _begun(plan: MediaPlan, workers: int) -> list[Path]:
     return [file.target for file in plan.files if workers and _has_journal(file)]
 
 
+def _named(plan: MediaPlan, workers: int) -> list[MediaFile]:
+    """Return the videos that a run was killed over while it gave them their names."""
+    left = (file for file in plan.all_files if file not in plan.files)
+    return [file for file in left if workers and _has_journal(file)]
+
+
 def _anonymize_video(
     work: Work, file: MediaFile, workers: int, tell: Tell, *, shows_progress: bool
 ) -> None:
@@ -151,7 +157,6 @@ def _anonymize_video(
     if not chunks:
         anonymize_video(work, file)
         return
-    part = Report()
     with contextlib.ExitStack() as stack:
         journal = work.outputs
         if not isinstance(journal, Journal):
@@ -160,20 +165,25 @@ def _anonymize_video(
             part = finished_report(journal, tell)
             if work.lines is not None:
                 part.undone.append(f'{file.name}: was whole before, so no list says what is in it')
-        else:
-            detected = detect_in_processes(
-                run_chunk,
-                chunks,
-                journal,
-                work.job.settings,
-                workers=workers,
-                tell=tell,
-                shows_progress=shows_progress,
-            )
+            work.report.add(part)
+            return
+        refuse([file.target], source=work.job.source, resumed=journal.resumed)
+        detected = detect_in_processes(
+            run_chunk,
+            chunks,
+            journal,
+            work.job.settings,
+            workers=workers,
+            tell=tell,
+            shows_progress=shows_progress,
+        )
+        part = Report()
+        try:
             anonymize_video(replace(work, report=part, outputs=journal, detected=detected), file)
-            if journal is not work.outputs:
-                journal.finish(part.as_dict())
-    work.report.add(part)
+        finally:
+            work.report.add(part)
+        if journal is not work.outputs:
+            journal.finish(part.as_dict())
 
 
 @dataclass(frozen=True)
