@@ -161,8 +161,12 @@ def look(
     bright = min(
         least + gain * light for least, gain in zip(_PAPER_LEAST, _PAPER_GAIN, strict=True)
     )
-    lit = around[seen & (grey >= middle)].mean(0)
-    cast = np.clip(1 + 0.25 * (lit / max(float(lit.mean()), 1.0) - 1), 0.85, 1.12)
+    # Paper is no more coloured than what is least so around it: what a red light falls on is red.
+    colours = around[seen & (grey >= min(middle, 25.0))]
+    shares = (colours + 1) / (colours.mean(1, keepdims=True) + 1)
+    saturation = np.abs(shares - 1).max(1)
+    cast = shares[saturation <= np.percentile(saturation, 20)].mean(0)
+    cast = np.clip(cast, 0.5, 1.6)
 
     # Lines, where all that a derivative looks at is known
     inside = cv2.erode(known, np.ones((5, 5), np.uint8), borderValue=1.0) > 0

@@ -51,6 +51,17 @@ def test_paper_is_light_beside_a_dark_vehicle():
     assert levels[250] < 235
 
 
+def test_paper_is_red_in_a_red_light_and_white_beside_a_red_car():
+    known = np.ones((60, 120), np.float32)
+    red = np.full((60, 120, 3), (60, 40, 160), np.float32)
+    cast = look(red, known)[1]
+    assert cast[2] > 1.5 > 0.8 > cast[0] > cast[1]
+    with_chrome = red.copy()
+    with_chrome[:20] = 180
+    np.testing.assert_allclose(look(with_chrome, known)[1], 1, atol=1e-3)
+    np.testing.assert_allclose(look(np.zeros_like(red), known)[1], 1, atol=1e-5)
+
+
 def test_characters_are_no_higher_than_they_may_be():
     flat = draw_flat('IO 0123 Q', 2.0, (1.0, 1.0, 1.0), (0.1, 0.1, 0.1), has_band=False)
     rows = np.nonzero((flat[12:-12, 12:-12, 1] < 0.5).any(1))[0]
