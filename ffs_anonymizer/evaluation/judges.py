@@ -35,8 +35,12 @@ class FaceDetector:
         """Load the model."""
         from ffs_anonymizer.networks import Networks
 
-        # Of any method but generate, which would open a generator, too.
-        changes = {'face.method': 'blur', 'detector.model_path': model}
+        # Of any method but generate, which would open a generator, too; and plates are no faces.
+        changes = {
+            'face.method': 'blur',
+            'detector.model_path': model,
+            'detector.plate_model_path': 'none',
+        }
         self.settings = Settings().updated(changes)
         self.networks = Networks(self.settings)
         self.detectors, _, _ = self.networks.of(self.settings)

@@ -55,6 +55,10 @@ def judged(**changes: object) -> JudgedFaces:
     return JudgedFaces(**{**values, **changes})  # type: ignore[arg-type]
 
 
+def test_plates_are_no_faces_to_the_detector(detector: FaceDetector) -> None:
+    assert [network.model.path.name for network in detector.detectors] == [detector.name]
+
+
 def test_similarity_undoes_a_shift_a_turn_and_a_scale() -> None:
     turn = 2 * np.array([[0.8, -0.6], [0.6, 0.8]])
     moved = ALIGNED_POINTS_PX @ turn.T + [7, -3]
