@@ -20,6 +20,7 @@ from ffs_anonymizer.painting.composite import Patch
 from ffs_anonymizer.painting.generator import Generator
 from ffs_anonymizer.painting.job import job_of
 from ffs_anonymizer.painting.painters import Painters
+from ffs_anonymizer.painting.places import steady
 from ffs_anonymizer.regions import detector, tracker, zones
 from ffs_anonymizer.regions.detections import Detections, Regions
 from ffs_anonymizer.regions.detector import Network
@@ -268,6 +269,7 @@ class Recipe:
         :returns: the choice, and what is remembered of the stream now.
         """
         height, width = frame.image_bgr.shape[:2]
+        regions, places = steady(regions, drawn.places, (width, height))
         rects = composite.cover(
             regions.xyxy_px,
             size_wh=(width, height),
@@ -297,8 +299,8 @@ class Recipe:
             without = self._without_faces(choice, error)
             if without is None:
                 raise
-            return without, Drawn(levels, drawn.faces)
-        return dataclasses.replace(choice, latents=latents), Drawn(levels, faces)
+            return without, Drawn(levels, drawn.faces, places)
+        return dataclasses.replace(choice, latents=latents), Drawn(levels, faces, places)
 
     def put(self, frame: Frame, regions: Regions, *, stream: str = '') -> Anonymized:
         """
@@ -343,7 +345,10 @@ class Recipe:
             arrival_ns=request.arrival_ns,
             timings_ms=timings_ms,
         )
-        choice, drawn = self.choose(frame, regions, stream.drawn, stream=stream.names[0])
+        still = request.stamp_ns is None
+        before = Drawn() if still else stream.drawn
+        choice, drawn = self.choose(frame, regions, before, stream=stream.names[0])
+        drawn = stream.drawn if still else drawn
         if seen.jumped:
             choice = dataclasses.replace(choice, warnings=(seen.jumped,))
         return choice, dataclasses.replace(stream, seen=seen, drawn=drawn)

@@ -7,6 +7,7 @@ import dataclasses
 from dataclasses import dataclass, field
 
 from ffs_anonymizer.painting.chooser import Faces
+from ffs_anonymizer.painting.places import Places
 from ffs_anonymizer.regions.tracker import Tracks
 
 JUMPED = 'the stamps jumped, so time was taken to go on as before: what was found stays covered'
@@ -88,10 +89,12 @@ class Drawn:
 
     :param levels: by track id, the generator that the budget gave it in the newest frame.
     :param faces: the latents that tracks wear.
+    :param places: where tracks were drawn in the newest frame.
     """
 
     levels: Mapping[int, int] = field(default_factory=dict)
     faces: Faces = field(default_factory=dict)
+    places: Places = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from ffs_anonymizer.painting.chooser import Chooser
 from ffs_anonymizer.painting.crops import Crops
 from ffs_anonymizer.regions.detections import Detections, FACE
 from ffs_anonymizer.settings.runtime import Settings
-from ffs_anonymizer.stream import Drawn, Stream
+from ffs_anonymizer.stream import Stream
 import numpy as np
 import pytest
 from support.onnx_models import save_chooser, save_coded_generator
@@ -159,7 +159,7 @@ def test_a_generator_without_chooser_draws_its_latents(opened, tmp_path):
     settings = recipe.settings.updated({'generator.model_path': str(path)})
     latents, stream = shown(Recipe(recipe.networks, settings), Stream(), 0)
     assert latents == (None,)
-    assert stream.drawn == Drawn({}, {})
+    assert stream.drawn.faces == {}
 
 
 def test_a_pair_that_does_not_fit_is_refused(opened):

@@ -1,0 +1,48 @@
+"""Where tracks were drawn, so that what is drawn does not tremble with the detector's boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+
+from ffs_anonymizer.regions import boxes
+from ffs_anonymizer.regions.detections import Regions
+import numpy as np
+from numpy.typing import NDArray
+
+# By track id, (2, 4): what was covered and the box itself, at the last frame.
+Places = Mapping[int, NDArray[np.float32]]
+# How far an edge may stay behind, in longer sides of the box.
+PLAY = 0.04
+
+
+def steady(
+    regions: Regions, before: Places, size_wh: tuple[int, int]
+) -> tuple[Regions, dict[int, NDArray[np.float32]]]:
+    """
+    Return regions whose edges stay where they were as long as they may, and where they are now.
+
+    An edge of what is covered lies on the region's own or up to PLAY outside of it, never inside:
+    covering does not shrink. An edge of the box, where the face is drawn, lies up to PLAY inside
+    or outside of its own.
+
+    :param regions: N regions; those without a track stay as they are.
+    :param before: what was returned for the frame before.
+    :param size_wh: width and height of the frame in pixels.
+    """
+    tracks = regions.track_ids.tolist()
+    old = [i for i, track in enumerate(tracks) if track >= 0 and track in before]
+    known = np.array(old, np.intp)
+    covered, own = regions.xyxy_px.copy(), regions.ungrown_xyxy_px.copy()
+    if len(known):
+        then = np.stack([before[tracks[i]] for i in old])
+        play = (own[known, 2:] - own[known, :2]).max(axis=1, keepdims=True) * PLAY
+        now, box = covered[known], own[known]
+        covered[known, :2] = np.clip(then[:, 0, :2], now[:, :2] - play, now[:, :2])
+        covered[known, 2:] = np.clip(then[:, 0, 2:], now[:, 2:], now[:, 2:] + play)
+        own[known] = np.clip(then[:, 1], box - play, box + play)
+    covered = boxes.clip(covered, size_wh)
+    places = {
+        track: np.stack([covered[i], own[i]]) for i, track in enumerate(tracks) if track >= 0
+    }
+    return dataclasses.replace(regions, xyxy_px=covered, ungrown_xyxy_px=own), places
