@@ -1,7 +1,7 @@
 from functools import partial
 from pathlib import Path
 
-from ffs_anonymizer.anonymizer import Recipe
+from ffs_anonymizer.anonymizer import Recipe, Request
 from ffs_anonymizer.backend import open_model
 from ffs_anonymizer.errors import AnonymizerError, ModelError
 from ffs_anonymizer.frames.array import ArrayFrame
@@ -151,6 +151,27 @@ def test_a_chooser_that_fails_lets_no_face_through(opened, on_error):
         result, _ = run()
         assert result.replaced.counts == {'blur': 1}
         assert '1 faces use the fallback' in result.replaced.warnings[0]
+
+
+def test_cameras_side_by_side_keep_their_own_faces(opened):
+    recipe, found = opened(), Detections.of([BOX], [1.0], FACE)
+    streams = {name: Stream((name,)) for name in ('front', 'rear')}
+    worn = []
+    for i, order in enumerate((['front', 'rear'], ['rear', 'front'], ['rear'], ['front', 'rear'])):
+        requests = [
+            Request(
+                ArrayFrame(np.full((72, 96, 3), 100 + 20 * i, np.uint8)),
+                streams[name],
+                stamp_ns=i * 33_000_000,
+                detections=found,
+            )
+            for name in order
+        ]
+        answers = recipe.anonymize_together(requests)
+        streams.update({name: after for name, (_, after) in zip(order, answers, strict=True)})
+        worn.append({n: [f.tolist() for f in s.drawn.faces.values()] for n, s in streams.items()})
+    assert worn[0] == worn[1] == worn[2] == worn[3]
+    assert worn[0]['front'] != worn[0]['rear']
 
 
 def test_a_generator_without_chooser_draws_its_latents(opened, tmp_path):
