@@ -21,9 +21,7 @@ CHANCE = 64
 KEY = 32
 # Standard deviation of a Gumbel variable, by which a softmax is drawn from as a maximum.
 GUMBEL = 1.2825
-# Of the logits when a face is chosen: at 1 the few that fit best come again and again.
-FREEDOM = 0.6
-TURN_SPREAD = 0.06
+TURN_SPREAD = 0.06  # of what a head may be turned otherwise, in distances of the eyes
 READER_CHANNELS = (32, 48, 64)
 KEY_CHANNELS = (32, 64, 96, 128)
 SURVEYOR_CHANNELS = (32, 64, 96, 128, 160)
@@ -414,7 +412,7 @@ class Chooser(nn.Module):  # type: ignore[misc]
         :param chance: (N, CHANCE), standard normal: which of the faces that fit.
         :param points_px: (N, 5, 2), in pixels of the crop.
         """
-        fits = FREEDOM * self.matcher.query(condition, mask, points_px) @ self.keys.T
+        fits = self.matcher.query(condition, mask, points_px) @ self.keys.T
         turns = turned(self.pose(condition, mask, points_px))
         fits = fits - 0.5 * ((turns[:, None] - self.turns) / TURN_SPREAD).square()
         best = (fits + chance @ self.directions.T).argmax(1)
