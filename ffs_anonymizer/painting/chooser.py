@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_BATCH = 16
+ATTEMPTS = 6
 # The latents that were chosen, by the chooser's SHA-256 and the track.
 Faces = Mapping[tuple[str, int], NDArray[np.float32]]
 
@@ -104,7 +105,8 @@ def choose_faces(
     """
     Return the latent that each region wears, and what is to be remembered of the stream.
 
-    A track keeps the face that was chosen when it was first drawn, whatever comes around it.
+    A track keeps the face that was chosen when it was first drawn, whatever comes around it. No
+    two people in sight wear the same one, as long as other faces fit.
 
     :param image_bgr: (H, W, 3) uint8, only read, and nothing of it inside any region.
     :param regions: N regions.
@@ -127,7 +129,10 @@ def choose_faces(
         own = np.nonzero(methods == code)[0]
         name = chooser.model.sha256
         new = np.array([i for i in own.tolist() if (name, tracks[i]) not in faces], np.intp)
-        if len(new):
+        worn = {face.tobytes() for key, face in faces.items() if key[0] == name}
+        for attempt in range(ATTEMPTS):
+            if not len(new):
+                break
             scales = np.full(len(new), generator.crop_scale)
             squares = enclosing_squares(rects_xyxy_px[new], scales)
             crops = cut_squares(
@@ -136,9 +141,18 @@ def choose_faces(
             seeds = latent_seeds(settings.generator.seed, stream, regions.track_ids[new])
             points = points_of(regions.take(new), pose=settings.generator.pose)
             chosen = chooser.choose(
-                crops, seeds=seeds, points_px=in_crops(points, squares, chooser.size_px)
+                crops,
+                seeds=seeds + np.uint64(attempt),
+                points_px=in_crops(points, squares, chooser.size_px),
             )
-            faces.update({(name, tracks[i]): face for i, face in zip(new, chosen, strict=True)})
+            again = []
+            for i, face in zip(new.tolist(), chosen, strict=True):
+                if face.tobytes() in worn and attempt + 1 < ATTEMPTS:
+                    again.append(i)
+                else:
+                    worn.add(face.tobytes())
+                    faces[name, tracks[i]] = face
+            new = np.array(again, np.intp)
         for i in own.tolist():
             latents[i] = faces[name, tracks[i]]
     return tuple(latents), faces

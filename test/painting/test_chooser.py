@@ -114,6 +114,19 @@ def test_a_track_keeps_its_face_in_other_surroundings_until_it_is_gone(opened):
     assert not stream.drawn.faces
 
 
+def test_no_two_people_in_sight_wear_one_face(opened):
+    recipe = opened(gallery=6)
+    boxes = tuple(
+        (10 + 28 * i, 5 + 34 * j, 30 + 28 * i, 30 + 34 * j) for i in range(3) for j in (0, 1)
+    )
+    latents, stream = shown(recipe, Stream(('front',)), 0, boxes=boxes[:3])
+    assert len({face.tobytes() for face in latents}) == 3
+    latents, _ = shown(recipe, stream, 33, boxes=boxes[:5])
+    assert len({face.tobytes() for face in latents}) >= 4
+    few, _ = shown(opened(gallery=1), Stream(('front',)), 0, boxes=boxes)
+    assert len({face.tobytes() for face in few}) == 1
+
+
 def test_what_is_worn_is_what_is_painted(opened):
     recipe = opened()
     found = Detections.of([BOX], np.ones(1), FACE)

@@ -80,9 +80,19 @@ def save_coded_generator(path: Path, *, size_px: int = 32, length: int = 8) -> P
 
 
 def save_chooser(
-    path: Path, *, size_px: int = 32, length: int = 8, seed: int = 0, fails: bool = False
+    path: Path,
+    *,
+    size_px: int = 32,
+    length: int = 8,
+    seed: int = 0,
+    gallery: int = 0,
+    fails: bool = False,
 ) -> Path:
-    """Write one whose latents follow from chance and from the mean of what is seen."""
+    """
+    Write one whose latents follow from chance and from the mean of what is seen.
+
+    :param gallery: if not 0, chance picks one of so many instead.
+    """
     rng = np.random.default_rng(seed)
     nodes = [
         helper.make_node('Mul', ['condition', 'mask'], ['kept']),
@@ -101,6 +111,15 @@ def save_chooser(
     square = [size_px, size_px]
     inputs = {'condition': ['N', 3, *square], 'mask': ['N', 1, *square]}
     inputs |= {'chance': ['N', 4], 'points': ['N', 5, 2]}
+    if gallery:
+        nodes[5] = helper.make_node('Slice', ['all', 'zero', 'four', 'axis'], ['known'])
+        nodes[6] = helper.make_node('Gemm', ['known', 'mixed_w'], ['fits'])
+        nodes.append(helper.make_node('ArgMax', ['fits'], ['best'], axis=1, keepdims=0))
+        nodes.append(helper.make_node('Gather', ['faces', 'best'], ['latent'], axis=0))
+        del nodes[4], weights['far']
+        weights |= {'zero': np.array([0]), 'four': np.array([4]), 'axis': np.array([1])}
+        weights['mixed_w'] = rng.normal(0, 1.0, (4, gallery)).astype(np.float32)
+        weights['faces'] = rng.normal(0, 1.0, (gallery, length)).astype(np.float32)
     if fails:
         # A column that is not there, by what is seen: no optimizer can know it before
         nodes[4] = helper.make_node('ReduceMax', ['mask'], ['one'], keepdims=0)
