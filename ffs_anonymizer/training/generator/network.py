@@ -21,7 +21,7 @@ CHANCE = 64
 KEY = 32
 # Standard deviation of a Gumbel variable, by which a softmax is drawn from as a maximum.
 GUMBEL = 1.2825
-TURN_SPREAD = 0.06  # of what a head may be turned otherwise, in distances of the eyes
+TURN_SPREAD = 0.02  # of what a head may be turned otherwise, in distances of the eyes
 READER_CHANNELS = (32, 48, 64)
 KEY_CHANNELS = (32, 64, 96, 128)
 SURVEYOR_CHANNELS = (32, 64, 96, 128, 160)
