@@ -318,7 +318,7 @@ def card(
         f'| input | {settings.size_px} px crops, {settings.crop_scale:g} times the longer side '
         f'of a region of {settings.region_scale:g} times the box; a latent of {LATENT} numbers, '
         'the face that is worn; five points |',
-        f'| faces | {gallery[1]} of people who do not exist, and their mirror images, as '
+        f'| faces | {gallery[1]}, of people who do not exist or mirror images of them, as '
         f'codes in `{gallery[0].name}`, which chooses one that fits the surroundings |',
         f'| files | `{exported.fp32.name}` (FP32), `{exported.fp16.name}` (FP16 inside) |',
         f'| largest difference from torch | folding {exported.fold_error:.1e}, '
