@@ -269,13 +269,13 @@ class Recipe:
         :returns: the choice, and what is remembered of the stream now.
         """
         height, width = frame.image_bgr.shape[:2]
-        regions, places = steady(regions, drawn.places, (width, height))
-        rects = composite.cover(
-            regions.xyxy_px,
+        cover = partial(
+            composite.cover,
             size_wh=(width, height),
             align_wh_px=frame.align_wh_px,
             bleed_px=frame.bleed_px,
         )
+        rects = cover(regions.xyxy_px)
         codes, levels = methods.choose(
             regions,
             rects,
@@ -283,6 +283,10 @@ class Recipe:
             costs=[generator.cost for generator in self._generators],
             before=drawn.levels,
         )
+        regions, places = steady(
+            regions, drawn.places, (width, height), drawn=codes < methods.BLUR
+        )
+        rects = cover(regions.xyxy_px)
         choice = Choice(frame, regions, rects, codes, (None,) * len(codes), stream)
         try:
             latents, faces = choose_faces(

@@ -247,6 +247,9 @@ def needing_pyav() -> Iterator[None]:
 
 def _is_kept(work: Work, file: MediaFile, earlier: Earlier | None) -> bool:
     """Take a file over from an earlier output where nothing of it was corrected."""
+    # Of films in pictures, drawn faces follow from the pictures before.
+    if work.job.framerate and work.job.settings.face.method == 'generate':
+        return False
     if earlier is None or work.found is None or not earlier.is_same(work.found, file.name):
         return False
     with listed(file, work.report):

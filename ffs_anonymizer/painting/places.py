@@ -17,10 +17,16 @@ PLAY = 0.04
 
 
 def steady(
-    regions: Regions, before: Places, size_wh: tuple[int, int]
+    regions: Regions,
+    before: Places,
+    size_wh: tuple[int, int],
+    *,
+    drawn: NDArray[np.bool_],
 ) -> tuple[Regions, dict[int, NDArray[np.float32]]]:
     """
-    Return regions whose edges stay where they were as long as they may, and where they are now.
+    Return regions of which those that are drawn stay where they were as long as they may.
+
+    What a blur does depends on nothing but its frame, and need not be steadied.
 
     An edge of what is covered lies on the region's own or up to PLAY outside of it, never inside:
     covering does not shrink. An edge of the box, where the face is drawn, lies up to PLAY inside
@@ -29,9 +35,11 @@ def steady(
     :param regions: N regions; those without a track stay as they are.
     :param before: what was returned for the frame before.
     :param size_wh: width and height of the frame in pixels.
+    :param drawn: (N,), those that get a face.
+    :returns: the regions, and where tracks are now.
     """
     tracks = regions.track_ids.tolist()
-    old = [i for i, track in enumerate(tracks) if track >= 0 and track in before]
+    old = [i for i in np.nonzero(drawn)[0].tolist() if tracks[i] >= 0 and tracks[i] in before]
     known = np.array(old, np.intp)
     covered, own = regions.xyxy_px.copy(), regions.ungrown_xyxy_px.copy()
     if len(known):

@@ -122,3 +122,23 @@ def test_what_does_not_fit_is_refused(tmp_path, face_bgr, capsys):
     record.write_text(kept)
     (output / 'anonymizer.param.yaml').write_text('changed')
     assert 'is not what its record says' in told('--detections', found, *reuse)
+
+
+def test_where_faces_are_drawn_a_stream_is_made_anew_as_a_whole(tmp_path, face_bgr, capsys):
+    source, found = write_bag(tmp_path / 'in', drive(face_bgr)), tmp_path / 'a.jsonl'
+    drawn = ('--method', 'generate')
+    assert run(source, tmp_path / 'a', '--write-detections', found, *drawn) == 0
+
+    def edit(number, line):
+        if line['stream'] == RAW and line['log_ns'] == T0 + STEP:
+            moved(line)
+
+    corrected = edited(found, tmp_path / 'b.jsonl', edit)
+    reuse = ('--reuse', tmp_path / 'a', '--reuse-detections', found)
+    assert run(source, tmp_path / 'whole', '--detections', corrected, *drawn) == 0
+    capsys.readouterr()
+    assert run(source, tmp_path / 'b', '--detections', corrected, *drawn, *reuse) == 0
+    table = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
+    assert KEPT not in table[RAW]
+    assert f'4 {KEPT}' in table[SMALL]
+    assert read_bag(tmp_path / 'b').records == read_bag(tmp_path / 'whole').records

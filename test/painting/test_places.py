@@ -18,22 +18,26 @@ def found(*boxes: object) -> Regions:
     return regions(tracks, 0, TrackerSettings(), scales=SCALES, size_wh=SIZE_WH)
 
 
+def every(now, before):
+    return steady(now, before, SIZE_WH, drawn=np.ones(len(now), np.bool_))
+
+
 def test_what_is_new_stays_as_it_is():
     now = found(BOX, BOX + 190)
-    result, places = steady(now, {}, SIZE_WH)
+    result, places = every(now, {})
     assert result.xyxy_px.tolist() == now.xyxy_px.tolist()
     assert result.ungrown_xyxy_px.tolist() == now.ungrown_xyxy_px.tolist()
     assert sorted(places) == [0, 1]
-    nobody, none = steady(found(), places, SIZE_WH)
+    nobody, none = every(found(), places)
     assert (len(nobody), none) == (0, {})
 
 
 def test_a_box_that_trembles_is_drawn_where_it_was():
     rng = np.random.default_rng(0)
-    result, places = steady(found(BOX), {}, SIZE_WH)
+    result, places = every(found(BOX), {})
     seen = set()
     for i in range(60):
-        result, places = steady(found(BOX + rng.uniform(-1, 1, 4)), places, SIZE_WH)
+        result, places = every(found(BOX + rng.uniform(-1, 1, 4)), places)
         if i >= 30:
             seen.add((*result.xyxy_px[0].tolist(), *result.ungrown_xyxy_px[0].tolist()))
     assert len(seen) < 6
@@ -45,7 +49,7 @@ def test_covering_never_shrinks_and_hardly_grows():
     for step in rng.normal(0, 4, (300, 4)):
         box = np.clip(box + step, [0, 0, 210, 160], [190, 140, 400, 300])
         now = found(box)
-        result, places = steady(now, places, SIZE_WH)
+        result, places = every(now, places)
         play = float((box[2:] - box[:2]).max()) * PLAY + 1e-3
         more = (now.xyxy_px - result.xyxy_px)[0] * [1, 1, -1, -1]
         assert more.min() >= 0
@@ -57,8 +61,16 @@ def test_covering_never_shrinks_and_hardly_grows():
 
 def test_zones_have_no_past():
     zone = Regions.of_zones(np.array([[0, 0, 50, 50]], np.float32))
-    _, places = steady(zone, {}, SIZE_WH)
+    _, places = every(zone, {})
     assert places == {}
     moved = dataclasses.replace(zone, xyxy_px=zone.xyxy_px + 1)
-    result, _ = steady(moved, {-1: np.zeros((2, 4), np.float32)}, SIZE_WH)
+    result, _ = every(moved, {-1: np.zeros((2, 4), np.float32)})
     assert result.xyxy_px.tolist() == [[1, 1, 51, 51]]
+
+
+def test_what_is_not_drawn_is_covered_where_it_is():
+    _, places = every(found(BOX), {})
+    now = found(BOX + 1)
+    result, after = steady(now, places, SIZE_WH, drawn=np.zeros(1, np.bool_))
+    assert result.xyxy_px.tolist() == now.xyxy_px.tolist()
+    assert after[0][0].tolist() == now.xyxy_px[0].tolist()
