@@ -287,6 +287,8 @@ class Recipe:
             regions, drawn.places, (width, height), drawn=codes < methods.BLUR
         )
         rects = cover(regions.xyxy_px)
+        if len(regions):
+            frame.without(rects)
         choice = Choice(frame, regions, rects, codes, (None,) * len(codes), stream)
         try:
             latents, faces = choose_faces(
@@ -384,22 +386,20 @@ class Recipe:
         )
 
     def _paint(self, choices: Sequence[Choice]) -> list[list[Patch]]:
-        jobs = []
-        for choice in choices:
-            if len(choice.regions):
-                choice.frame.without(choice.rects_xyxy_px)
-            jobs.append(
-                job_of(
-                    choice.frame.image_bgr,
-                    choice.regions,
-                    choice.rects_xyxy_px,
-                    choice.methods,
-                    self.settings,
-                    latents=choice.latents,
-                    crop_scales=[generator.crop_scale for generator in self._generators],
-                    stream=choice.stream,
-                )
+        scales = [generator.crop_scale for generator in self._generators]
+        jobs = [
+            job_of(
+                choice.frame.image_bgr,
+                choice.regions,
+                choice.rects_xyxy_px,
+                choice.methods,
+                self.settings,
+                latents=choice.latents,
+                crop_scales=scales,
+                stream=choice.stream,
             )
+            for choice in choices
+        ]
         return self._painters.paint([choice.frame.image_bgr for choice in choices], jobs)
 
 

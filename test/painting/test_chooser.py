@@ -1,17 +1,19 @@
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 from ffs_anonymizer.anonymizer import Recipe, Request
 from ffs_anonymizer.backend import open_model
 from ffs_anonymizer.errors import AnonymizerError, ModelError
 from ffs_anonymizer.frames.array import ArrayFrame
+from ffs_anonymizer.frames.message import decode_image
 from ffs_anonymizer.models.manifest import file_sha256, Manifest, save_manifest
 from ffs_anonymizer.networks import Networks
 from ffs_anonymizer.painting.chooser import Chooser
 from ffs_anonymizer.painting.crops import Crops
 from ffs_anonymizer.regions.detections import Detections, FACE
 from ffs_anonymizer.settings.runtime import Settings
-from ffs_anonymizer.stream import Stream
+from ffs_anonymizer.stream import Drawn, Stream
 import numpy as np
 import pytest
 from support.onnx_models import save_chooser, save_coded_generator
@@ -100,6 +102,30 @@ def test_nothing_of_the_face_itself_has_a_say(opened):
         shown(recipe, Stream(('front',)), 0, inside=inside)[0][0] for inside in (0, noise)
     )
     assert np.array_equal(plain, covered)
+
+
+def test_not_even_the_brightness_of_a_deep_image_follows_from_the_face(opened):
+    recipe, rng = opened(), np.random.default_rng(0)
+    samples = rng.integers(3000, 5000, (72, 96, 3)).astype('<u2')
+    x0, y0, x1, y1 = BOX
+    chosen = []
+    for inside in (0, 65535):
+        samples[y0:y1, x0:x1] = inside
+        msg = SimpleNamespace(
+            height=72,
+            width=96,
+            encoding='bgr16',
+            is_bigendian=0,
+            step=576,
+            data=samples.tobytes(),
+        )
+        found = Detections.of([BOX], np.ones(1), FACE)
+        regions, _ = recipe.find(
+            found, Stream().seen, names=('',), size_wh=(96, 72), stamp_ns=None
+        )
+        choice, _ = recipe.choose(decode_image(msg), regions, Drawn())
+        chosen.append(choice.latents[0])
+    assert np.array_equal(*chosen)
 
 
 def test_a_track_keeps_its_face_in_other_surroundings_until_it_is_gone(opened):
