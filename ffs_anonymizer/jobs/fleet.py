@@ -24,6 +24,7 @@ Work = Callable[[_Job, int], _Result]
 _TICK_S = 0.5
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Results are small; what Ray would take by itself is a third of the memory.
+_ATTEMPTS = 3
 _STORE_BYTES = 80 << 20
 
 
@@ -206,22 +207,35 @@ class Fleet(Generic[_Job, _Result]):
                 'object_store_memory': _STORE_BYTES,
             }
         ours = {number: signal.getsignal(number) for number in _SIGNALS}
-        try:
-            self._ray.init(
-                address=self._crew.address,
-                log_to_driver=False,
-                logging_level='error',
-                **options,
-            )
-        # Whatever it is, its own classes are bare.
-        except Exception as error:
-            raise AnonymizerError(
-                f'--address {self._crew.address}: cannot join a Ray cluster: {_line(error)}'
-            ) from error
+        for attempt in range(_ATTEMPTS):
+            try:
+                self._ray.init(
+                    address=self._crew.address,
+                    log_to_driver=False,
+                    logging_level='error',
+                    **options,
+                )
+                break
+            # Whatever it is, its own classes are bare.
+            except Exception as error:
+                self._leave_client()
+                # The server that a cluster starts for each client may die as it begins.
+                if isinstance(error, ConnectionAbortedError) and attempt + 1 < _ATTEMPTS:
+                    continue
+                raise AnonymizerError(
+                    f'--address {self._crew.address}: cannot join a Ray cluster: {_line(error)}'
+                ) from error
         for number, handler in ours.items():
             # Ray sets its own.
             with contextlib.suppress(ValueError):
                 signal.signal(number, handler)
+
+    def _leave_client(self) -> None:
+        """End the mode in which Ray is left by a client that could not begin."""
+        if self._crew.address.startswith('ray://'):
+            from ray.util.client import ray as client
+
+            client.disconnect()
 
     def _begin(self, starting: dict[Any, Any]) -> None:
         actor = (

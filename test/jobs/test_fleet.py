@@ -91,6 +91,33 @@ def test_the_client_of_a_cluster(cluster, tmp_path) -> None:
     assert not ray.is_initialized()
 
 
+@pytest.mark.parametrize('deaths', [1, 3])
+def test_a_client_whose_server_dies_as_it_begins_asks_again(
+    cluster, tmp_path, monkeypatch, deaths
+) -> None:
+    from ray.util.client.worker import Worker
+
+    begin, died = Worker._server_init, []
+
+    def dying(self, *args, **kwargs):
+        if len(died) < deaths:
+            died.append(1)
+            raise ConnectionAbortedError('the server is a zombie')
+        return begin(self, *args, **kwargs)
+
+    monkeypatch.setattr(Worker, '_server_init', dying)
+    far = Crew(f'ray://127.0.0.1:{CLIENT_PORT}', workers=1)
+    if deaths < 3:
+        with Fleet(far, partial(work, tmp_path)) as fleet:
+            assert [e.result for e in fleet.map(['a']) if isinstance(e, Ended)] == ['A']
+    else:
+        with pytest.raises(AnonymizerError, match='cannot join a Ray cluster: the server'):
+            Fleet(far, partial(work, tmp_path)).__enter__()
+    # What failed must not be in the way of what comes.
+    with Fleet(Crew(cluster.address, workers=1), partial(work, tmp_path)) as fleet:
+        assert [e.result for e in fleet.map(['c']) if isinstance(e, Ended)] == ['C']
+
+
 def test_workers_that_cannot_begin_are_an_error(cluster) -> None:
     with (
         pytest.raises(AnonymizerError, match=r'^.*:\d+: no such model$'),
