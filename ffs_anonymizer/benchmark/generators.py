@@ -171,9 +171,10 @@ def count_macs(path: Path, size_px: int) -> float:
     model = onnx.load(str(path))
     free_inputs(model)
     for value in model.graph.input:
-        value.type.tensor_type.shape.dim[0].dim_value = 1
-        for axis in (2, 3):
-            value.type.tensor_type.shape.dim[axis].dim_value = size_px
+        dims = value.type.tensor_type.shape.dim
+        dims[0].dim_value = 1
+        for dim in list(dims)[2:] if len(dims) == 4 else ():
+            dim.dim_value = size_px
     constants = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     try:
         inferred = onnx.shape_inference.infer_shapes(model)

@@ -21,7 +21,7 @@ from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 import onnx
 import pytest
-from support.onnx_models import save_wrongly_shaped_generator
+from support.onnx_models import save_coded_generator, save_wrongly_shaped_generator
 from support.quantize_models import feeds, save_photos, save_unet
 
 ROW = {
@@ -124,6 +124,11 @@ def test_products_are_counted_through_pairs(models):
     assert generators.count_macs(models['fp32'], 32) == wanted
     assert generators.count_macs(models['int8'], 32) == wanted
     assert generators.count_macs(models['int8-cpu'], 32) == 0
+
+
+def test_inputs_that_are_no_pictures_are_no_hindrance_to_counting(tmp_path):
+    path = save_coded_generator(tmp_path / 'coded.onnx')
+    assert generators.count_macs(path, 32) == 0  # it has no convolution
 
 
 def test_every_model_is_measured_for_every_batch(models):
