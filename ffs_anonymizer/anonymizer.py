@@ -68,7 +68,7 @@ class Choice:
     regions: Regions
     rects_xyxy_px: NDArray[np.int32]
     methods: NDArray[np.int8]
-    latents: tuple[NDArray[np.float32] | None, ...] = ()
+    latents: tuple[NDArray[np.float32] | None, ...]
     stream: str = ''
     warnings: tuple[str, ...] = ()
 

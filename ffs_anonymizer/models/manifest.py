@@ -121,27 +121,17 @@ def load_manifest(onnx_path: Path, sha256: str = '') -> Manifest | None:
     :returns: None where there is no manifest.
     :raises ModelError: the manifest is malformed, or describes another file than this one.
     """
-    path = manifest_path(onnx_path)
-    try:
-        text = path.read_text(encoding='utf-8')
-    except FileNotFoundError:
+    manifest = _read_manifest(manifest_path(onnx_path))
+    if manifest is None:
         return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f'{path}: cannot be read: {error}') from error
-    try:
-        manifest = parse_manifest(json.loads(text))
-    except (json.JSONDecodeError, ModelError) as error:
-        raise ModelError(
-            f'{path}: not a model manifest: {error}; export the model again, or delete the '
-            'manifest and give its values by hand'
-        ) from error
     try:
         sha256 = sha256 or file_sha256(onnx_path)
     except OSError as error:
         raise ModelError(f'{onnx_path}: cannot be read: {error}') from error
     if sha256 != manifest.sha256:
         raise ModelError(
-            f'{onnx_path}: got sha256 {sha256}, expected {manifest.sha256} as {path.name} says; '
+            f'{onnx_path}: got sha256 {sha256}, expected {manifest.sha256} as '
+            f'{manifest_path(onnx_path).name} says; '
             'fetch both files again, or export the model again'
         )
     return manifest
@@ -151,9 +141,11 @@ def chooser_of(generator_path: Path) -> Path | None:
     """
     Return the file that chooses a generator's latents, None where its manifest names none.
 
-    :raises ModelError: the manifest is malformed or another file's, or names a file elsewhere.
+    Whether the manifest is that of this very file is checked where the file is opened.
+
+    :raises ModelError: the manifest is malformed, or names a file elsewhere.
     """
-    manifest = load_manifest(generator_path)
+    manifest = _read_manifest(manifest_path(generator_path))
     if manifest is None or not manifest.chooser:
         return None
     if Path(manifest.chooser).name != manifest.chooser:
@@ -236,6 +228,23 @@ def shipped(name: str) -> Path | None:
     """Return a model file that comes with the package, None where it has none of that name."""
     path = Path(__file__).resolve().parent / name
     return path if path.is_file() else None
+
+
+def _read_manifest(path: Path) -> Manifest | None:
+    """Return what a manifest says, whatever file lies beside it; None where there is none."""
+    try:
+        text = path.read_text(encoding='utf-8')
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f'{path}: cannot be read: {error}') from error
+    try:
+        return parse_manifest(json.loads(text))
+    except (json.JSONDecodeError, ModelError) as error:
+        raise ModelError(
+            f'{path}: not a model manifest: {error}; export the model again, or delete the '
+            'manifest and give its values by hand'
+        ) from error
 
 
 def _shapes(values: object) -> dict[str, Shape]:

@@ -34,10 +34,10 @@ from support.bags import (
     T0,
     write_bag,
 )
-from support.sensor_bags import sensor_bag
+from support.sensor_bags import sensor_bag, TYPES_OF
 from support.video_packets import stream
 from test_bag_video import faces, VIDEO, write
-from test_measured import rows, TYPES_OF
+from test_measured import rows
 
 SETTINGS = {
     'face.method': 'solid',

@@ -18,21 +18,12 @@ from support.sensor_bags import (
     compressed_depth_cdr,
     depth_cdr,
     IMAGE,
-    INFO,
     info_cdr,
     sensor_bag,
-    TF,
     tf_cdr,
+    TYPES_OF,
 )
 
-TYPES_OF = {
-    '/cam/image': IMAGE,
-    '/cam/camera_info': INFO,
-    '/depth/image': IMAGE,
-    '/points': CLOUD,
-    '/lidar': CLOUD,
-    '/tf_static': TF,
-}
 MS = 10**6
 # Where the portrait's face is, for certain.
 FACE = (slice(40, 80), slice(75, 115))

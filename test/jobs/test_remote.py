@@ -11,26 +11,19 @@ import sys
 import threading
 
 import cv2
-from ffs_anonymizer.bag.plan import BagJob
 from ffs_anonymizer.cli.program import main
 from ffs_anonymizer.errors import AnonymizerError, MediaError, OutputError
-from ffs_anonymizer.fleet.plan import FleetPlan, FleetTask
 from ffs_anonymizer.fleet.worker import Worker
 from ffs_anonymizer.jobs.output import record_of
 from ffs_anonymizer.jobs.remote import location, RemotePath
-from ffs_anonymizer.media.files import MediaJob
 from ffs_anonymizer.rosbag2.reader import BagReader
 from ffs_anonymizer.rosbag2.storage import Message
-from ffs_anonymizer.settings.runtime import Settings
 from fsspec.registry import _registry
 import pytest
 import s3fs
 from support.bags import drive, leftovers, read_bag, SPECS, write_bag
+from support.fleet_tasks import SETTINGS, task_of
 from support.s3 import s3_server, Wire
-
-SETTINGS = Settings().updated(
-    {'face.method': 'solid', 'detector.scale': 1.0, 'detector.plate_model_path': 'none'}
-)
 
 
 @pytest.fixture(scope='module')
@@ -66,13 +59,6 @@ def put(folder: Path, name: str) -> RemotePath:
 
 def keys() -> list[str]:
     return s3fs.S3FileSystem().find('data')
-
-
-def task_of(source: str, output: str) -> FleetTask:
-    nowhere = {'source': Path(), 'target': Path(), 'settings': SETTINGS}
-    plan = FleetPlan.of(source, location(output), bag=BagJob(**nowhere), media=MediaJob(**nowhere))
-    (task,) = plan.tasks
-    return task
 
 
 @pytest.mark.parametrize(

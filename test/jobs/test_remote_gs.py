@@ -1,36 +1,21 @@
 """A stub of Google Cloud Storage: the same as with S3, by another library."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
-from ffs_anonymizer.bag.plan import BagJob
 from ffs_anonymizer.errors import MediaError, OutputError
-from ffs_anonymizer.fleet.plan import FleetPlan, FleetTask
 from ffs_anonymizer.fleet.worker import Worker
 from ffs_anonymizer.jobs.remote import location
-from ffs_anonymizer.media.files import MediaJob
-from ffs_anonymizer.settings.runtime import Settings
 import pytest
 from support.bags import drive, SPECS, write_bag
+from support.fleet_tasks import SETTINGS, task_of
 from support.gs import gs_server
 from support.s3 import Wire
-
-SETTINGS = Settings().updated(
-    {'face.method': 'solid', 'detector.scale': 1.0, 'detector.plate_model_path': 'none'}
-)
 
 
 @pytest.fixture(scope='module')
 def wire() -> Iterator[Wire]:
     with gs_server('data') as made:
         yield made
-
-
-def task_of(source: str, output: str) -> FleetTask:
-    nowhere = {'source': Path(), 'target': Path(), 'settings': SETTINGS}
-    plan = FleetPlan.of(source, location(output), bag=BagJob(**nowhere), media=MediaJob(**nowhere))
-    (task,) = plan.tasks
-    return task
 
 
 def test_from_there_to_there(wire, face_bgr, tmp_path) -> None:

@@ -17,22 +17,14 @@ from support.sensor_bags import (
     CLOUD,
     cloud_cdr,
     depth_cdr,
-    IMAGE,
     INFO,
     info_cdr,
     sensor_bag,
     TF,
     tf_cdr,
+    TYPES_OF,
 )
 
-TYPES_OF = {
-    '/tf_static': TF,
-    '/cam/camera_info': INFO,
-    '/depth/image': IMAGE,
-    '/lidar': CLOUD,
-    '/points': CLOUD,
-    '/cam/image': IMAGE,
-}
 LINKS = (
     *('--set', 'depth.cameras=["/depth/* /cam/image"]'),
     *('--set', 'cloud.cameras=["/lidar /cam/image"]'),

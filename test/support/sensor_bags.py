@@ -10,6 +10,15 @@ from support.bags import Record, Spec, TYPES, write_bag
 CLOUD, INFO = 'sensor_msgs/msg/PointCloud2', 'sensor_msgs/msg/CameraInfo'
 IMAGE, COMPRESSED = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
 TF = 'tf2_msgs/msg/TFMessage'
+# Of the topics that tests of clouds and depth write.
+TYPES_OF = {
+    '/cam/image': IMAGE,
+    '/cam/camera_info': INFO,
+    '/depth/image': IMAGE,
+    '/points': CLOUD,
+    '/lidar': CLOUD,
+    '/tf_static': TF,
+}
 T = TYPES.types
 
 

@@ -169,7 +169,7 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
     started, images_before = time.monotonic(), images
     scalars: dict[str, torch.Tensor] = {}
     # The first rows wear their own face, the others that of somebody else of the batch
-    own = max(settings.batch - round(settings.batch * settings.drawn_share), 1)
+    share = max(settings.batch - round(settings.batch * settings.drawn_share), 1)
     rows = torch.arange(settings.batch, device=device)
     with interruptible() as interrupted, bar:
         while step < settings.steps:
@@ -217,15 +217,15 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
             if settings.learns == ALL:
                 with autocast(settings, device):
                     code = network.encoder(relight(face, chance))
-                wears, at = rows, true + chance.normal(len(batch), 1, 2) * 0.4
+                own, wears, at = len(batch), rows, true + chance.normal(len(batch), 1, 2) * 0.4
                 if step >= settings.drawn_from:
+                    own = share
                     fits = (query @ key.T).detach() + GUMBEL * chance.normal(
                         len(batch), len(batch)
                     )
                     best = fits.fill_diagonal_(-torch.inf).argmax(1)
                     wears = torch.where(rows < own, rows, best)
                     at = torch.where((rows < own)[:, None, None], at, guessed.detach())
-                own_rows = own if step >= settings.drawn_from else len(batch)
 
                 # It is painted
                 noisy = code + chance.normal(*code.shape) * settings.code_noise
@@ -275,15 +275,15 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
                     terms['adversarial'] = weight, generator_hinge(logits, seen_mask)
                 if looked:
                     distance = feature_distance(
-                        [tap[:own_rows] for tap in real_taps],
-                        [tap[:own_rows] for tap in fake_taps],
-                        1.0 - seen_counts[:own_rows],
+                        [tap[:own] for tap in real_taps],
+                        [tap[:own] for tap in fake_taps],
+                        1.0 - seen_counts[:own],
                     )
                     terms['features'] = (
                         settings.weight_features * settings.features_every,
                         distance,
                     )
-                mine = painted[:own_rows], image[:own_rows], counts[:own_rows]
+                mine = painted[:own], image[:own], counts[:own]
                 terms['hole'] = settings.weight_hole, pixel_distance(*mine)
                 terms['gradient'] = settings.weight_gradient, gradient_distance(*mine)
                 border = pixel_distance(painted, image, inner_border(mask))
