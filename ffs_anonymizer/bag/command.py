@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from itertools import combinations
 import os
 import re
 from typing import Any, TYPE_CHECKING
 
 from ffs_anonymizer.cli.options import (
+    add_error_option,
     add_file_options,
     add_settings_options,
     add_workers_option,
     file_options,
     settings_from,
     whole_number,
+    words_of,
 )
 from ffs_anonymizer.errors import BagError, SettingsError
 from ffs_anonymizer.jobs.output import partial_of
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from ffs_anonymizer.bag.selection import Selection
     from ffs_anonymizer.cli.options import Subparsers
 
+_SECOND_NS = 1_000_000_000
 _DESCRIPTION = """\
 Anonymize the images of a ROS 2 bag. No ROS installation is needed.
 
@@ -73,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     :returns: 0 done, 1 something could not be done, which is listed on standard error.
     :raises AnonymizerError: there is no output.
     """
-    job = _job(args)
+    job = job_from(args)
     if job.skips_existing and job.target.exists() and not os.path.lexists(partial_of(job.target)):
         say(f'{job.target} exists already: nothing to do')
         return 0
@@ -150,12 +154,17 @@ def add_topic_options(parser: argparse.ArgumentParser) -> None:
         help='attachments and metadata records of an mcap to copy as they are, by name or glob; '
         'of the others, only plain text is copied',
     )
-    group.add_argument(
-        '--start-time-ns', type=_time_ns, metavar='NS', help='leave out what was recorded before'
-    )
-    group.add_argument(
-        '--end-time-ns', type=_time_ns, metavar='NS', help='leave out what was recorded after'
-    )
+    for option, dest, when in (
+        ('--start-time-ns', 'start_ns', 'before'),
+        ('--end-time-ns', 'end_ns', 'after'),
+    ):
+        group.add_argument(
+            option,
+            dest=dest,
+            type=_time_ns,
+            metavar='NS',
+            help=f'leave out what was recorded {when}',
+        )
 
 
 def add_format_options(parser: argparse.ArgumentParser) -> None:
@@ -173,6 +182,7 @@ def add_format_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--compression-format', choices=('zstd',), default='zstd')
     group.add_argument(
         '--max-bag-size',
+        dest='max_bytes',
         type=whole_number,
         default=0,
         metavar='BYTES',
@@ -193,7 +203,12 @@ def _time_ns(text: str) -> int:
     return int(text)
 
 
-def _job(args: argparse.Namespace) -> BagJob:
+def job_from(args: argparse.Namespace) -> BagJob:
+    """
+    Return what the parsed options ask for.
+
+    :raises SettingsError: they contradict each other.
+    """
     from ffs_anonymizer.bag.plan import BagJob
 
     settings = settings_from(args)
@@ -210,11 +225,25 @@ def bag_options(args: argparse.Namespace, settings: Settings) -> dict[str, Any]:
         'selection': _selection(args, settings),
         'storage': args.storage,
         'compression_mode': args.compression_mode,
-        'start_ns': args.start_time_ns,
-        'end_ns': args.end_time_ns,
-        'max_bytes': args.max_bag_size,
-        'max_duration_ns': args.max_bag_duration * 1_000_000_000,
+        'start_ns': args.start_ns,
+        'end_ns': args.end_ns,
+        'max_bytes': args.max_bytes,
+        'max_duration_ns': args.max_bag_duration * _SECOND_NS,
     }
+
+
+def bag_words(options: Mapping[str, Any]) -> list[str]:
+    """
+    Return the words of the command line that ask for what a job asked for.
+
+    :param options: of the job.
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+    add_error_option(parser, 'bag')
+    add_topic_options(parser)
+    add_format_options(parser)
+    seconds = options['max_duration_ns'] // _SECOND_NS
+    return words_of(parser, {**options, **options['selection'], 'max_bag_duration': seconds})
 
 
 def _selection(args: argparse.Namespace, settings: Settings) -> Selection:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import os
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
@@ -124,6 +124,28 @@ def file_options(args: argparse.Namespace) -> dict[str, Any]:
         'reuse': args.reuse,
         'reuse_detections': args.reuse_detections,
     }
+
+
+def words_of(parser: argparse.ArgumentParser, values: Mapping[str, Any]) -> list[str]:
+    """
+    Return the words that a parser reads these values from; defaults need none.
+
+    :param values: by the names that the parser gives them; those that it has no option for do
+        not count.
+    """
+    words = []
+    for action in parser._actions:
+        value = values.get(action.dest, action.default)
+        option = action.option_strings[-1]
+        if value == action.default or value == ():
+            continue
+        if action.nargs == 0:
+            words.append(option)
+        elif action.nargs == '+':
+            words += [option, *map(str, value)]
+        else:
+            words.append(f'{option}={value}')
+    return words
 
 
 class _Output(argparse.Action):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator
 import contextlib
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NoReturn, TYPE_CHECKING
+from typing import Any, NoReturn, TYPE_CHECKING
 
 from ffs_anonymizer.errors import AnonymizerError, DetectionsError, OutputError
 from ffs_anonymizer.jobs.output import BESIDE, Outputs, refuse
@@ -49,6 +49,16 @@ class FileJob:
     write_detections: Path | None = None
     reuse: Path | None = None
     reuse_detections: Path | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Return what is asked for beside settings, files and folders, as plain data."""
+        left_out = ('settings', 'skips_existing')
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if name not in left_out and not isinstance(value, (Path, type(None)))
+        }
 
 
 def nobody(_: str) -> None:

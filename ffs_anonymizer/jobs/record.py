@@ -76,6 +76,7 @@ def _write(
         'started': started.astimezone(timezone.utc).isoformat(timespec='seconds'),
         'ended': datetime.now(timezone.utc).isoformat(timespec='seconds'),
         **files,
+        'options': job.options,
         'audit': None,
     }
     if job.skips_existing and path.exists():

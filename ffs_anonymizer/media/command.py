@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 import contextlib
 import glob
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
 from ffs_anonymizer.cli.options import (
+    add_error_option,
     add_file_options,
     add_settings_options,
     add_workers_option,
     file_options,
     settings_from,
+    words_of,
 )
 from ffs_anonymizer.errors import AnonymizerError, SettingsError
 from ffs_anonymizer.models import roster
@@ -70,6 +73,12 @@ def add_parser(subparsers: Subparsers) -> None:
         'line, in pixels of the upright image; an empty file means no face, a missing one is an '
         'error; in folders as those of the images are',
     )
+    _add_job_options(parser)
+    add_settings_options(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_job_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--image-sequence',
         action='store_true',
@@ -86,18 +95,20 @@ def add_parser(subparsers: Subparsers) -> None:
     add_video_options(parser)
     parser.add_argument(
         '--preview',
+        dest='previews',
         action='store_true',
         help='write <output>.preview.jpg beside each output: before and after, side by side; '
         'CAUTION: it shows the original faces',
     )
-    add_settings_options(parser)
-    parser.set_defaults(run=run)
 
 
 def add_video_options(parser: argparse.ArgumentParser) -> None:
     """Add what becomes of sound and quality."""
     parser.add_argument(
-        '--keep-audio', action='store_true', help='copy the sound of videos, voices included'
+        '--keep-audio',
+        dest='keeps_audio',
+        action='store_true',
+        help='copy the sound of videos, voices included',
     )
     parser.add_argument(
         '--crf',
@@ -118,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from ffs_anonymizer.media.files import MediaPlan
 
-    job = _job(args)
+    job = job_from(args)
     plan = MediaPlan.of(job)
     if args.dry_run:
         return _dry_run(job, plan)
@@ -139,7 +150,21 @@ def run(args: argparse.Namespace) -> int:
 
 def video_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return what these options amount to, by the names of MediaJob."""
-    return {'keeps_audio': args.keep_audio, 'crf': args.crf}
+    return {'keeps_audio': args.keeps_audio, 'crf': args.crf}
+
+
+def media_words(source: Path, options: Mapping[str, Any]) -> list[str]:
+    """
+    Return the words of the command line that ask for what a job asked for, its input among them.
+
+    :param options: of the job.
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+    add_error_option(parser, 'video')
+    _add_job_options(parser)
+    framerate = options['framerate'] or None
+    sequence = {'image_sequence': framerate is not None, 'framerate': framerate}
+    return ['-i', str(source / options['pattern']), *words_of(parser, {**options, **sequence})]
 
 
 def _crf(text: str) -> int:
@@ -175,7 +200,12 @@ def _sequence(args: argparse.Namespace) -> dict[str, Any]:
     return {**found, 'source': place.parent, 'pattern': place.name}
 
 
-def _job(args: argparse.Namespace) -> MediaJob:
+def job_from(args: argparse.Namespace) -> MediaJob:
+    """
+    Return what the parsed options ask for.
+
+    :raises SettingsError: they contradict each other.
+    """
     from ffs_anonymizer.media.files import MediaJob
 
     return MediaJob(
@@ -184,7 +214,7 @@ def _job(args: argparse.Namespace) -> MediaJob:
         into_folder=args.output_is_folder,
         boxes=args.boxes,
         **video_options(args),
-        previews=args.preview,
+        previews=args.previews,
     )
 
 

@@ -13,7 +13,7 @@ import webbrowser
 from ffs_anonymizer.cli.options import add_settings_options, settings_from, whole_number
 from ffs_anonymizer.errors import MediaError, SettingsError
 from ffs_anonymizer.jobs.output import record_of
-from ffs_anonymizer.terminal import say
+from ffs_anonymizer.terminal import say, warn
 
 if TYPE_CHECKING:
     from ffs_anonymizer.anonymizer import Recipe
@@ -277,7 +277,7 @@ def run_review(args: argparse.Namespace) -> int:
             corrections,
             saved_to=saved_to,
             open_output=lambda path: opened(path, original.own_name),
-            rerun=None if args.output is None else _rerun(args.input, settings, original, folder),
+            rerun=_rerun(args, settings, original, folder),
             scratch=folder,
             settings=settings,
             preview=preview,
@@ -326,21 +326,43 @@ def _preview(recipe: Recipe, recorded: RecordedFrame) -> tuple[NDArray[np.uint8]
     return frame.image_bgr, len(regions)
 
 
-def _rerun(source: Path, settings: Settings, original: Recording, folder: Path) -> Rerun:
-    """Return the words of the command that makes an output anew from a corrected list."""
+def _rerun(
+    args: argparse.Namespace, settings: Settings, original: Recording, folder: Path
+) -> Rerun | None:
+    """
+    Return the words of the command that makes an output anew from a corrected list.
+
+    :returns: None where there is none, or nobody knows what it was made with: a topic that was
+        left out must not come back.
+    """
+    from ffs_anonymizer.bag.command import bag_words
+    from ffs_anonymizer.media.command import media_words
+    from ffs_anonymizer.review.audit_job import record_beside
     from ffs_anonymizer.review.recording import BagRecording
     from ffs_anonymizer.settings.parameter_file import to_yaml
 
+    record = None if args.output is None else record_beside(args.output)
+    options = None if record is None else record.get('options')
+    if options is None:
+        if args.output is not None:
+            warn(
+                f'{args.output}: no record says with which options it was made: `run again` is off'
+            )
+        return None
     config = folder / 'settings.yaml'
     config.write_text(to_yaml(settings), encoding='utf-8')
-    command = 'bag' if isinstance(original, BagRecording) else 'media'
+    asked = (
+        ['bag', '-i', str(args.input), *bag_words(options)]
+        if isinstance(original, BagRecording)
+        else ['media', *media_words(args.input, options)]
+    )
     # What follows cameras is made anew with every run.
     follows = settings.cloud.cameras + settings.cloud.registered + settings.depth.cameras
 
     def words(detections: Path, target: Path, used: Path, output: Path) -> list[str]:
         return [
-            command,
-            *('-i', str(source), '-o', str(target), '--config', str(config)),
+            *asked,
+            *('-o', str(target), '--config', str(config)),
             *('--detections', str(detections)),
             *(() if follows else ('--reuse', str(output), '--reuse-detections', str(used))),
         ]

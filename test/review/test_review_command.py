@@ -1,11 +1,19 @@
 """The commands as users run them: what does not belong together is told in a line."""
 
 import json
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
 
 import cv2
 from ffs_anonymizer.cli.program import main
 import numpy as np
 import pytest
+from support.bags import drive, read_bag, write_bag
+from support.bags import run as run_bag
+from support.program import ROOT
 from support.video_bags import video_bag
 from support.video_packets import stream
 
@@ -114,3 +122,43 @@ def test_a_video_of_a_bag_is_looked_at_once_more(tmp_path, face_bgr, capsys):
     (tmp_path / 'audit.html').unlink()
     assert audit(tmp_path, output='in') == 3
     assert '2 frames, 2 with something uncovered' in capsys.readouterr().out
+
+
+def test_running_again_leaves_out_what_was_left_out(tmp_path, face_bgr):
+    write_bag(tmp_path / 'in', drive(face_bgr, 2))
+    found = tmp_path / 'found.jsonl'
+    options = ('--drop-topics', '/odd', '--exclude-topics', '/cam/image', '-s', 'sqlite3')
+    words = (tmp_path / 'in', tmp_path / 'out', *options, '--write-detections', found)
+    assert run_bag(*words) == 0
+    assert run_again(tmp_path, found)['state'] == 'done'
+    before, again = (read_bag(tmp_path / name) for name in ('out', 'out_2'))
+    assert again.topics == before.topics
+    assert '/odd' not in {record.topic for record in again.records}
+    assert again.records == before.records
+
+
+def test_what_nobody_knows_the_options_of_is_not_made_anew(done, capsys):
+    record = done / 'out.privacy.json'
+    record.write_text(json.dumps({**json.loads(record.read_text()), 'options': None}))
+    with pytest.raises(urllib.error.HTTPError, match='400'):
+        run_again(done, done / 'found.jsonl')
+
+
+def run_again(folder, found):
+    """Return what the page is told of a run that it asks for."""
+    words = ('-i', folder / 'in', '-o', folder / 'out', '--detections', found, '--no-browser')
+    program = [sys.executable, '-m', 'ffs_anonymizer', 'review', *map(str, words)]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        try:
+            run_url = process.stdout.readline().removeprefix('review: ').strip() + 'api/run'
+            with urllib.request.urlopen(urllib.request.Request(run_url, b'', method='POST')):
+                pass
+            while True:
+                with urllib.request.urlopen(run_url) as answer:
+                    told = json.load(answer)
+                if told['state'] != 'running':
+                    return told
+                time.sleep(0.1)
+        finally:
+            process.terminate()
+            process.wait(20)
