@@ -10,9 +10,11 @@ import sys
 from typing import Any, TYPE_CHECKING, TypeVar
 
 from ffs_anonymizer.errors import MediaError, ModelError, SettingsError
+from ffs_anonymizer.terminal import warn
 
 if TYPE_CHECKING:
     from ffs_anonymizer.evaluation.faces import Judges
+    from ffs_anonymizer.evaluation.films import Film
     from ffs_anonymizer.settings.runtime import Settings
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -451,7 +453,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
 
 def judge_films(args: argparse.Namespace, by_method: dict[str, Settings], judges: Judges) -> int:
-    """Judge the methods on films."""
+    """Judge the methods on films; return 1 where some could not be judged."""
     from ffs_anonymizer.evaluation import films
 
     if args.boxes is not None or args.compare or args.sheet is not None:
@@ -459,12 +461,25 @@ def judge_films(args: argparse.Namespace, by_method: dict[str, Settings], judges
     paths = [args.input] if args.input.is_file() else sorted(args.input.glob('*'))
     if not paths:
         raise MediaError(f'{args.input}: got no film, expected one or a folder of some')
-    found = [films.load_film(path, judges) for path in with_bar(paths)]
+    loaded = [_film(path, judges) for path in with_bar(paths)]
+    found = [film for film in loaded if film is not None]
+    if not found:
+        raise MediaError(f'{args.input}: got no film that can be judged, expected one')
     results = films.evaluate(found, by_method, judges, progress=with_bar)
     print(films.to_markdown(results), end='')
     if args.json is not None:
         write_json(args.json, results)
-    return 0
+    return int(len(found) < len(paths))
+
+
+def _film(path: Path, judges: Judges) -> Film | None:
+    from ffs_anonymizer.evaluation.films import load_film
+
+    try:
+        return load_film(path, judges)
+    except MediaError as error:
+        warn(f'left out: {error}')
+        return None
 
 
 def run_evaluate_detector(args: argparse.Namespace) -> int:

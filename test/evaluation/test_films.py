@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import av
+from ffs_anonymizer.cli.program import main
 from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.evaluation.faces import Judges
 from ffs_anonymizer.evaluation.films import (
@@ -89,22 +90,30 @@ def test_steadiness_is_one_for_one_face_and_less_for_many():
     assert steadiness(film(same[:4]), same[:4], Both()) is None
 
 
-def test_a_blurred_film_is_as_still_as_the_original(face_bgr, tmp_path):
-    path = tmp_path / 'film.mkv'
+def write_film(path, image_bgr):
     with av.open(str(path), 'w') as out:
         stream = out.add_stream('ffv1', rate=30)
-        stream.height, stream.width = face_bgr.shape[:2]
+        stream.height, stream.width = image_bgr.shape[:2]
         stream.pix_fmt = 'bgr0'
         for _ in range(6):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(face_bgr), format='bgr24')
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image_bgr), format='bgr24')
             for packet in stream.encode(frame.reformat(format='bgr0')):
                 out.mux(packet)
         for packet in stream.encode():
             out.mux(packet)
+
+
+@pytest.fixture
+def judges():
     try:
-        judges = Judges(FaceDetector())
+        return Judges(FaceDetector())
     except ModelError as error:
         pytest.skip(str(error))
+
+
+def test_a_blurred_film_is_as_still_as_the_original(face_bgr, tmp_path, judges):
+    path = tmp_path / 'film.mkv'
+    write_film(path, face_bgr)
     one = load_film(path, judges)
     assert len(one.frames_bgr) == 6
     assert [len(boxes) for boxes in one.boxes_xyxy_px] == [1] * 6
@@ -112,3 +121,21 @@ def test_a_blurred_film_is_as_still_as_the_original(face_bgr, tmp_path):
     results = evaluate([one], {'blur': blur}, judges)
     assert results['original']['flicker'] == results['blur']['flicker'] == 0.0
     assert '| blur | 6 | 6 | 0 | 0 | - |' in to_markdown(results)
+
+
+@pytest.mark.usefixtures('judges')
+def test_one_film_without_a_face_ends_nothing(face_bgr, tmp_path, capsys):
+    folder = tmp_path / 'films'
+    folder.mkdir()
+    write_film(folder / 'a.mkv', np.zeros_like(face_bgr))
+    words = ['evaluate', '-i', str(folder), '--video', '--method', 'face=solid']
+    assert main(words) == 1
+    assert 'got no film that can be judged' in capsys.readouterr().err
+    write_film(folder / 'b.mkv', face_bgr)
+    assert main(words) == 1
+    said = capsys.readouterr()
+    assert 'warning: left out: ' in said.err
+    assert 'a.mkv: got no face that is seen twice in 6 frames' in said.err
+    assert '| solid | 6 | 6 | ' in said.out
+    (folder / 'a.mkv').unlink()
+    assert main(words) == 0
