@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ORIGINAL = 'original'
+SAME_FACE_IOU = 0.5
 SHEET_PX = 128
 SHEET_FACES = 16
 
@@ -110,23 +111,48 @@ def load_photos(folder: Path, boxes: Path | None, detector: FaceDetector) -> lis
     return photos
 
 
-def anonymize(photos: Sequence[Photo], settings: Settings) -> list[NDArray[np.uint8]]:
+def anonymize(
+    photos: Sequence[Photo], settings: Settings
+) -> tuple[list[NDArray[np.uint8]], float | None]:
     """
     Return the photos as the product hands them out.
 
+    With `generator.pose` faces get the points that the product's own detector finds, as they do
+    at run time; where it finds none, the mean ones.
+
     :param photos: with their faces.
     :param settings: the method above all.
+    :returns: the photos, and the share of faces with points of their own; None without pose.
     """
     with Networks(settings) as networks:
         recipe = Recipe(networks, settings)
-        results = []
+        results: list[NDArray[np.uint8]] = []
+        posed: list[bool] = []
         for photo in photos:
             frame = ArrayFrame(photo.image_bgr)
-            ones = np.ones(len(photo.boxes_xyxy_px), np.float32)
-            found = Detections.of(photo.boxes_xyxy_px, ones, FACE)
+            seen = recipe.detect(frame) if settings.generator.pose else Detections.empty()
+            found = with_points(photo.boxes_xyxy_px, seen)
+            posed += [bool(np.isfinite(points).all()) for points in found.points_px]
             recipe.anonymize(frame, Stream((photo.path.name,)), detections=found)
             results.append(frame.image_bgr)
-        return results
+        return results, float(np.mean(posed)) if settings.generator.pose else None
+
+
+def with_points(boxes_xyxy_px: NDArray[np.float32], seen: Detections) -> Detections:
+    """
+    Return known faces with the points of those that a detector found in their places.
+
+    :param boxes_xyxy_px: (N, 4) the faces.
+    :param seen: what it found.
+    """
+    faces = seen.take(seen.classes == FACE)
+    points = np.full((len(boxes_xyxy_px), *seen.points_px.shape[1:]), np.nan, np.float32)
+    if len(faces):
+        overlaps = iou(boxes_xyxy_px, faces.xyxy_px)
+        there = overlaps.max(1) >= SAME_FACE_IOU
+        points[there] = faces.points_px[overlaps.argmax(1)[there]]
+    ones = np.ones(len(boxes_xyxy_px), np.float32)
+    return Detections.of(boxes_xyxy_px, ones, FACE, points)
 
 
 def judge(
@@ -153,7 +179,7 @@ def judge(
         seen_looks.append(looks.look_at(image, photo.boxes_xyxy_px, number))
         for box in photo.boxes_xyxy_px:
             ious = iou(box[None], there)
-            found.append(bool((ious >= 0.5).any()))
+            found.append(bool((ious >= SAME_FACE_IOU).any()))
             seen = None if judges.landmarks is None else judges.landmarks.points(image, box)
             points.append(np.full((5, 2), np.nan) if seen is None else seen)
             at = seen
@@ -299,19 +325,20 @@ def evaluate(
     border = (usual.face.region_scale, usual.feather)
     untouched = [photo.image_bgr for photo in photos]
     original = judge(photos, untouched, judges, *border)
-    results: dict[str, dict[str, Any]] = {ORIGINAL: score(original, original)}
+    results: dict[str, dict[str, Any]] = {ORIGINAL: {**score(original, original), 'posed': None}}
     people = [] if judges.pose is None else utility.people_of(photos, judges.pose)
     if judges.pose is not None:
         results[ORIGINAL].update(utility.score(people, untouched, judges.pose))
     rows = [faces_of(photos, untouched)]
     others = others or {}
     for name in progress([*settings_by_method, *others]):
+        posed = None
         if name in settings_by_method:
-            images = anonymize(photos, settings_by_method[name])
+            images, posed = anonymize(photos, settings_by_method[name])
         else:
             images = list(others[name])
         judged = judge(photos, images, judges, *border, fallback_points=original.points_px)
-        results[name] = score(original, judged)
+        results[name] = {**score(original, judged), 'posed': posed}
         if judges.pose is not None:
             results[name].update(utility.score(people, images, judges.pose))
         rows.append(faces_of(photos, images))
@@ -362,6 +389,7 @@ COLUMNS = (
     'skin_light',
     'yaw',
     'roll',
+    'posed',
     'landmarks',
     'seam',
     'fid_recognizer',

@@ -348,6 +348,11 @@ def add_evaluate_parser(subparsers: Subparsers) -> None:
     parser.add_argument('--generator-model', metavar='FILE', help='ONNX face generator')
     parser.add_argument('--mask-scale', type=float, metavar='TIMES', help='region over box side')
     parser.add_argument(
+        '--pose',
+        action='store_true',
+        help='generator.pose: true: faces get the points that the detector of the recipe finds',
+    )
+    parser.add_argument(
         '--judge-detector', default='', metavar='FILE', help="by default the product's detector"
     )
     parser.add_argument(
@@ -399,6 +404,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
     usual = load(args.config) if args.config is not None else Settings()
     changes = {'generator.model_path': args.generator_model, 'face.region_scale': args.mask_scale}
+    changes['generator.pose'] = args.pose or None
     usual = usual.updated({name: v for name, v in changes.items() if v is not None})
     by_method = {}
     for text in args.method or METHODS:

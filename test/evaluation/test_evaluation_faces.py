@@ -1,8 +1,10 @@
 from pathlib import Path
 
 import cv2
+from ffs_anonymizer.datasets.photos import Photo, read_photo
 from ffs_anonymizer.errors import MediaError, ModelError
 from ffs_anonymizer.evaluation.faces import (
+    anonymize,
     evaluate,
     frechet_distance,
     JudgedFaces,
@@ -12,6 +14,7 @@ from ffs_anonymizer.evaluation.faces import (
     score,
     seam,
     to_markdown,
+    with_points,
 )
 from ffs_anonymizer.evaluation.judges import (
     ALIGNED_POINTS_PX,
@@ -21,6 +24,7 @@ from ffs_anonymizer.evaluation.judges import (
     similarity,
 )
 from ffs_anonymizer.evaluation.looks import Looks
+from ffs_anonymizer.regions.detections import Detections, FACE, PLATE
 from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 from numpy.typing import NDArray
@@ -161,6 +165,37 @@ def test_solid_boxes_hide_faces_and_the_sheet_shows_them(
     sheet = cv2.imread(str(tmp_path / 'sheet.png'))
     assert sheet is not None
     assert sheet.shape == (2 * 128, 3 * 128, 3)
+
+
+def test_known_faces_get_the_points_of_what_was_found_in_their_places() -> None:
+    boxes = np.array([[0, 0, 10, 20], [50, 0, 60, 20], [90, 0, 99, 20]], np.float32)
+    moved, none = np.array([1, 0, 1, 0], np.float32), np.full((5, 2), np.nan)
+    points = np.arange(30, dtype=np.float32).reshape(3, 5, 2)
+    seen = Detections.of(boxes + moved, [0.9] * 3, [FACE, FACE, PLATE], points)
+    seen = seen.take(np.array([1, 0, 2]))
+    found = with_points(boxes, seen)
+    assert np.array_equal(found.xyxy_px, boxes)
+    assert np.array_equal(found.points_px, [points[0], points[1], none], equal_nan=True)
+    assert np.isnan(with_points(boxes, Detections.empty()).points_px).all()
+    assert np.isnan(with_points(boxes + 6 * moved, seen).points_px).all()
+    assert len(with_points(np.empty((0, 4), np.float32), seen)) == 0
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason='no shared data here')
+def test_points_of_the_detector_turn_faces_where_they_are_let_through() -> None:
+    whole = read_photo(SHARED / 'groups' / 'regjeringen.jpg')
+    text = np.loadtxt(SHARED / 'groups' / 'regjeringen.txt', np.float32)
+    box = text[:1, :4]
+    corner = np.maximum(box[0, :2].astype(int) - 100, 0)
+    size = box[0, 2:].astype(int) + 100
+    image = np.ascontiguousarray(whole[corner[1] : size[1], corner[0] : size[0]])
+    own = (box - np.tile(corner, 2)).astype(np.float32)
+    photos = [Photo(Path('one.jpg'), image, own, np.empty((0, 4), np.float32))]
+    settings = Settings().updated({'face.method': 'generate'})
+    (without,), unknown = anonymize(photos, settings)
+    (with_own,), posed = anonymize(photos, settings.updated({'generator.pose': True}))
+    assert (unknown, posed) == (None, 1.0)
+    assert np.abs(without.astype(int) - with_own).max() > 10
 
 
 def test_missing_judges_say_what_to_give(tmp_path: Path) -> None:

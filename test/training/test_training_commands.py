@@ -48,7 +48,7 @@ def test_the_chain_from_photos_to_metrics(
     assert json.loads(model.with_suffix('.json').read_text())['version'] == '7'
 
     evaluate = ['evaluate', '-i', photos, '--boxes', boxes, '--generator-model', model]
-    evaluate += ['--method', 'face=generate', '--method', 'face=solid']
+    evaluate += ['--method', 'face=generate', '--method', 'face=solid', '--pose']
     evaluate += ['--json', tmp_path / 'metrics.json', '--sheet', tmp_path / 'sheet.png']
     try:
         assert run(*evaluate) == 0
@@ -61,6 +61,8 @@ def test_the_chain_from_photos_to_metrics(
     keys = {'retention', 'identity', 'linkage_top1', 'linkage_chance', 'landmarks', 'seam'}
     assert keys <= set(metrics['generate'])
     assert metrics['solid']['retention'] == 0.0
+    assert 0 <= metrics['solid']['posed'] <= 1
+    assert metrics['original']['posed'] is None
 
 
 def test_dry_run_prints_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
