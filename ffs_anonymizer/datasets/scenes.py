@@ -93,6 +93,26 @@ class Scenes:
         image = weather(image, chance, dark=dark)
         return DrawnScene(image, stacked(plates), stacked(ignored))
 
+    def draw_batch(
+        self, seed: int, step: int, images_bgr: NDArray[np.uint8]
+    ) -> tuple[Boxes, Boxes]:
+        """
+        Draw the scenes of one step; the same seed and step give the same scenes.
+
+        :param images_bgr: (N, S, S, 3), filled with them.
+        :returns: (N, G, 4) plates to be found and (N, M, 4) those not asked for, rows of zeros
+            where a scene has fewer.
+        """
+        chance = np.random.default_rng((seed, step))
+        plates: list[Boxes] = []
+        ignored: list[Boxes] = []
+        for image in images_bgr:
+            scene = self.draw(chance)
+            image[:] = scene.image_bgr
+            plates.append(scene.plates_xyxy_px)
+            ignored.append(scene.ignored_xyxy_px)
+        return padded(plates), padded(ignored)
+
     def cut(
         self, target: NDArray[np.uint8], chance: np.random.Generator
     ) -> tuple[list[Boxes], list[Boxes]]:
@@ -435,3 +455,11 @@ def weather(
 def stacked(boxes: list[Boxes]) -> Boxes:
     """Return boxes as one array, (N, 4)."""
     return np.array(boxes, np.float32).reshape(-1, 4)
+
+
+def padded(boxes: list[Boxes]) -> Boxes:
+    """Return the boxes of scenes as one array, (N, G, 4), rows of zeros at the ends."""
+    together = np.zeros((len(boxes), max(map(len, boxes), default=0), 4), np.float32)
+    for row, some in zip(together, boxes, strict=True):
+        row[: len(some)] = some
+    return together

@@ -18,6 +18,8 @@ NOT_RESUMED = (
     'out',
     'device',
     'threads',
+    'workers',
+    'minutes',
     'steps',
     'data',
     'save_every',
@@ -59,16 +61,16 @@ def refuse_other_settings(settings: RunSettings, resumed: Checkpoint, path: Path
         )
 
 
-def rate_at(step: int, settings: RunSettings) -> float:
+def rate_at(step: int, settings: RunSettings, over: float = 0.0) -> float:
     """
     Return the factor of the learning rates at a step: a rise, a plateau, a fall to 0.
 
     :param step: from 0.
+    :param over: share of the run's time that is over, where it ends by time.
     """
     rise = min(1.0, (step + 1) / max(settings.warm_steps, 1))
-    falls_from = settings.decay_from * settings.steps
-    left = (settings.steps - step) / max(settings.steps - falls_from, 1.0)
-    return rise * min(1.0, left)
+    over = min(max(over, step / settings.steps), 1.0)
+    return rise * min(1.0, (1.0 - over) / max(1.0 - settings.decay_from, 1.0 / settings.steps))
 
 
 def follow(

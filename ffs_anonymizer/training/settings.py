@@ -126,6 +126,13 @@ class DetectorTrainSettings(RunSettings):
     ema_images: int = setting(3000, 'images over which averaged weights forget half', 1)
     drawn_share: float = setting(0.55, 'share of the scenes with drawn plates', 0.0, 1.0)
     weight_box: float = setting(2.0, 'of the distance of the boxes', 0.0)
+    half: bool = setting(False, 'bfloat16 where it is safe; slow on CPUs without it')
+    workers: int = setting(
+        1, 'processes that draw scenes; 1 draws them in a thread; the scenes are the same', 0, 256
+    )
+    minutes: float = setting(
+        0.0, 'after which the run ends, its rates fallen, where steps do not; 0: never', 0.0
+    )
     init_from: str = setting('', 'checkpoint whose weights a new run starts from')
 
 

@@ -21,20 +21,24 @@ class Cells:
 
     :param centres_px: (P, 2) x, y.
     :param strides_px: (P,).
+    :param least_px: (P,) root of the area from which objects are asked of it.
+    :param most_px: (P,) below which they are.
     """
 
     centres_px: torch.Tensor
     strides_px: torch.Tensor
+    least_px: torch.Tensor
+    most_px: torch.Tensor
 
 
 @dataclass(frozen=True)
 class Asked:
     """
-    Say what the cells of one picture are asked for.
+    Say what the cells of pictures are asked for.
 
-    :param scores: (P,) 1 for an object's best cell, less for its others, 0 elsewhere.
-    :param counted: (P,) 0 where nothing is asked.
-    :param boxes_px: (P, 4), meaningful where the score is over 0.
+    :param scores: (N, P) 1 for an object's best cell, less for its others, 0 elsewhere.
+    :param counted: (N, P) 0 where nothing is asked.
+    :param boxes_px: (N, P, 4), meaningful where the score is over 0.
     """
 
     scores: torch.Tensor
@@ -50,14 +54,14 @@ def make_cells(height_px: int, width_px: int, device: torch.device) -> Cells:
     :param width_px: a multiple of 32.
     :param device: where to.
     """
-    centres, strides = [], []
+    centres, told = [], []
     for stride in STRIDES:
         y = (torch.arange(height_px // stride, device=device) + 0.5) * stride
         x = (torch.arange(width_px // stride, device=device) + 0.5) * stride
         grid = torch.stack(torch.meshgrid(y, x, indexing='ij')[::-1], -1).reshape(-1, 2)
         centres.append(grid)
-        strides.append(grid.new_full((len(grid),), float(stride)))
-    return Cells(torch.cat(centres), torch.cat(strides))
+        told.append(grid.new_tensor([stride, *SIZES_PX[stride]]).expand(len(grid), 3))
+    return Cells(torch.cat(centres), *torch.cat(told).unbind(1))
 
 
 def flatten(answers: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -111,58 +115,58 @@ def ask(
 
     As task-aligned assignment does (Feng et al. 2021, arXiv:2108.07755), but only among the cells
     around the middle of an object and of a stride that suits its size, with a share for nearness
-    to the middle, so that a network that knows nothing yet starts well.
+    to the middle, so that a network that knows nothing yet starts well. All pictures at once, and
+    without a look at a value, so that a GPU need not be waited for.
 
-    :param scores: (P,) in [0, 1], the network's own.
-    :param boxes_px: (P, 4), the network's own.
+    :param scores: (N, P) in [0, 1], the network's own.
+    :param boxes_px: (N, P, 4), the network's own.
     :param cells: the P cells.
-    :param objects_px: (G, 4).
-    :param ignored_px: (M, 4), where nothing is asked.
+    :param objects_px: (N, G, 4), rows of zeros where a picture has fewer.
+    :param ignored_px: (N, M, 4), where nothing is asked, rows of zeros where a picture has fewer.
     """
-    count = len(cells.strides_px)
-    asked = scores.new_zeros(count)
-    counted = scores.new_ones(count)
-    wanted = boxes_px.new_zeros(count, 4)
     stride = cells.strides_px
-    x, y = cells.centres_px.unbind(1)
-    for box in ignored_px:
-        within = (x > box[0] - stride) & (x < box[2] + stride)
-        counted[within & (y > box[1] - stride) & (y < box[3] + stride)] = 0.0
-    if not len(objects_px):
-        return Asked(asked, counted, wanted)
+    counted = torch.ones_like(scores)
+    if ignored_px.shape[1]:
+        low = ignored_px[:, :, None, :2] - stride[:, None]
+        high = ignored_px[:, :, None, 2:] + stride[:, None]
+        within = ((cells.centres_px > low) & (cells.centres_px < high)).all(3)
+        counted[(within & is_box(ignored_px)[..., None]).any(1)] = 0.0
+    if not objects_px.shape[1]:
+        return Asked(torch.zeros_like(scores), counted, torch.zeros_like(boxes_px))
 
-    # The cells that may be asked, (G, P)
-    centre = (objects_px[:, :2] + objects_px[:, 2:]) / 2
-    size = objects_px[:, 2:] - objects_px[:, :2]
-    root = size.prod(1).sqrt()[:, None]
-    least = torch.empty_like(stride)
-    most = torch.empty_like(stride)
-    for step, (low, high) in SIZES_PX.items():
-        least[stride == step], most[stride == step] = low, high
-    away = (cells.centres_px[None] - centre[:, None]).abs()
-    reach = torch.maximum(0.3 * size[:, None], 0.85 * stride[None, :, None])
-    may = (away <= reach).all(2) & (root >= least) & (root < most)
+    # The cells that may be asked, (N, G, P)
+    centre = (objects_px[..., :2] + objects_px[..., 2:]) / 2
+    size = objects_px[..., 2:] - objects_px[..., :2]
+    root = size.prod(2).sqrt()[..., None]
+    away = (cells.centres_px - centre[:, :, None]).abs()
+    reach = torch.maximum(0.3 * size[:, :, None], 0.85 * stride[:, None])
+    may = (away <= reach).all(3) & (root >= cells.least_px) & (root < cells.most_px)
+    may &= is_box(objects_px)[..., None]
 
     # The best of them
-    iou, _ = overlap(boxes_px[None], objects_px[:, None])
-    near = torch.exp(-(away / (size[:, None] + stride[None, :, None])).square().sum(2) * 4)
-    worth = (scores[None].sqrt() * iou.square() + 0.02 * near) * may
-    best = worth.topk(min(CELLS_AN_OBJECT, count), 1)
-    chosen = torch.zeros_like(worth).scatter_(1, best.indices, best.values)
-    share = chosen / chosen.amax(1, keepdim=True).clamp(min=1e-9)
-    value, owner = chosen.max(0)
+    iou, _ = overlap(boxes_px[:, None], objects_px[:, :, None])
+    near = torch.exp(-(away / (size[:, :, None] + stride[:, None])).square().sum(3) * 4)
+    worth = (scores[:, None].sqrt() * iou.square() + 0.02 * near) * may
+    best = worth.topk(min(CELLS_AN_OBJECT, worth.shape[2]), 2)
+    chosen = torch.zeros_like(worth).scatter_(2, best.indices, best.values)
+    share = chosen / chosen.amax(2, keepdim=True).clamp(min=1e-9)
+    value, owner = chosen.max(1)
     found = value > 0
-    asked[found] = share[owner[found], found.nonzero()[:, 0]]
-    counted[found] = 1.0
-    wanted[found] = objects_px[owner[found]]
-    return Asked(asked, counted, wanted)
+    asked = share.gather(1, owner[:, None])[:, 0] * found
+    wanted = objects_px.gather(1, owner[..., None].expand(-1, -1, 4))
+    return Asked(asked, torch.where(found, 1.0, counted), wanted)
+
+
+def is_box(boxes_px: torch.Tensor) -> torch.Tensor:
+    """Tell which boxes have an area, (N, G)."""
+    return (boxes_px[..., 2:] > boxes_px[..., :2]).all(-1)
 
 
 def detector_loss(
     answers: Sequence[torch.Tensor],
     cells: Cells,
-    objects_px: Sequence[torch.Tensor],
-    ignored_px: Sequence[torch.Tensor],
+    objects_px: torch.Tensor,
+    ignored_px: torch.Tensor,
     weight_box: float,
 ) -> dict[str, torch.Tensor]:
     """
@@ -172,31 +176,23 @@ def detector_loss(
 
     :param answers: of the network with one class.
     :param cells: of its pictures.
-    :param objects_px: of each picture (G, 4).
-    :param ignored_px: of each picture (M, 4).
+    :param objects_px: (N, G, 4), rows of zeros where a picture has fewer.
+    :param ignored_px: (N, M, 4), rows of zeros where a picture has fewer.
     :param weight_box: of the boxes' term.
     """
     flat = flatten(answers).float()
     logits, boxes = flat[..., 0], boxes_of(flat[..., 1:], cells)
     with torch.no_grad():
-        asked = [
-            ask(s, b, cells, objects, ignored)
-            for s, b, objects, ignored in zip(
-                logits.sigmoid(), boxes, objects_px, ignored_px, strict=True
-            )
-        ]
-    scores = torch.stack([one.scores for one in asked])
-    counted = torch.stack([one.counted for one in asked])
-    found = scores > 0
-    total = scores.sum().clamp(min=1.0)
-    score = functional.binary_cross_entropy_with_logits(logits, scores, reduction='none')
-    score = (score * counted).sum() / total
-    wanted = torch.stack([one.boxes_px for one in asked])[found]
-    iou, eiou = overlap(boxes[found], wanted)
-    box = ((1.0 - eiou) * scores[found]).sum() / total
+        asked = ask(logits.sigmoid(), boxes, cells, objects_px, ignored_px)
+    total = asked.scores.sum().clamp(min=1.0)
+    score = functional.binary_cross_entropy_with_logits(logits, asked.scores, reduction='none')
+    score = (score * asked.counted).sum() / total
+    iou, eiou = overlap(boxes, asked.boxes_px)
+    box = ((1.0 - eiou) * asked.scores).sum() / total
+    found = asked.scores > 0
     return {
         'total': score + weight_box * box,
         'score': score,
         'box': box,
-        'iou': iou.detach().mean() if len(iou) else iou.new_zeros(()),
+        'iou': (iou.detach() * found).sum() / found.sum().clamp(min=1),
     }

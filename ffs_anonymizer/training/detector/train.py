@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from contextlib import closing
 import copy
 import math
 from pathlib import Path
@@ -11,8 +11,8 @@ from typing import Any
 
 import cv2
 from ffs_anonymizer.datasets.pictures import load_pictures
-from ffs_anonymizer.datasets.prefetch import batches_ahead
-from ffs_anonymizer.datasets.scenes import DrawnScene, Scenes
+from ffs_anonymizer.datasets.prefetch import Batches, batches_ahead, batches_of_workers
+from ffs_anonymizer.datasets.scenes import Boxes, Scenes
 from ffs_anonymizer.datasets.sheet import save_tiles
 from ffs_anonymizer.errors import MediaError, ModelError, SettingsError
 from ffs_anonymizer.training.checkpoint import (
@@ -32,6 +32,7 @@ from ffs_anonymizer.training.run import (
 )
 from ffs_anonymizer.training.settings import DetectorTrainSettings
 import numpy as np
+from numpy.typing import NDArray
 import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -78,7 +79,12 @@ def train(settings: DetectorTrainSettings, *, quiet: bool = False) -> Path:
         )
     scenes = Scenes(pictures, numbers, settings.size_px, settings.drawn_share)
     shown_from = held_out if len(held_out) else numbers
-    shown = draw(Scenes(pictures, shown_from, settings.size_px, 0.3), 20_000, 0, SHOWN)
+    shown = np.empty((SHOWN, settings.size_px, settings.size_px, 3), np.uint8)
+    shown_plates, _ = Scenes(pictures, shown_from, settings.size_px, 0.3).draw_batch(
+        20_000, 0, shown
+    )
+    step = 0 if resumed is None else resumed['step']
+    drawn = draw_ahead(scenes, settings, range(step, settings.steps))
 
     # Network, optimizer and what they start from
     torch.set_num_threads(settings.threads)
@@ -92,18 +98,24 @@ def train(settings: DetectorTrainSettings, *, quiet: bool = False) -> Path:
     steps = torch.optim.AdamW(
         detector.parameters(), settings.rate, weight_decay=settings.weight_decay
     )
-    step = images = 0
+    images, minutes_before = 0, 0.0
     if resumed is not None:
         load_weights(detector, resumed['detector'], str(checkpoint_path))
         load_weights(average, resumed['ema'], str(checkpoint_path))
         steps.load_state_dict(resumed['detector_steps'])
-        step, images = resumed['step'], resumed['images']
+        images, minutes_before = resumed['images'], resumed.get('minutes', 0.0)
+
+    started, images_before = time.monotonic(), images
+
+    def minutes() -> float:
+        return float(minutes_before + (time.monotonic() - started) / 60)
 
     def state() -> Checkpoint:
         return {
             'settings': settings.as_dict(),
             'step': step,
             'images': images,
+            'minutes': minutes(),
             'detector': detector.state_dict(),
             'ema': average.state_dict(),
             'detector_steps': steps.state_dict(),
@@ -112,36 +124,34 @@ def train(settings: DetectorTrainSettings, *, quiet: bool = False) -> Path:
     # Steps
     cells = make_cells(settings.size_px, settings.size_px, device)
     writer = SummaryWriter(str(out / 'scalars'), purge_step=step)
-    drawn = batches_ahead(
-        lambda n: draw(scenes, settings.seed, n, settings.batch), range(step, settings.steps)
-    )
     bar = tqdm(total=settings.steps, initial=step, unit='step', disable=quiet, mininterval=10)
-    started, images_before = time.monotonic(), images
     detector.train()
-    with interruptible() as interrupted, bar:
-        for batch in drawn:
+    with closing(drawn), interruptible() as interrupted, bar:
+        for images_bgr, (plates, ignored) in drawn:
+            over = minutes() / settings.minutes if settings.minutes else 0.0
             for group in steps.param_groups:
-                group['lr'] = settings.rate * rate_at(step, settings)
-            answers = detector(as_input(batch, device).to(memory_format=channels_last))
+                group['lr'] = settings.rate * rate_at(step, settings, over)
+            with torch.autocast(device.type, torch.bfloat16, enabled=settings.half):
+                answers = detector(as_input(images_bgr, device).to(memory_format=channels_last))
             terms = detector_loss(
                 answers,
                 cells,
-                [torch.from_numpy(scene.plates_xyxy_px).to(device) for scene in batch],
-                [torch.from_numpy(scene.ignored_xyxy_px).to(device) for scene in batch],
+                torch.from_numpy(plates).to(device),
+                torch.from_numpy(ignored).to(device),
                 settings.weight_box,
             )
             steps.zero_grad(set_to_none=True)
             terms['total'].backward()
             torch.nn.utils.clip_grad_norm_(detector.parameters(), 10.0)
             steps.step()
-            keep = 0.5 ** (len(batch) / settings.ema_images)
+            keep = 0.5 ** (settings.batch / settings.ema_images)
             follow(average, detector, keep, step, average_buffers=True)
             step += 1
-            images += len(batch)
+            images += settings.batch
             bar.update()
 
             # What is seen of it
-            last = step == settings.steps or interrupted()
+            last = step == settings.steps or over >= 1.0 or interrupted()
             if step % settings.log_every == 0 or last:
                 speed = (images - images_before) / (time.monotonic() - started)
                 values = {name: float(value.detach()) for name, value in terms.items()}
@@ -153,12 +163,11 @@ def train(settings: DetectorTrainSettings, *, quiet: bool = False) -> Path:
                 told = {name: f'{value:.3f}' for name, value in values.items()}
                 bar.set_postfix(images=images, images_s=f'{speed:.1f}', **told, refresh=False)
             if step % settings.grid_every == 0 or last:
-                write_grid(out / 'grids' / f'{step:07d}.png', average, shown, device)
+                write_grid(out / 'grids' / f'{step:07d}.png', average, shown, shown_plates, device)
             if step % settings.save_every == 0 or last:
                 save_checkpoint(checkpoint_path, state())
             if last:
                 break
-    drawn.close()
     writer.close()
     if not quiet:
         speed = (images - images_before) / max(time.monotonic() - started, 1e-9)
@@ -166,47 +175,57 @@ def train(settings: DetectorTrainSettings, *, quiet: bool = False) -> Path:
     return checkpoint_path
 
 
-def draw(scenes: Scenes, seed: int, step: int, count: int) -> list[DrawnScene]:
+def draw_ahead(
+    scenes: Scenes, settings: DetectorTrainSettings, steps: range
+) -> Batches[tuple[Boxes, Boxes]]:
     """
-    Return the scenes of one step; the same seed and step give the same scenes.
+    Return the scenes of steps, drawn ahead by as many workers as the settings say.
 
     :param scenes: where from.
-    :param count: how many.
+    :param steps: which.
     """
-    chance = np.random.default_rng((seed, step))
-    return [scenes.draw(chance) for _ in range(count)]
+    shape = (settings.batch, settings.size_px, settings.size_px, 3)
+
+    def draw(step: int, images_bgr: NDArray[np.uint8]) -> tuple[Boxes, Boxes]:
+        return scenes.draw_batch(settings.seed, step, images_bgr)
+
+    if settings.workers < 2:
+        return batches_ahead(draw, steps, shape)
+    return batches_of_workers(draw, steps, shape, settings.workers)
 
 
-def as_input(scenes: Sequence[DrawnScene], device: torch.device) -> torch.Tensor:
+def as_input(images_bgr: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
     """Return scenes as the network sees them, (N, 3, S, S) BGR from 0 to 255."""
-    images = torch.from_numpy(np.stack([scene.image_bgr for scene in scenes])).to(device)
-    return images.permute(0, 3, 1, 2).float()
+    return torch.from_numpy(images_bgr).to(device).permute(0, 3, 1, 2).float()
 
 
 def write_grid(
-    path: Path, detector: DetectorNetwork, scenes: Sequence[DrawnScene], device: torch.device
+    path: Path,
+    detector: DetectorNetwork,
+    images_bgr: NDArray[np.uint8],
+    plates_xyxy_px: Boxes,
+    device: torch.device,
 ) -> None:
     """
     Write scenes with their plates in green and what is found in red.
 
     :param path: a PNG.
     :param detector: in evaluation mode.
-    :param scenes: never trained on.
+    :param images_bgr: (N, S, S, 3), never trained on.
+    :param plates_xyxy_px: (N, G, 4).
     :param device: where the network is.
     """
     with torch.no_grad():
-        flat = flatten(detector(as_input(scenes, device)))
-        side = scenes[0].image_bgr.shape[0]
+        flat = flatten(detector(as_input(images_bgr, device)))
+        side = images_bgr.shape[1]
         boxes = boxes_of(flat[..., 1:], make_cells(side, side, device)).cpu().numpy()
         scores = flat[..., 0].sigmoid().cpu().numpy()
-    tiles = []
-    for scene, found, score in zip(scenes, boxes, scores, strict=True):
-        tile = scene.image_bgr.copy()
-        for box in scene.plates_xyxy_px:
+    tiles = images_bgr.copy()
+    for tile, plates, found, score in zip(tiles, plates_xyxy_px, boxes, scores, strict=True):
+        for box in plates:
             x0, y0, x1, y1 = (round(float(v)) for v in box)
             cv2.rectangle(tile, (x0, y0), (x1, y1), (0, 255, 0), 1)
         for box in found[score >= SHOWN_SCORE]:
             x0, y0, x1, y1 = (round(float(v)) for v in box)
             cv2.rectangle(tile, (x0, y0), (x1, y1), (0, 0, 255), 1)
-        tiles.append(tile)
-    save_tiles(path, np.stack(tiles), columns=4)
+    save_tiles(path, tiles, columns=4)

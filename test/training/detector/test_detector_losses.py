@@ -12,7 +12,7 @@ import pytest
 import torch
 
 CELLS = make_cells(128, 128, torch.device('cpu'))
-NONE = torch.zeros(0, 4)
+NONE = torch.zeros(1, 0, 4)
 
 
 def raw_of(box: tuple[float, ...], cell: int) -> torch.Tensor:
@@ -51,51 +51,72 @@ def test_overlap(other: tuple[float, ...], iou: float) -> None:
 
 @pytest.mark.parametrize('box', [(60.0, 62.0, 72.0, 66.0), (40, 50, 80, 60), (4, 20, 124, 100)])
 def test_every_plate_of_any_size_is_asked_for_around_its_middle(box: tuple[float, ...]) -> None:
-    blank = torch.full((len(CELLS.strides_px),), 0.01)
-    asked = ask(blank, torch.zeros(len(blank), 4), CELLS, torch.tensor([box]).float(), NONE)
-    found = asked.scores > 0
+    blank = torch.full((1, len(CELLS.strides_px)), 0.01)
+    asked = ask(blank, torch.zeros(*blank.shape, 4), CELLS, torch.tensor([[box]]).float(), NONE)
+    found = asked.scores[0] > 0
     assert 1 <= int(found.sum()) <= CELLS_AN_OBJECT
     assert float(asked.scores.max()) == pytest.approx(1.0)
-    assert (asked.boxes_px[found] == torch.tensor(box)).all()
+    assert (asked.boxes_px[0, found] == torch.tensor(box)).all()
     away = (CELLS.centres_px[found] - torch.tensor([box[:2], box[2:]]).float().mean(0)).abs()
     assert (away <= CELLS.strides_px[found, None] * 0.85 + 0.3 * 120).all()
 
 
 def test_the_cell_that_does_it_best_is_asked_for_most() -> None:
     box = torch.tensor([[40.0, 50.0, 80.0, 60.0]])
-    scores = torch.full((len(CELLS.strides_px),), 0.1)
-    boxes = torch.zeros(len(scores), 4)
+    scores = torch.full((1, len(CELLS.strides_px)), 0.1)
+    boxes = torch.zeros(*scores.shape, 4)
     best = 16 * 6 + 7  # stride 8, centre (60, 52)
-    boxes[best], scores[best] = box[0], 0.9
-    assert int(ask(scores, boxes, CELLS, box, NONE).scores.argmax()) == best
+    boxes[0, best], scores[0, best] = box[0], 0.9
+    assert int(ask(scores, boxes, CELLS, box[None], NONE).scores.argmax()) == best
 
 
 def test_nothing_is_asked_where_a_plate_is_to_be_ignored() -> None:
-    scores = torch.full((len(CELLS.strides_px),), 0.1)
+    scores = torch.full((1, len(CELLS.strides_px)), 0.1)
     ignored = torch.tensor([[40.0, 40.0, 80.0, 60.0]])
-    asked = ask(scores, torch.zeros(len(scores), 4), CELLS, NONE, ignored)
+    asked = ask(scores, torch.zeros(*scores.shape, 4), CELLS, NONE, ignored[None])
     inside = (CELLS.centres_px > ignored[0, :2]).all(1) & (CELLS.centres_px < ignored[0, 2:]).all(
         1
     )
-    assert (asked.counted[inside] == 0).all()
+    assert (asked.counted[0, inside] == 0).all()
     assert (asked.scores == 0).all()
-    assert asked.counted[0] == 1
+    assert asked.counted[0, 0] == 1
+
+
+def test_what_a_picture_is_asked_does_not_depend_on_those_beside_it() -> None:
+    torch.manual_seed(1)
+    scores = torch.rand(3, len(CELLS.strides_px))
+    boxes = torch.rand(3, len(CELLS.strides_px), 2) * 100
+    boxes = torch.cat([boxes, boxes + 20], 2)
+    plates = torch.tensor([[10.0, 10, 40, 20], [60, 60, 110, 75], [62, 63, 108, 77]])
+    together = torch.zeros(3, 3, 4)
+    together[1, :1], together[2] = plates[:1], plates
+    ignored = torch.zeros(3, 1, 4)
+    ignored[1, 0] = plates[1]
+    asked = ask(scores, boxes, CELLS, together, ignored)
+    for i in range(3):
+        own = slice(i, i + 1)
+        alone = ask(scores[own], boxes[own], CELLS, together[own, : i * i], ignored[own, : i % 2])
+        torch.testing.assert_close(asked.scores[own], alone.scores)
+        torch.testing.assert_close(asked.counted[own], alone.counted)
+        found = alone.scores > 0
+        assert found.any() == (i > 0)
+        assert (asked.boxes_px[own][found] == alone.boxes_px[found]).all()
 
 
 def test_the_loss_falls_to_a_perfect_answer_and_has_a_slope_without_plates() -> None:
     box = (40.0, 50.0, 80.0, 60.0)
-    wanted = torch.tensor([box])
+    wanted = torch.tensor([[box]])
     perfect = torch.full((1, len(CELLS.strides_px), 5), 0.0)
     for cell in range(len(CELLS.strides_px)):
         perfect[0, cell, 1:] = raw_of(box, cell)
     asked = ask(
-        torch.full((len(CELLS.strides_px),), 0.5),
-        wanted.expand(len(CELLS.strides_px), 4),
+        torch.full((1, len(CELLS.strides_px)), 0.5),
+        wanted.expand(1, len(CELLS.strides_px), 4),
         CELLS,
         wanted,
         NONE,
     )
-    perfect[0, :, 0] = torch.logit(asked.scores, eps=1e-4)
+    perfect[0, :, 0] = torch.logit(asked.scores[0], eps=1e-4)
     maps, start = [], 0
     for stride in STRIDES:
         side = 128 // stride
@@ -103,13 +124,13 @@ def test_the_loss_falls_to_a_perfect_answer_and_has_a_slope_without_plates() -> 
             perfect[:, start : start + side * side].permute(0, 2, 1).reshape(1, 5, side, side)
         )
         start += side * side
-    good = detector_loss(maps, CELLS, [wanted], [NONE], 1.0)
+    good = detector_loss(maps, CELLS, wanted, NONE, 1.0)
     torch.manual_seed(0)
     detector = make_detector('plates-tiny')
     image = torch.rand(1, 3, 128, 128) * 255
-    bad = detector_loss(detector(image), CELLS, [wanted], [NONE], 1.0)
+    bad = detector_loss(detector(image), CELLS, wanted, NONE, 1.0)
     assert float(good['box']) < 1e-3
     assert float(good['total']) < float(bad['total'].detach()) / 2
-    empty = detector_loss(detector(image), CELLS, [NONE], [NONE], 1.0)
+    empty = detector_loss(detector(image), CELLS, NONE, NONE, 1.0)
     empty['total'].backward()
     assert all(torch.isfinite(p.grad).all() for p in detector.parameters() if p.grad is not None)

@@ -37,6 +37,31 @@ def test_a_run_that_was_stopped_goes_on_to_the_bit(
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_as_many_workers_as_one_likes_draw_the_same_run(
+    whole: Path, streets: Path, tmp_path: Path
+) -> None:
+    drawn = train(detector_settings(streets, tmp_path, workers=3), quiet=True)
+    ours, theirs = (load_checkpoint(path, 'detector')['detector'] for path in (drawn, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_run_ends_by_time_with_its_rates_fallen(streets: Path, tmp_path: Path) -> None:
+    changes = {'steps': 100_000, 'minutes': 0.03, 'log_every': 1000, 'save_every': 1000}
+    checkpoint = load_checkpoint(
+        train(detector_settings(streets, tmp_path, **changes), quiet=True), 'detector'
+    )
+    assert 0.03 <= checkpoint['minutes'] < 0.3
+    assert 0 < checkpoint['step'] < 100_000
+    assert checkpoint['detector_steps']['param_groups'][0]['lr'] == 0.0
+
+
+def test_half_of_the_precision_learns_too(whole: Path, streets: Path, tmp_path: Path) -> None:
+    halved = train(detector_settings(streets, tmp_path, half=True), quiet=True)
+    ours, theirs = (load_checkpoint(path, 'detector')['ema'] for path in (halved, whole))
+    assert all(torch.isfinite(value).all() for value in ours.values())
+    assert not all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
 def test_a_new_run_may_start_from_weights(whole: Path, streets: Path, tmp_path: Path) -> None:
     changes = {'init_from': str(whole), 'rate': 0.0, 'steps': 1, 'weight_decay': 0.0}
     tuned = train(detector_settings(streets, tmp_path, **changes), quiet=True)
