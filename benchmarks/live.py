@@ -28,6 +28,7 @@ import cv2
 from ffs_anonymizer.node import middleware
 import numpy as np
 from numpy.typing import NDArray
+from processes import cpu_s, private_kib
 
 PICTURES = 120
 CLOUD = '/cam/points'
@@ -76,12 +77,8 @@ def main() -> int:
     finally:
         node.send_signal(signal.SIGINT)
         code = node.wait(timeout=30)
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     result['node exit code'] = code
-    result['node CPU s'] = round(usage.ru_utime + usage.ru_stime, 1)
-    result['node CPU ms a frame'] = round(
-        (usage.ru_utime + usage.ru_stime) * 1e3 / max(result['frames out'], 1), 1
-    )
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     result['node peak MiB'] = usage.ru_maxrss // 1024
     for name, value in result.items():
         print(f'{name:36} {value}')
@@ -302,19 +299,20 @@ def _run(args: argparse.Namespace, streams: list[Stream], node_pid: int) -> dict
     until('both sides know of each other', lambda: time.monotonic() > settled_s, 5)
 
     total = int(args.seconds * args.rate)
-    start_s = time.monotonic()
+    start_s, node_cpu_s, own_cpu_s = time.monotonic(), cpu_s(node_pid), time.process_time()
     warm_kib = 0
     for number in range(total):
         # By then every buffer has its size, and Python's cache of attribute names is full.
         if number == total // 2:
-            warm_kib = _private_kib(node_pid)
+            warm_kib = private_kib(node_pid)
         due_s = start_s + number / args.rate
         while time.monotonic() < due_s:
             executor.spin_once(timeout_sec=max(due_s - time.monotonic(), 0))
         for stream in streams:
             stream.publish(number, args.rate)
     elapsed_s = time.monotonic() - start_s
-    grown_kib = _private_kib(node_pid) - warm_kib
+    grown_kib = private_kib(node_pid) - warm_kib
+    node_cpu_s, own_cpu_s = cpu_s(node_pid) - node_cpu_s, time.process_time() - own_cpu_s
 
     end_s = time.monotonic() + 10
     while time.monotonic() < end_s and not all(stream.is_done(total) for stream in streams):
@@ -325,6 +323,8 @@ def _run(args: argparse.Namespace, streams: list[Stream], node_pid: int) -> dict
         'size, rate': f'{args.size} at {args.rate:g} Hz for {elapsed_s:.1f} s',
         **images.result(total, elapsed_s),
         'node KiB more since halfway': grown_kib,
+        'node CPU ms a frame': round(node_cpu_s * 1e3 / max(images.counts['frames out'], 1), 1),
+        'benchmark CPU ms a frame sent': round(own_cpu_s * 1e3 / total, 1),
     }
     for cloud in clouds:
         figures = cloud.result(total, elapsed_s)
@@ -333,12 +333,6 @@ def _run(args: argparse.Namespace, streams: list[Stream], node_pid: int) -> dict
     tester.destroy_node()
     rclpy.utilities.try_shutdown()
     return result
-
-
-def _private_kib(pid: int) -> int:
-    """Return the memory that a process has for itself; what is shared with others is left out."""
-    text = Path(f'/proc/{pid}/smaps_rollup').read_text(encoding='ascii')
-    return int(text.partition('Anonymous:')[2].split()[0])
 
 
 def _quantile(values: list[float], percent: float) -> float:

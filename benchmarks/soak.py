@@ -27,6 +27,7 @@ import cv2
 from ffs_anonymizer.node import middleware
 import numpy as np
 from numpy.typing import NDArray
+from processes import cpu_s, private_kib
 
 PICTURES = 20
 # Of what the node holds after the first minute; what is kept for speed comes and goes.
@@ -149,7 +150,7 @@ class _Soak:
             for n, camera in enumerate(self.cameras):
                 self._send(camera, tick, (tick + n * 7) % minute)
             if tick % minute == minute - 1:
-                self.memory_kib.append(_private_kib(node.pid))
+                self.memory_kib.append(private_kib(node.pid))
                 print(f'minute {tick // minute + 1}: {self.memory_kib[-1]} KiB', flush=True)
         elapsed_s = time.monotonic() - start_s
         self._end(node)
@@ -170,7 +171,7 @@ class _Soak:
             lambda: all(c.publisher.get_subscription_count() for c in self.cameras),
         )
         self._wait_until(time.monotonic() + 1)
-        self.loading_cpu_s = _cpu_s(node.pid)
+        self.loading_cpu_s = cpu_s(node.pid)
         return node
 
     def _restart(self, node: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
@@ -191,7 +192,7 @@ class _Soak:
             if known.get('frames in', 0) != done:
                 self.problems.append(f'{camera.topic}: {known}: frames are unaccounted for')
             camera.settle()
-        self.cpu_s += _cpu_s(node.pid) - self.loading_cpu_s
+        self.cpu_s += cpu_s(node.pid) - self.loading_cpu_s
         node.send_signal(signal.SIGTERM)
         began_s = time.monotonic()
         try:
@@ -316,18 +317,6 @@ def _message(picture: NDArray[np.uint8]) -> Any:
     message = Image(height=height, width=width, encoding='bgr8', step=3 * width, data=data)
     message.header.frame_id = 'camera_optical'
     return message
-
-
-def _cpu_s(pid: int) -> float:
-    """Return the processor's time that a process has taken so far."""
-    fields = Path(f'/proc/{pid}/stat').read_text(encoding='ascii').rpartition(')')[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
-
-
-def _private_kib(pid: int) -> int:
-    """Return the memory that a process has for itself; what is shared with others is left out."""
-    text = Path(f'/proc/{pid}/smaps_rollup').read_text(encoding='ascii')
-    return int(text.partition('Anonymous:')[2].split()[0])
 
 
 if __name__ == '__main__':

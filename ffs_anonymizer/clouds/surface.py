@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -73,13 +72,10 @@ def span(
     upper = _between(north_west, north_east, s)
     lower = _between(south_west, south_east, s)
     flat = upper[None] * (1 - t)[:, None, None] + lower[None] * t[:, None, None]
-    surface = flat.transpose(2, 0, 1)
-    surface = surface + _film(top - upper, s, t, ratio)
-    surface += _film(bottom - lower, s, 1 - t, ratio)
+    surface = flat.transpose(2, 0, 1) + _film(top - upper, bottom - lower, s, t, ratio)
     west = left - _between(north_west, south_west, t)
     east = right - _between(north_east, south_east, t)
-    surface += _film(west, t, s, 1 / ratio).transpose(0, 2, 1)
-    surface += _film(east, t, 1 - s, 1 / ratio).transpose(0, 2, 1)
+    surface += _film(west, east, t, s, 1 / ratio).transpose(0, 2, 1)
     return np.ascontiguousarray(surface.transpose(1, 2, 0))
 
 
@@ -183,27 +179,31 @@ def _between(
 
 
 def _film(
-    side: NDArray[np.float64],
+    near: NDArray[np.float64],
+    far: NDArray[np.float64],
     along: NDArray[np.float64],
     away: NDArray[np.float64],
     ratio: float,
 ) -> NDArray[np.float64]:
     """
-    Return the harmonic function that is `side` on one side of a rectangle and 0 on the others.
+    Return the harmonic function that is given on two opposite sides of a rectangle, and else 0.
 
-    :param side: (n, C).
-    :param along: (n,) places on the side, 0 to 1.
-    :param away: (m,) distances from it, 0 to 1.
-    :param ratio: the rectangle's extent away from the side over its extent along it.
+    :param near: (n, C) on one side.
+    :param far: (n, C) on the other.
+    :param along: (n,) places on the sides, 0 to 1.
+    :param away: (m,) distances from the near one, 0 to 1.
+    :param ratio: the rectangle's extent away from the sides over its extent along them.
     :returns: (C, m, n).
     """
     k = np.pi * np.arange(1, min(_MODES, len(along)) + 1)
-    waves = np.sin(along[:, None] * k)
-    sizes = 2 / (len(along) + 1) * np.einsum('nk,nc->ck', waves, side)
+    waves = np.sin(k[:, None] * along)
+    # Of the waves on each side, (2, C, K), and of their way to the other, (2, m, K):
     # sinh(k r (1 - v)) / sinh(k r), in powers that cannot overflow.
-    fading = np.exp(-ratio * away[:, None] * k) - np.exp(-ratio * (2 - away)[:, None] * k)
+    sizes = 2 / (len(along) + 1) * np.einsum('snc,kn->sck', np.stack([near, far]), waves)
+    v = np.stack([away, 1 - away])[..., None]
+    fading = np.exp(-ratio * v * k) - np.exp(-ratio * (2 - v) * k)
     fading /= 1 - np.exp(-2 * ratio * k)
-    rows = (fading * sizes[:, None]).reshape(-1, len(k))
-    # The threads of NumPy's own product wait for cores that others use, for longer than it takes.
-    film = cv2.gemm(rows, waves, 1, None, 0, flags=cv2.GEMM_2_T)
-    return np.asarray(film, np.float64).reshape(len(sizes), len(away), len(along))
+    rows = np.einsum('sck,smk->cmk', sizes, fading).reshape(-1, len(k))
+    # NumPy's and OpenCV's matrix products have threads that wait for each other on busy cores.
+    film = np.einsum('rk,kn->rn', rows, waves)
+    return np.asarray(film, np.float64).reshape(-1, len(away), len(along))

@@ -1,3 +1,5 @@
+import time
+
 from ffs_anonymizer.clouds import surface
 import numpy as np
 import pytest
@@ -104,3 +106,21 @@ def test_what_is_flat():
 )
 def test_around(rect, expected):
     assert surface.around(rect, (90, 70)) == expected
+
+
+def test_no_other_thread_works_on_the_surface():
+    """Those of matrix products wait for each other in a loop, which takes cores from cameras."""
+    values = np.random.default_rng(0).uniform(1, 3, (400, 400, 3))
+    hole = (4, 4, 396, 396)
+    known = surface.outside((0, 0, 400, 400), [hole])
+
+    def spent_s():
+        return time.thread_time(), time.process_time()
+
+    surface.span(values, known, hole)
+    before = spent_s()
+    for _ in range(10):
+        surface.span(values, known, hole)
+    time.sleep(0.1)
+    own_s, all_s = (after - start for start, after in zip(before, spent_s(), strict=True))
+    assert all_s < 1.3 * own_s

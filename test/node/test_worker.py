@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ffs_anonymizer.anonymizer import Anonymized, Recipe, Request
+from ffs_anonymizer.clouds.scene import Link
 from ffs_anonymizer.errors import ModelError, SettingsError
 from ffs_anonymizer.frames.video_packets import is_keyframe, PacketDecoder
 from ffs_anonymizer.networks import Networks
@@ -106,6 +107,24 @@ def desk(request: pytest.FixtureRequest) -> Iterator[Desk]:
     yield desk
     desk.gate.set()
     desk.worker.close()
+
+
+def test_what_takes_the_regions_of_a_picture_takes_no_core_from_the_search(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened = []
+
+    def counting(settings: Settings, *, concurrency: int) -> Networks:
+        opened.append(concurrency)
+        return Networks(settings, concurrency=concurrency)
+
+    monkeypatch.setattr(worker, 'Networks', counting)
+    links = [Link.parse('/cloud /image')]
+    for topic, kind, of in (('/cloud', 'registered', links), ('/cloud', 'cloud', [])):
+        cameras = [Camera('/image', drop_old=True)]
+        cameras += [Camera(topic, drop_old=True, kind=kind, links=of)]
+        Worker(SIDE_BY_SIDE, cameras, deliver=print, report=print).close()
+    assert opened == [1, 2]
 
 
 def test_missing_model_is_raised_by_the_constructor(tmp_path: Path) -> None:
@@ -373,6 +392,7 @@ def test_end_does_not_wait_for_what_is_being_decoded(desk: Desk, slow: threading
 
 def test_priorities_are_shares_of_the_turns() -> None:
     desk = Desk(SETTINGS.updated({'priorities': ['/b 3']}))
+    desk.keeps_pace = True
     desk.put(0, picture('first'))
     until(lambda: desk.cameras[0].account().waiting and not desk.worker._decoders['/a'].has_frame)
     for n in range(8):
@@ -381,8 +401,7 @@ def test_priorities_are_shares_of_the_turns() -> None:
     until(lambda: all(d.has_frame for d in desk.worker._decoders.values()))
     desk.finish()
     names = [name for _, name, _ in desk.delivered][1:9]
-    # One decoded frame waits of each, so that a camera may miss a turn while its next is decoded.
-    assert sum(name.startswith('b') for name in names) >= 5
+    assert sum(name.startswith('b') for name in names) in (6, 7)
 
 
 def test_wrong_priorities_are_refused() -> None:
