@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 import math
+import random
 
 from ffs_anonymizer.datasets.faces import PackedFaces
 from ffs_anonymizer.painting.crops import MEAN_POINTS
@@ -54,11 +55,16 @@ class Chance:
     def __init__(self, seed: int, device: torch.device) -> None:
         self.device = device
         self.generator = torch.Generator(device).manual_seed(seed)
+        self._numbers = random.Random(seed)
 
     def uniform(self, low: float, high: float, *shape: int) -> torch.Tensor:
         """Return numbers spread evenly from low to high."""
         drawn = torch.rand(*shape, generator=self.generator, device=self.device)
         return low + (high - low) * drawn
+
+    def number(self, low: float, high: float) -> float:
+        """Return one number spread evenly from low to high, without waiting for the device."""
+        return self._numbers.uniform(low, high)
 
     def normal(self, *shape: int) -> torch.Tensor:
         """Return standard normal numbers."""
@@ -101,6 +107,11 @@ class Sampler:
         self.inside = torch.from_numpy(faces.inside_xyxy_px[numbers]).float().to(device)
         self.points = torch.from_numpy(faces.points_px[numbers]).to(device)
         self.chances = torch.from_numpy(faces.chances[numbers]).float().to(device)
+        # Moved once: a step that sends anything to a GPU waits for it
+        self._endless = BEYOND_PX * torch.tensor([-1.0, -1.0, 1.0, 1.0], device=device)
+        self._inwards = torch.tensor([1.0, 1.0, -1.0, -1.0], device=device)
+        self._hole_shares = torch.tensor([0.3, 0.08], device=device)
+        self._mean_points = torch.from_numpy(MEAN_POINTS).to(device)
 
     def draw(self, count: int, *, seed: int, step: int) -> Batch:
         """
@@ -124,13 +135,11 @@ class Sampler:
 
         # The frame may end inside it
         whole = rect
-        ends = torch.tensor([-BEYOND_PX, -BEYOND_PX, BEYOND_PX, BEYOND_PX], device=self.device)
-        ends = ends.repeat(count, 1)
+        ends = self._endless.repeat(count, 1)
         edge = torch.randint(4, (count,), generator=chance.generator, device=self.device)
         edge = functional.one_hot(edge, 4).bool() & chance.happens(0.08, count, 1)
-        inwards = torch.tensor([1.0, 1.0, -1.0, -1.0], device=self.device)
         reach = chance.uniform(0.05, 0.45, count, 1) * torch.cat([grown, grown], 1)
-        rect = torch.where(edge, torch.round(rect + inwards * reach), rect)
+        rect = torch.where(edge, torch.round(rect + self._inwards * reach), rect)
         ends = torch.where(edge, rect, ends)
 
         # The regions of other people that reach into the crop
@@ -139,7 +148,7 @@ class Sampler:
         at = centre[:, None] + far[..., None] * torch.stack([turn.cos(), turn.sin()], -1)
         half = grown[:, None] * chance.uniform(0.2, 1.0, count, MAX_HOLES, 1) / 2
         holes = torch.cat([torch.floor(at - half), torch.ceil(at + half)], -1)
-        wanted = chance.uniform(0.0, 1.0, count, 1) < torch.tensor([0.3, 0.08]).to(self.device)
+        wanted = chance.uniform(0.0, 1.0, count, 1) < self._hole_shares
         holes = torch.where(wanted[..., None], holes, torch.zeros_like(holes))
 
         black = chance.happens(0.15, count)
@@ -162,8 +171,7 @@ class Sampler:
         half = half * self.region_scale
         rect = torch.cat([torch.floor(centre - half), torch.ceil(centre + half)], 1)
         holes = torch.zeros(count, MAX_HOLES, 4, device=self.device)
-        ends = torch.tensor([-BEYOND_PX, -BEYOND_PX, BEYOND_PX, BEYOND_PX], device=self.device)
-        cut = self._cut(rows, no, rect, holes, inside, ends.repeat(count, 1), no)
+        cut = self._cut(rows, no, rect, holes, inside, self._endless.repeat(count, 1), no)
         image, mask, left_top, side = cut
         return self._batch(image, mask, rect, rect, points, left_top, side, None)
 
@@ -220,9 +228,13 @@ class Sampler:
         )
         photos = self.photos_bgr[rows].permute(0, 3, 1, 2).flip(1).float() / 255.0
         image = functional.grid_sample(
-            photos, grid / self.photo_px * 2.0 - 1.0, padding_mode='border', align_corners=False
+            photos,
+            grid / self.photo_px * 2.0 - 1.0,
+            mode='bicubic',
+            padding_mode='border',
+            align_corners=False,
         )
-        image = functional.avg_pool2d(image, OVERSAMPLED)
+        image = functional.avg_pool2d(image, OVERSAMPLED).clamp(0.0, 1.0)
         none = (outside & black[:, None, None]) | beyond
         gone = (none[:, 0][:, None, :] | none[:, 1][:, :, None])[:, None].float()
         gone = functional.avg_pool2d(gone, OVERSAMPLED)
@@ -247,7 +259,7 @@ class Sampler:
         colour = haze * chance.uniform(0.8, 1.0, n, 3, 1, 1) + (1.0 - haze) * colour
         grey = colour[:, 1:2].expand(-1, 3, -1, -1)
         colour = torch.where(chance.happens(0.03, n, 1, 1, 1), grey, colour)
-        share = float(chance.uniform(0.28, 0.78, 1))
+        share = chance.number(0.28, 0.78)
         small = functional.interpolate(colour, size=max(round(size * share), 4), mode='area')
         small = functional.interpolate(small, size=size, mode='bilinear', align_corners=False)
         colour = torch.where(chance.happens(0.12, n, 1, 1, 1), small, colour)
@@ -280,12 +292,11 @@ class Sampler:
         whole = (whole - left_top.repeat(1, 2)) * scale
         centre, size_wh = (whole[:, :2] + whole[:, 2:]) / 2, whole[:, 2:] - whole[:, :2]
         corner = (centre - size_wh / self.region_scale / 2)[:, None]
-        mean = torch.from_numpy(MEAN_POINTS).to(self.device)
         return Batch(
             seen * mask,
             mask,
             image,
             rects,
             (points - left_top[:, None]) * scale[:, None],
-            corner + mean * size_wh[:, None] / self.region_scale,
+            corner + self._mean_points * size_wh[:, None] / self.region_scale,
         )

@@ -19,8 +19,8 @@ NOT_RESUMED = (
     'device',
     'threads',
     'workers',
-    'minutes',
     'steps',
+    'minutes',
     'data',
     'save_every',
     'grid_every',
@@ -61,16 +61,27 @@ def refuse_other_settings(settings: RunSettings, resumed: Checkpoint, path: Path
         )
 
 
-def rate_at(step: int, settings: RunSettings, over: float = 0.0) -> float:
+def progress_at(step: int, seconds: float, settings: RunSettings) -> float:
+    """
+    Return the share of a run that is over, by steps or by time, 1 = all of it.
+
+    :param step: from 0.
+    :param seconds: trained so far, by all sessions of the run.
+    """
+    by_time = seconds / (60.0 * settings.minutes) if settings.minutes else 0.0
+    return min(max(step / settings.steps, by_time), 1.0)
+
+
+def rate_at(step: int, progress: float, settings: RunSettings) -> float:
     """
     Return the factor of the learning rates at a step: a rise, a plateau, a fall to 0.
 
     :param step: from 0.
-    :param over: share of the run's time that is over, where it ends by time.
+    :param progress: what progress_at() says.
     """
     rise = min(1.0, (step + 1) / max(settings.warm_steps, 1))
-    over = min(max(over, step / settings.steps), 1.0)
-    return rise * min(1.0, (1.0 - over) / max(1.0 - settings.decay_from, 1.0 / settings.steps))
+    falls = max(1.0 - settings.decay_from, 1.0 / settings.steps)
+    return rise * min(1.0, (1.0 - progress) / falls)
 
 
 def follow(
@@ -95,11 +106,13 @@ def follow(
         ours = [p.detach() for p in average.parameters()]
         theirs = [p.detach() for p in network.parameters()]
         torch._foreach_lerp_(ours, theirs, 1.0 - keep)
-        for own, new in zip(average.buffers(), network.buffers(), strict=True):
-            if average_buffers and own.is_floating_point():
-                own.lerp_(new, 1.0 - keep)
-            else:
-                own.copy_(new)
+        pairs = list(zip(average.buffers(), network.buffers(), strict=True))
+        followed = [p for p in pairs if average_buffers and p[0].is_floating_point()]
+        copied = [p for p in pairs if not (average_buffers and p[0].is_floating_point())]
+        if followed:
+            torch._foreach_lerp_(*map(list, zip(*followed, strict=True)), 1.0 - keep)
+        if copied:
+            torch._foreach_copy_(*map(list, zip(*copied, strict=True)))
 
 
 @contextmanager

@@ -35,11 +35,14 @@ class RunSettings:
     data: str = setting('', 'folder made by `data build`')
     out: str = setting('', 'folder of the run: checkpoints, pictures, scalars, settings')
     steps: int = setting(10000, 'steps to train in all', 1)
+    minutes: float = setting(
+        0.0, 'time to train in all; the rates fall in time for its end; 0 = no limit', 0.0
+    )
     seed: int = setting(0, 'of weights, batches and augmentation', 0)
     device: str = setting('auto', 'auto, cpu or cuda')
     threads: int = setting(2, 'CPU threads of torch', 1, 512)
     warm_steps: int = setting(200, 'steps over which the rates rise', 0)
-    decay_from: float = setting(0.7, 'share of the steps after which rates fall to 0', 0.0, 1.0)
+    decay_from: float = setting(0.7, 'share of the run after which rates fall to 0', 0.0, 1.0)
     log_every: int = setting(50, 'steps between scalars', 1)
     grid_every: int = setting(1000, 'steps between pictures', 1)
     save_every: int = setting(500, 'steps between checkpoints', 1)
@@ -81,12 +84,18 @@ class TrainSettings(RunSettings):
     )
     points_noise_px: float = setting(0.7, 'spread of what is added to own points', 0.0, 32.0)
     weight_critic: float = setting(0.0, 'of the adversarial term', 0.0)
-    critic_from: int = setting(0, 'step from which the adversarial term counts', 0)
+    critic_from: float = setting(
+        0.2, 'share of the run from which the adversarial term counts', 0.0, 1.0
+    )
+    critic_full: float = setting(
+        0.5, 'share of the run from which it counts in full; it rises until then', 0.0, 1.0
+    )
     weight_features: float = setting(4.0, 'of the feature distance in the hole', 0.0)
     features_from: int = setting(1000, 'step from which the feature distance counts', 0)
     features_every: int = setting(2, 'steps between those in which features are looked at', 1)
     weight_hole: float = setting(3.0, 'of the pixel distance in the hole', 0.0)
     weight_gradient: float = setting(4.0, 'of the distance of steps between pixels there', 0.0)
+    weight_detail: float = setting(0.0, 'of how much more or less detail is painted', 0.0)
     focus: float = setting(
         3.0, 'how much more eyes and mouth count among the own faces than the rest', 0.0
     )
@@ -98,6 +107,7 @@ class TrainSettings(RunSettings):
     look_px: int = setting(
         104, 'side of the window, drawn anew each step, that critic and features see', 16, 512
     )
+    look_zoom: int = setting(1, 'how many times larger they see it: finer detail counts', 1, 4)
     critic_channels: int = setting(96, 'channels inside each head of the critic', 8, 1024)
     features: str = setting('efficientnet', 'feature network: efficientnet, or random (tests)')
     init_from: str = setting('', 'checkpoint whose weights a new run starts from')
@@ -129,9 +139,6 @@ class DetectorTrainSettings(RunSettings):
     half: bool = setting(False, 'bfloat16 where it is safe; slow on CPUs without it')
     workers: int = setting(
         1, 'processes that draw scenes; 1 draws them in a thread; the scenes are the same', 0, 256
-    )
-    minutes: float = setting(
-        0.0, 'after which the run ends, its rates fallen, where steps do not; 0: never', 0.0
     )
     init_from: str = setting('', 'checkpoint whose weights a new run starts from')
 

@@ -30,7 +30,7 @@ def test_the_chain_from_photos_to_metrics(
     pytest.importorskip('torch')
     packed, out, models = tmp_path / 'packed', tmp_path / 'run', tmp_path / 'models'
     tiny = ['network=ffs-tiny', 'size_px=32', 'batch=4', 'critic_channels=8', 'features=random']
-    tiny += ['half=false', 'threads=1', 'critic_from=1']
+    tiny += ['half=false', 'threads=1', 'critic_from=0.0']
 
     assert run('data', 'build', '-i', photos, '-o', packed, '--boxes', table) == 0
     train = ['train', '--config', ROOT / 'config' / 'training.yaml', '--data', packed]

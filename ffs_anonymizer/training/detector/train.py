@@ -27,6 +27,7 @@ from ffs_anonymizer.training.run import (
     choose_device,
     follow,
     interruptible,
+    progress_at,
     rate_at,
     refuse_other_settings,
 )
@@ -98,24 +99,24 @@ def train(settings: DetectorTrainSettings, *, quiet: bool = False) -> Path:
     steps = torch.optim.AdamW(
         detector.parameters(), settings.rate, weight_decay=settings.weight_decay
     )
-    images, minutes_before = 0, 0.0
+    images, seconds_before = 0, 0.0
     if resumed is not None:
         load_weights(detector, resumed['detector'], str(checkpoint_path))
         load_weights(average, resumed['ema'], str(checkpoint_path))
         steps.load_state_dict(resumed['detector_steps'])
-        images, minutes_before = resumed['images'], resumed.get('minutes', 0.0)
+        images, seconds_before = resumed['images'], float(resumed['seconds'])
 
     started, images_before = time.monotonic(), images
 
-    def minutes() -> float:
-        return float(minutes_before + (time.monotonic() - started) / 60)
+    def seconds() -> float:
+        return seconds_before + time.monotonic() - started
 
     def state() -> Checkpoint:
         return {
             'settings': settings.as_dict(),
             'step': step,
             'images': images,
-            'minutes': minutes(),
+            'seconds': seconds(),
             'detector': detector.state_dict(),
             'ema': average.state_dict(),
             'detector_steps': steps.state_dict(),
@@ -128,9 +129,9 @@ def train(settings: DetectorTrainSettings, *, quiet: bool = False) -> Path:
     detector.train()
     with closing(drawn), interruptible() as interrupted, bar:
         for images_bgr, (plates, ignored) in drawn:
-            over = minutes() / settings.minutes if settings.minutes else 0.0
+            progress = progress_at(step, seconds(), settings)
             for group in steps.param_groups:
-                group['lr'] = settings.rate * rate_at(step, settings, over)
+                group['lr'] = settings.rate * rate_at(step, progress, settings)
             with torch.autocast(device.type, torch.bfloat16, enabled=settings.half):
                 answers = detector(as_input(images_bgr, device).to(memory_format=channels_last))
             terms = detector_loss(
@@ -151,7 +152,7 @@ def train(settings: DetectorTrainSettings, *, quiet: bool = False) -> Path:
             bar.update()
 
             # What is seen of it
-            last = step == settings.steps or over >= 1.0 or interrupted()
+            last = progress_at(step, seconds(), settings) >= 1.0 or interrupted()
             if step % settings.log_every == 0 or last:
                 speed = (images - images_before) / (time.monotonic() - started)
                 values = {name: float(value.detach()) for name, value in terms.items()}

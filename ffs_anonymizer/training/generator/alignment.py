@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -75,6 +76,12 @@ def similarity(source: torch.Tensor, target: torch.Tensor) -> Similarity:
     return Similarity(a, b, to_x - a * x + b * y, to_y - b * x - a * y)
 
 
+@cache
+def template_on(device: torch.device) -> torch.Tensor:
+    """Return the template, (5, 2), moved to a device once."""
+    return torch.tensor(TEMPLATE, device=device)
+
+
 def align(image: torch.Tensor, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
     Cut faces out, upright and of one size.
@@ -83,8 +90,7 @@ def align(image: torch.Tensor, points: torch.Tensor) -> tuple[torch.Tensor, torc
     :param points: (N, 5, 2), eyes, nose and mouth corners in shares of S.
     :returns: the faces, (N, 3, FACE_PX, FACE_PX), and their own points in shares of FACE_PX.
     """
-    template = torch.tensor(TEMPLATE, device=points.device).expand(len(points), -1, -1)
-    moved = similarity(template, points)
+    moved = similarity(template_on(points.device).expand(len(points), -1, -1), points)
     face = functional.grid_sample(
         image, moved.grid(FACE_PX), padding_mode='border', align_corners=False
     )

@@ -41,7 +41,7 @@ def soften(images: torch.Tensor, chance: Chance) -> torch.Tensor:
     :param images: (N, 3, S, S).
     """
     n, _, height, width = images.shape
-    spread = float(chance.uniform(0.3, 1.6, 1))
+    spread = chance.number(0.3, 1.6)
     at = torch.arange(-REACH_PX, REACH_PX + 1, device=images.device)
     kernel = torch.exp(-0.5 * (at / spread).square())
     kernel = kernel / kernel.sum()
@@ -52,10 +52,24 @@ def soften(images: torch.Tensor, chance: Chance) -> torch.Tensor:
     return torch.where(chance.happens(SOFTENED, n, 1, 1, 1), blurred, images)
 
 
+def magnified(images: torch.Tensor, zoom: int) -> torch.Tensor:
+    """
+    Return images larger, so that networks whose first layers halve the side see every pixel.
+
+    :param images: (N, 3, S, S).
+    :param zoom: how many times.
+    """
+    if zoom == 1:
+        return images
+    return functional.interpolate(
+        images, scale_factor=float(zoom), mode='bilinear', align_corners=False
+    )
+
+
 def augment(
     images: Sequence[torch.Tensor],
     told: Sequence[torch.Tensor],
-    generator: torch.Generator,
+    chance: Chance,
     look_px: int,
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """
@@ -66,19 +80,17 @@ def augment(
 
     :param images: each (N, 3, S, S), the same change for each.
     :param told: (N, C, S, S), mask and points, of which only the window is taken.
-    :param generator: where the chance comes from, on the CPU.
     :param look_px: side of the window; S or more takes all.
     :returns: the changed images and what is told, in the window.
     """
     n, side = len(images[0]), images[0].shape[-1]
 
-    def draw(low: float, high: float) -> torch.Tensor:
-        chance = torch.rand((n, 1, 1, 1), generator=generator)
-        return (chance * (high - low) + low).to(images[0].device)
-
-    brightness, saturation, contrast = draw(-0.25, 0.25), draw(0.5, 1.5), draw(0.6, 1.4)
+    brightness, saturation, contrast = (
+        chance.uniform(low, high, n, 1, 1, 1)
+        for low, high in ((-0.25, 0.25), (0.5, 1.5), (0.6, 1.4))
+    )
     look = min(look_px, side)
-    top, left = torch.randint(0, side - look + 1, (2,), generator=generator).tolist()
+    top, left = (round(chance.number(0, side - look)) for _ in range(2))
     window = (..., slice(top, top + look), slice(left, left + look))
     changed = []
     for image in images:

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional
 
+DETAIL_PX = 13
+LEAST_DETAIL = 0.01  # below it lies what quantization leaves
+
 
 def hole_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """
@@ -121,6 +124,32 @@ def gradient_distance(
     across = (error[..., 1:] - error[..., :-1]).abs() * counts[..., 1:]
     down = (error[..., 1:, :] - error[..., :-1, :]).abs() * counts[..., 1:, :]
     return (across.sum() + down.sum()) / (counts.sum() * image.shape[1]).clamp_min(1.0)
+
+
+def detail_distance(
+    painted: torch.Tensor, image: torch.Tensor, counts: torch.Tensor
+) -> torch.Tensor:
+    """
+    Return how far the amounts of fine detail are apart, as logarithms: softer and harsher cost.
+
+    Detail is what a blur takes away, its amount the mean over a neighbourhood: where it lies need
+    not be known, so that what cannot be guessed is not painted smooth.
+
+    :param painted: (N, 3, S, S).
+    :param image: (N, 3, S, S).
+    :param counts: (N, 1, S, S), how much each pixel counts.
+    """
+    theirs, ours = (
+        torch.log(functional.avg_pool2d(_fine(each), DETAIL_PX, 1, DETAIL_PX // 2) + LEAST_DETAIL)
+        for each in (image, painted)
+    )
+    return ((ours - theirs).abs() * counts).sum() / counts.sum().clamp_min(1.0)
+
+
+def _fine(image: torch.Tensor) -> torch.Tensor:
+    grey = image.mean(1, keepdim=True)
+    smooth = functional.avg_pool2d(grey, 3, 1, 1, count_include_pad=False)
+    return (grey - smooth).abs()
 
 
 def match_distance(

@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from ffs_anonymizer.errors import ModelError
-from ffs_anonymizer.training.generator.alignment import FACE_PX, oval, similarity, TEMPLATE
+from ffs_anonymizer.training.generator.alignment import (
+    FACE_PX,
+    oval,
+    similarity,
+    TEMPLATE,
+    template_on,
+)
 import torch
 from torch import nn
 from torch.nn import functional
@@ -453,7 +459,7 @@ def packed(code: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
     :param code: (N, CODE_CHANNELS, CODE_SIDE, CODE_SIDE).
     :param points: (N, 5, 2), the face's own, in shares of the aligned face.
     """
-    off = (points - torch.tensor(TEMPLATE, device=points.device)) / POINTS_SPREAD
+    off = (points - template_on(points.device)) / POINTS_SPREAD
     return torch.cat([code.flatten(1), off.flatten(1)], 1)
 
 

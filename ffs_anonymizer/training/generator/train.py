@@ -21,12 +21,13 @@ from ffs_anonymizer.training.checkpoint import (
     save_checkpoint,
 )
 from ffs_anonymizer.training.generator.alignment import align
-from ffs_anonymizer.training.generator.augmentation import augment, relight, soften
+from ffs_anonymizer.training.generator.augmentation import augment, magnified, relight, soften
 from ffs_anonymizer.training.generator.critic import Critic
 from ffs_anonymizer.training.generator.distil import load_teacher
 from ffs_anonymizer.training.generator.features import make_features
 from ffs_anonymizer.training.generator.losses import (
     critic_hinge,
+    detail_distance,
     feature_distance,
     generator_hinge,
     gradient_distance,
@@ -48,6 +49,7 @@ from ffs_anonymizer.training.run import (
     choose_device,
     follow,
     interruptible,
+    progress_at,
     rate_at,
     refuse_other_settings,
 )
@@ -122,7 +124,7 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
     average = copy.deepcopy(network).eval().requires_grad_(False)
     fixed = sampler.draw(128, seed=settings.seed, step=FIXED_STEP)
     if resumed is None:
-        features.calibrate(fixed.image)
+        features.calibrate(magnified(fixed.image, settings.look_zoom))
     frozen = freeze(network, settings.freeze)
     if teacher is not None:
         frozen += [network.encoder, network.matcher, network.generator.pose]
@@ -136,6 +138,7 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
         critic.heads.parameters(), settings.rate_critic, betas=(0.0, 0.99)
     )
     step = images = 0
+    seconds = 0.0
     earlier = torch.zeros((0, KEY), device=device)
     if resumed is not None:
         load_weights(network, resumed['generator'], str(checkpoint_path))
@@ -147,12 +150,14 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
         generator_steps.load_state_dict(resumed['generator_steps'])
         critic_steps.load_state_dict(resumed['critic_steps'])
         step, images, earlier = resumed['step'], resumed['images'], resumed['earlier'].to(device)
+        seconds = float(resumed['seconds'])
 
     def state() -> Checkpoint:
         return {
             'settings': settings.as_dict(),
             'step': step,
             'images': images,
+            'seconds': seconds,
             'generator': network.state_dict(),
             'ema': average.state_dict(),
             'critic': critic.state_dict(),
@@ -166,19 +171,20 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
     # Steps
     writer = SummaryWriter(str(out / 'scalars'), purge_step=step)
     bar = tqdm(total=settings.steps, initial=step, unit='step', disable=quiet, mininterval=10)
-    started, images_before = time.monotonic(), images
+    started, images_before, seconds_before = time.monotonic(), images, seconds
+    progress = progress_at(step, seconds, settings)
     scalars: dict[str, torch.Tensor] = {}
     # The first rows wear their own face, the others that of somebody else of the batch
     share = max(settings.batch - round(settings.batch * settings.drawn_share), 1)
     rows = torch.arange(settings.batch, device=device)
     with interruptible() as interrupted, bar:
-        while step < settings.steps:
+        while progress < 1.0:
             network.train()
             for module in frozen:
                 module.eval()
             batch = sampler.draw(settings.batch, seed=settings.seed, step=step)
             chance = Chance(settings.seed * 1_000_003 + step + 1_000_000_007, device)
-            rate = rate_at(step, settings)
+            rate = rate_at(step, progress, settings)
             for group in generator_steps.param_groups:
                 group['lr'] = settings.rate_generator * rate
             for group in critic_steps.param_groups:
@@ -241,11 +247,11 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
                 looked = settings.weight_features > 0 and step >= settings.features_from
                 looked = looked and step % settings.features_every == 0
                 if looked:
-                    window = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
                     told = torch.cat([mask, place(at, size)], 1)
                     (real, fake), (told, seen_counts) = augment(
-                        (image, filled), (told, counts), window, settings.look_px
+                        (image, filled), (told, counts), chance, settings.look_px
                     )
+                    real, fake = (magnified(each, settings.look_zoom) for each in (real, fake))
                     seen_mask = told[:, :1]
                     with autocast(settings, device):
                         with torch.no_grad():
@@ -254,13 +260,12 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
 
                 # The critic learns
                 adversarial = (
-                    looked and settings.weight_critic > 0 and step >= settings.critic_from
+                    looked and settings.weight_critic > 0 and progress >= settings.critic_from
                 )
                 if adversarial:
                     critic.heads.requires_grad_(True)
-                    with autocast(settings, device):
-                        real_logits = critic(real_taps, told)
-                        fake_logits = critic([tap.detach() for tap in fake_taps], told)
+                    real_logits = critic(real_taps, told)
+                    fake_logits = critic([tap.detach() for tap in fake_taps], told)
                     scalars['critic'] = critic_hinge(real_logits, fake_logits, seen_mask)
                     critic_steps.zero_grad(set_to_none=True)
                     scalars['critic'].backward()
@@ -269,9 +274,10 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
 
                 # The networks learn
                 if adversarial:
-                    with autocast(settings, device):
-                        logits = critic(fake_taps, told)
-                    weight = settings.weight_critic * settings.features_every
+                    logits = critic(fake_taps, told)
+                    rises = max(settings.critic_full - settings.critic_from, 1e-6)
+                    risen = min(1.0, (progress - settings.critic_from) / rises)
+                    weight = settings.weight_critic * settings.features_every * risen
                     terms['adversarial'] = weight, generator_hinge(logits, seen_mask)
                 if looked:
                     distance = feature_distance(
@@ -286,6 +292,11 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
                 mine = painted[:own], image[:own], counts[:own]
                 terms['hole'] = settings.weight_hole, pixel_distance(*mine)
                 terms['gradient'] = settings.weight_gradient, gradient_distance(*mine)
+                if settings.weight_detail > 0:
+                    terms['detail'] = (
+                        settings.weight_detail,
+                        detail_distance(painted, image, counts),
+                    )
                 border = pixel_distance(painted, image, inner_border(mask))
                 terms['border'] = settings.weight_border, border
                 terms['ring'] = settings.weight_ring, pixel_distance(painted, image, mask)
@@ -304,10 +315,12 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
             follow(average, network, keep, step, average_buffers=True)
             step += 1
             images += len(batch)
+            seconds = seconds_before + time.monotonic() - started
+            progress = progress_at(step, seconds, settings)
             bar.update()
 
             # What is seen of it
-            last = step == settings.steps or interrupted()
+            last = progress >= 1.0 or interrupted()
             if step % settings.log_every == 0 or last:
                 speed = (images - images_before) / (time.monotonic() - started)
                 values = {name: float(value.detach()) for name, value in scalars.items()}

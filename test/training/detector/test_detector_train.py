@@ -50,7 +50,7 @@ def test_a_run_ends_by_time_with_its_rates_fallen(streets: Path, tmp_path: Path)
     checkpoint = load_checkpoint(
         train(detector_settings(streets, tmp_path, **changes), quiet=True), 'detector'
     )
-    assert 0.03 <= checkpoint['minutes'] < 0.3
+    assert 1.8 <= checkpoint['seconds'] < 18
     assert 0 < checkpoint['step'] < 100_000
     assert checkpoint['detector_steps']['param_groups'][0]['lr'] == 0.0
 

@@ -1,5 +1,5 @@
 from ffs_anonymizer.datasets.sampler import Chance
-from ffs_anonymizer.training.generator.augmentation import augment, relight, soften
+from ffs_anonymizer.training.generator.augmentation import augment, magnified, relight, soften
 import pytest
 import torch
 
@@ -9,15 +9,24 @@ CPU = torch.device('cpu')
 def test_augment_changes_all_alike_and_passes_gradients() -> None:
     x = torch.rand(3, 3, 16, 16, requires_grad=True)
     mask = torch.ones(1, 1, 16, 16).expand(3, 1, 16, 16)
-    (once, again), (seen,) = augment((x, x), (mask,), torch.Generator().manual_seed(0), 12)
+    (once, again), (seen,) = augment((x, x), (mask,), Chance(0, CPU), 12)
     assert once.shape == (3, 3, 12, 12)
     assert seen.shape == (3, 1, 12, 12)
     assert torch.equal(once, again)
     once.sum().backward()
     assert x.grad is not None
-    (whole,), _ = augment((x,), (mask,), torch.Generator().manual_seed(0), 99)
+    (whole,), _ = augment((x,), (mask,), Chance(0, CPU), 99)
     assert whole.shape == x.shape
     assert not torch.allclose(whole, x)
+
+
+def test_magnified_images_are_the_same_pictures() -> None:
+    x = torch.linspace(-1, 1, 8).expand(2, 3, 8, 8)
+    large = magnified(x, 2)
+    assert large.shape == (2, 3, 16, 16)
+    inner = torch.nn.functional.avg_pool2d(large, 2)[..., 1:-1]
+    assert torch.allclose(inner, x[..., 1:-1], atol=1e-6)
+    assert magnified(x, 1) is x
 
 
 def test_faces_in_other_light_stay_in_range_and_keep_their_lines() -> None:

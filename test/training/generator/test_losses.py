@@ -2,6 +2,7 @@ import math
 
 from ffs_anonymizer.training.generator.losses import (
     critic_hinge,
+    detail_distance,
     feature_distance,
     generator_hinge,
     gradient_distance,
@@ -84,3 +85,19 @@ def test_what_belongs_together_is_told_from_all_others() -> None:
     assert wrong > 10
     taken = match_distance(20 * keys, keys, keys)  # each has a double among the earlier faces
     assert float(taken) == pytest.approx(math.log(2) / 2, abs=1e-3)
+
+
+def test_detail_counts_by_its_amount_and_not_by_its_place() -> None:
+    chance = torch.Generator().manual_seed(0)
+    photo = torch.randn(2, 3, 48, 48, generator=chance) * 0.2
+    elsewhere = torch.randn(2, 3, 48, 48, generator=chance) * 0.2
+    counts = torch.zeros(2, 1, 48, 48)
+    counts[..., 12:36, 12:36] = 1.0
+    smooth, harsh = photo * 0.25, photo * 4.0
+    assert detail_distance(photo, photo, counts) == 0
+    moved = detail_distance(elsewhere, photo, counts)
+    for wrong in (smooth, harsh):
+        assert detail_distance(wrong, photo, counts) > 3 * moved
+    painted = smooth.requires_grad_(True)
+    detail_distance(painted, photo, counts).backward()
+    assert (painted.grad * painted).sum() < 0

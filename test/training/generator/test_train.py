@@ -6,7 +6,7 @@ import cv2
 from ffs_anonymizer.errors import MediaError, ModelError, SettingsError
 from ffs_anonymizer.training.checkpoint import load_checkpoint, save_checkpoint
 from ffs_anonymizer.training.generator.train import train
-from ffs_anonymizer.training.run import rate_at
+from ffs_anonymizer.training.run import progress_at, rate_at
 from ffs_anonymizer.training.settings import from_mapping, TrainSettings
 import pytest
 import torch
@@ -143,7 +143,26 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(whole: Path, tmp_path: Path
 )
 def test_rate_rises_stays_and_falls(step: int, rate: float) -> None:
     chosen = from_mapping({'steps': 100, 'warm_steps': 10, 'decay_from': 0.5}, TrainSettings)
-    assert rate_at(step, chosen) == pytest.approx(rate)
+    assert rate_at(step, step / 100, chosen) == pytest.approx(rate)
+
+
+def test_a_run_ends_and_its_rates_fall_in_time() -> None:
+    chosen = from_mapping({'steps': 100, 'minutes': 2.0, 'decay_from': 0.5}, TrainSettings)
+    assert progress_at(30, 30.0, chosen) == 0.3
+    assert progress_at(30, 90.0, chosen) == 0.75
+    assert progress_at(30, 300.0, chosen) == 1.0
+    assert rate_at(500, progress_at(30, 90.0, chosen), chosen) == pytest.approx(0.5)
+
+
+def test_time_is_counted_over_all_sessions_of_a_run(
+    tiny_settings: Settled, packed: Path, tmp_path: Path
+) -> None:
+    chosen = tiny_settings(packed, tmp_path, steps=10_000, minutes=0.05, save_every=1000)
+    before = load_checkpoint(train(chosen, quiet=True))
+    assert 1 <= before['step'] < 10_000
+    assert before['seconds'] >= 3.0
+    again = load_checkpoint(train(chosen, quiet=True))
+    assert (again['step'], again['seconds']) == (before['step'], before['seconds'])
 
 
 def test_training_runs_outside_the_main_thread(
