@@ -230,8 +230,7 @@ class CloudFrame(Frame):
         was measured. Row padding is zero.
         """
         self._cloud.clear_padding()
-        # A veil and the blur over it touch the same.
-        rects = list(dict.fromkeys(self._inside(touched_xyxy_px)))
+        rects = list(self._inside(touched_xyxy_px))
         size_wh = (self._cloud.width, self._cloud.height)
         surfaces = [self._surface(rect, rects, size_wh) for rect in rects]
         for rect, points in zip(rects, surfaces, strict=True):

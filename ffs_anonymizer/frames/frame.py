@@ -61,9 +61,11 @@ class Frame(ABC):
         """
 
     def _inside(self, rects_xyxy_px: NDArray[np.int32]) -> Iterator[Rect]:
-        """Yield the part of each rectangle that is inside the frame, leaving out empty ones."""
+        """Yield the part of each rectangle that is inside the frame, once; empty ones are none."""
         height, width = self.image_bgr.shape[:2]
-        for x0, y0, x1, y1 in np.asarray(rects_xyxy_px).reshape(-1, 4).tolist():
+        # A veil and the blur over it touch the same.
+        rects = dict.fromkeys(map(tuple, np.asarray(rects_xyxy_px).reshape(-1, 4).tolist()))
+        for x0, y0, x1, y1 in rects:
             x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
             if x0 < x1 and y0 < y1:
                 yield x0, y0, x1, y1

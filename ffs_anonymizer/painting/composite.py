@@ -89,17 +89,22 @@ def paste(image_bgr: NDArray[np.uint8], patch: Patch) -> None:
 
     :param image_bgr: (H, W, 3) uint8, written to.
     """
-    rect_xyxy_px, pixels_bgr = patch.rect_xyxy_px, patch.pixels_bgr
     x0, y0, x1, y1 = (int(v) for v in patch.outer_xyxy_px)
+    inner_x0, inner_y0, inner_x1, inner_y1 = (int(v) for v in patch.rect_xyxy_px)
     target = image_bgr[y0:y1, x0:x1]
-    alpha = np.outer(
-        _ramp(y0, y1, int(rect_xyxy_px[1]), int(rect_xyxy_px[3])),
-        _ramp(x0, x1, int(rect_xyxy_px[0]), int(rect_xyxy_px[2])),
-    )
-    if alpha.min() < 1:
-        # Weights of 1 and 0 give the patch's own numbers, whatever the other picture holds.
-        pixels_bgr = np.asarray(cv2.blendLinear(pixels_bgr, target, alpha, 1 - alpha), np.uint8)
-    target[:] = pixels_bgr
+    rows = _ramp(y0, y1, inner_y0, inner_y1)
+    columns = _ramp(x0, x1, inner_x0, inner_x1)
+    inside = slice(inner_y0 - y0, inner_y1 - y0), slice(inner_x0 - x0, inner_x1 - x0)
+    target[inside] = patch.pixels_bgr[inside]
+    for part in (
+        np.s_[: inner_y0 - y0, :],
+        np.s_[inner_y1 - y0 :, :],
+        np.s_[inside[0], : inner_x0 - x0],
+        np.s_[inside[0], inner_x1 - x0 :],
+    ):
+        alpha = np.outer(rows[part[0]], columns[part[1]])
+        if alpha.size:
+            target[part] = cv2.blendLinear(patch.pixels_bgr[part], target[part], alpha, 1 - alpha)
 
 
 def _ramp(start: int, stop: int, inner_start: int, inner_stop: int) -> NDArray[np.float32]:

@@ -205,7 +205,8 @@ def _obscured(
     left, top = int(x0 - outer_xyxy_px[0]), int(y0 - outer_xyxy_px[1])
     right, bottom = int(outer_xyxy_px[2] - x1), int(outer_xyxy_px[3] - y1)
     blurred = obscure.blur(region, settings.cells, veiled=is_face)
-    return np.pad(blurred, ((top, bottom), (left, right), (0, 0)), mode='edge')
+    padded = cv2.copyMakeBorder(blurred, top, bottom, left, right, cv2.BORDER_REPLICATE)
+    return np.asarray(padded, np.uint8)
 
 
 def _surroundings(
@@ -221,18 +222,22 @@ def _surroundings(
     number.
     """
     x0, y0, x1, y1 = (int(v) for v in outer_xyxy_px)
-    shown = image_bgr[y0:y1, x0:x1].astype(np.float32)
-    known = np.ones(shown.shape[:2], np.float32)
+    shown = image_bgr[y0:y1, x0:x1].copy()
+    known = np.ones(shown.shape[:2], np.uint8)
     limit = [x1 - x0, y1 - y0] * 2
     for left, top, right, bottom in np.clip(holes_xyxy_px - [x0, y0] * 2, 0, limit).tolist():
+        shown[top:bottom, left:right] = 0
         known[top:bottom, left:right] = 0
     # Wide enough that nothing sharp comes back, narrow enough that its own edge does not show.
     side = 2 * (int(np.abs(outer_xyxy_px - rect_xyxy_px).max()) // 6) + 3
-    border = cv2.BORDER_REPLICATE
-    weight = cv2.blur(known, (side, side), borderType=border)
-    summed = cv2.blur(shown * known[:, :, None], (side, side), borderType=border)
-    mixed = summed / np.maximum(weight, 1e-6)[:, :, None]
-    return np.asarray(np.rint(np.clip(mixed, 0, 255)), np.uint8)
+    summed, count = (
+        cv2.boxFilter(
+            part, cv2.CV_32F, (side, side), normalize=False, borderType=cv2.BORDER_REPLICATE
+        )
+        for part in (shown, known)
+    )
+    counts = cv2.merge([np.maximum(count, 1)] * 3)
+    return np.asarray(cv2.divide(summed, counts, dtype=cv2.CV_8U), np.uint8)
 
 
 def beside(
