@@ -12,6 +12,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from ffs_anonymizer.backend.device import Device
+from ffs_anonymizer.cores import features
 from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.models.manifest import Manifest
 from ffs_anonymizer.models.model_file import ModelFile, read_model
@@ -136,7 +137,7 @@ def multiplies_bytes(cpuinfo: Path = Path('/proc/cpuinfo')) -> bool:
     Without them sums of two products saturate at 16 bits, so that a quantized network computes
     something else. Arm was not measured, and counts as unable.
     """
-    return not _flags(cpuinfo).isdisjoint(_VNNI)
+    return not features(cpuinfo).isdisjoint(_VNNI)
 
 
 def gains_by_bytes(cpuinfo: Path = Path('/proc/cpuinfo')) -> bool:
@@ -146,14 +147,7 @@ def gains_by_bytes(cpuinfo: Path = Path('/proc/cpuinfo')) -> bool:
     On x86 it is with AVX2 alone, too, exactly computed (medians of 12 by turns, one thread, 1 and
     4 faces: 9.0 and 8.2 ms a face, in FP32 15.6 and 15.0). Arm was not measured: counts as not.
     """
-    return not _flags(cpuinfo).isdisjoint({'avx2', *_VNNI})
-
-
-def _flags(cpuinfo: Path) -> set[str]:
-    try:
-        return set(cpuinfo.read_text(encoding='utf-8').split())
-    except OSError:
-        return set()
+    return not features(cpuinfo).isdisjoint({'avx2', *_VNNI})
 
 
 def open_model(

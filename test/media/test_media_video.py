@@ -1,6 +1,7 @@
 """Test videos in, videos without faces out."""
 
 from fractions import Fraction
+import os
 from pathlib import Path
 
 import av
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 import pytest
 from support.media import BLUR, damage, faces, files, media, pictures, TIMES_MS, write_video
+from support.program import run_program
 from support.recipes import Detector
 
 
@@ -267,3 +269,15 @@ def test_a_camera_that_hangs_on_its_side(
         assert np.abs(upright[:, :20].astype(int) - face_bgr[:, :20]).mean() < 12
     height, width = face_bgr.shape[:2]
     assert f'"size_wh": [{width}, {height}]' in (tmp_path / 'found').read_text('utf-8')
+
+
+def test_what_lies_in_memory_changes_no_byte(tmp_path: Path, face_bgr: NDArray[np.uint8]) -> None:
+    source = write_video(tmp_path / 'a.mkv', face_bgr, times_ms=range(100, 1700, 50))
+    made = []
+    for fill in ('1', '85'):
+        target = tmp_path / f'{fill}.mkv'
+        words = ('-i', source, '-o', target, '--method', 'solid')
+        done = run_program('media', *words, env={**os.environ, 'MALLOC_PERTURB_': fill})
+        assert done.returncode == 0, done.stderr
+        made.append(target.read_bytes())
+    assert made[0] == made[1]
