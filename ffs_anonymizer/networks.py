@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 import threading
 from types import TracebackType
 from typing import Union
@@ -91,9 +92,11 @@ class Networks:
         roles = roster(settings)
         with self._lock:
             found: list[_Opened] = []
+            choosers: dict[Path | None, Chooser] = {}
             for role in roles:
-                chooser = found[-1] if found and isinstance(found[-1], Chooser) else None
-                found.append(self._open(role, settings, chooser))
+                found.append(self._open(role, settings, choosers.get(role.chooser)))
+                if isinstance(found[-1], Chooser):
+                    choosers[role.path] = found[-1]
             detectors = tuple(network for network in found if isinstance(network, Network))
             generators = tuple(network for network in found if isinstance(network, Generator))
             if generators not in self._painters:

@@ -124,7 +124,7 @@ def run(
             else None
         )
         found = stack.enter_context(read_list(job, map(plan.label, plan.chosen)))
-        earlier = stack.enter_context(earlier_of(job))
+        earlier = stack.enter_context(earlier_of(job, found))
         lines = stack.enter_context(written_list(job, outputs))
         folder = stack.enter_context(outputs.folder(job.target))
         conversion = _Conversion(plan, folder, report, found, detected, earlier, lines)
@@ -181,7 +181,6 @@ class _Conversion:
     ) -> None:
         self._recipe: Recipe | None = None
         self._earlier = earlier
-        self._standing: dict[str, bool] = {}
         self._plan = plan
         self._job = plan.job
         self._reader = plan.reader
@@ -434,14 +433,7 @@ class _Conversion:
             return None
         name, log_ns = message.topic.name, message.log_ns
         label = self._label(message.topic)
-        # Drawn faces follow from the frames before: then a stream stands as a whole or not at all
-        holds = self._earlier.holds(known, label, stamp_ns=stamp_ns, log_ns=log_ns)
-        if self._plan.job.settings.face.method == 'generate':
-            if label not in self._standing:
-                assert self._found is not None
-                self._standing[label] = self._earlier.is_same(self._found, label)
-            holds = holds and self._standing[label]
-        if not holds:
+        if not self._earlier.holds(known, label, stamp_ns=stamp_ns, log_ns=log_ns):
             self._earlier.pass_over(name, log_ns)
             return None
         return _Kept(message, self._earlier.payload(name, log_ns), stamp_ns, known)

@@ -23,11 +23,19 @@ class Earlier:
 
     :param output: a bag, a file or a folder, with its privacy record beside it.
     :param found: the list.
+    :param now: the list that goes now.
+    :param follows: whether what a frame shows follows from the frames before, as drawn faces do;
+        then a stream stands as a whole or not at all.
     """
 
-    def __init__(self, output: Path, found: DetectionsReader) -> None:
+    def __init__(
+        self, output: Path, found: DetectionsReader, now: DetectionsReader, *, follows: bool
+    ) -> None:
         self.output = output
+        self.follows = follows
         self._found = found
+        self._now = now
+        self._same: dict[str, bool] = {}
         self._bag: BagAccess | None = None
         self._numbers: dict[str, dict[int, deque[int]]] = {}
 
@@ -35,29 +43,35 @@ class Earlier:
         self, known: Found, stream: str, *, stamp_ns: int | None, log_ns: int | None = None
     ) -> bool:
         """
-        Tell whether a frame was made from the very same boxes; each is to be asked for once.
+        Tell whether a frame stands: it was made from the very same boxes, and follows from such.
+
+        Each is to be asked for once.
 
         :param known: what is to be covered now.
         :raises DetectionsError: the earlier list does not have this frame.
         """
         before = self._found.find(stream, stamp_ns=stamp_ns, log_ns=log_ns)
+        if self.follows and not self.is_same(stream):
+            return False
         return (
             (before.size_wh, before.error, known.error) == (known.size_wh, '', '')
             # Of zones neither says anything: both were made with the same settings.
             and records(before.regions) == records(known.regions)
         )
 
-    def is_same(self, now: DetectionsReader, stream: str) -> bool:
+    def is_same(self, stream: str) -> bool:
         """Tell whether all frames of a stream were made from the very same boxes."""
-        before, after = (
-            [
-                (stamp_ns, found.size_wh, records(found.regions))
-                for stamp_ns, found in reader.all_of(stream)
-                if not found.error
-            ]
-            for reader in (self._found, now)
-        )
-        return bool(before) and before == after
+        if stream not in self._same:
+            before, after = (
+                [
+                    (stamp_ns, found.size_wh, records(found.regions))
+                    for stamp_ns, found in reader.all_of(stream)
+                    if not found.error
+                ]
+                for reader in (self._found, self._now)
+            )
+            self._same[stream] = bool(before) and before == after
+        return self._same[stream]
 
     def payload(self, topic: str, log_ns: int) -> bytes:
         """
@@ -95,10 +109,11 @@ class Earlier:
 
 
 @contextmanager
-def earlier_of(job: FileJob) -> Iterator[Earlier | None]:
+def earlier_of(job: FileJob, now: DetectionsReader | None) -> Iterator[Earlier | None]:
     """
     Yield the earlier output that a job takes frames from, None where there is none.
 
+    :param now: the list that the job goes by.
     :raises SettingsError: the job names half of what is needed, or has other settings than it.
     :raises MediaError: the earlier output has no record, or is not as recorded.
     """
@@ -107,7 +122,7 @@ def earlier_of(job: FileJob) -> Iterator[Earlier | None]:
             raise SettingsError('--reuse and --reuse-detections: got one of them, expected both')
         yield None
         return
-    if job.detections is None:
+    if now is None:
         raise SettingsError('--reuse: got no --detections, expected the corrected list')
     record = read_record(record_of(job.reuse))
     if record['settings_sha256'] != job.settings.sha256:
@@ -121,7 +136,8 @@ def earlier_of(job: FileJob) -> Iterator[Earlier | None]:
             f'--reuse {job.reuse}: is not what its record says: {"; ".join(told[:_TOLD])}'
         )
     with DetectionsReader(job.reuse_detections) as found:
-        yield Earlier(job.reuse, found)
+        is_drawn = job.settings.face.method == 'generate'
+        yield Earlier(job.reuse, found, now, follows=is_drawn)
 
 
 def refuse_reuse(job: FileJob, reason: str) -> None:

@@ -9,7 +9,7 @@ import contextlib
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from functools import partial
+from functools import cache, partial
 import os
 from pathlib import Path
 import shutil
@@ -47,6 +47,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from ffs_anonymizer.anonymizer import Recipe
     from ffs_anonymizer.frames.message import Frame
+    from ffs_anonymizer.media.chunks import VideoChunk
     from ffs_anonymizer.networks import Networks
     from ffs_anonymizer.settings.runtime import Settings
 
@@ -79,7 +80,8 @@ def run(
     """
     started, started_at = time.monotonic(), datetime.now(timezone.utc)
     plan = plan or MediaPlan.of(job)
-    with _outputs_of(job, plan, workers) as outputs:
+    chunks_of = cache(partial(_chunks, job, workers))
+    with _outputs_of(job, plan, chunks_of) as outputs:
         if isinstance(outputs, Journal) and outputs.is_finished:
             return finished_report(outputs, tell)
         refuse_outputs(job, plan.outputs(job), (*outputs.resumed, *_begun(plan, workers)))
@@ -88,7 +90,7 @@ def run(
         with contextlib.ExitStack() as stack:
             recipe = stack.enter_context(opened(job.settings, report, tell, networks))
             found = stack.enter_context(read_list(job, [file.name for file in plan.files]))
-            earlier = stack.enter_context(earlier_of(job))
+            earlier = stack.enter_context(earlier_of(job, found))
             lines = stack.enter_context(written_list(job, outputs))
             total = sum(frame_count(file) for file in plan.files)
             bar = stack.enter_context(
@@ -100,7 +102,10 @@ def run(
             for file in [*files, *_named(plan, workers)]:
                 if file.is_video:
                     with listed(file, report), needing_pyav():
-                        _anonymize_video(work, file, workers, tell, shows_progress=shows_progress)
+                        chunks = chunks_of(file)
+                        _anonymize_video(
+                            work, file, chunks, workers, tell, shows_progress=shows_progress
+                        )
         if isinstance(outputs, Journal) and not report.written:
             # What is done stays for the next run.
             raise MediaError('; '.join(report.undone))
@@ -118,18 +123,28 @@ def run(
 
 
 @contextmanager
-def _outputs_of(job: MediaJob, plan: MediaPlan, workers: int) -> Iterator[Outputs]:
+def _outputs_of(
+    job: MediaJob, plan: MediaPlan, chunks_of: Callable[[MediaFile], list[VideoChunk]]
+) -> Iterator[Outputs]:
     """Yield where all outputs of a job are made: in the journal of the one video, or beside."""
     file = plan.all_files[0] if job.source.is_file() else None
-    if workers and file is not None and file.is_video and (plan.files or _has_journal(file)):
-        with needing_pyav():
-            from ffs_anonymizer.media.chunks import plan_chunks
-        chunks = plan_chunks(job, file)
-        if chunks:
-            with journal_of(file.target, chunks[0].job_sha256) as journal:
-                yield journal
-            return
-    yield BESIDE
+    chunks = []
+    if file is not None and file.is_video and (plan.files or _has_journal(file)):
+        chunks = chunks_of(file)
+    if file is None or not chunks:
+        yield BESIDE
+        return
+    with journal_of(file.target, chunks[0].job_sha256) as journal:
+        yield journal
+
+
+def _chunks(job: MediaJob, workers: int, file: MediaFile) -> list[VideoChunk]:
+    """Return what several processes do of a video; nothing: it is done in one pass."""
+    if not workers:
+        return []
+    with needing_pyav():
+        from ffs_anonymizer.media.chunks import plan_chunks
+    return plan_chunks(job, file)
 
 
 def _has_journal(file: MediaFile) -> bool:
@@ -148,12 +163,17 @@ def _named(plan: MediaPlan, workers: int) -> list[MediaFile]:
 
 
 def _anonymize_video(
-    work: Work, file: MediaFile, workers: int, tell: Tell, *, shows_progress: bool
+    work: Work,
+    file: MediaFile,
+    chunks: list[VideoChunk],
+    workers: int,
+    tell: Tell,
+    *,
+    shows_progress: bool,
 ) -> None:
-    from ffs_anonymizer.media.chunks import plan_chunks, run_chunk
+    from ffs_anonymizer.media.chunks import run_chunk
     from ffs_anonymizer.media.video import anonymize_video
 
-    chunks = plan_chunks(work.job, file) if workers else []
     if not chunks:
         anonymize_video(work, file)
         return
@@ -247,10 +267,9 @@ def needing_pyav() -> Iterator[None]:
 
 def _is_kept(work: Work, file: MediaFile, earlier: Earlier | None) -> bool:
     """Take a file over from an earlier output where nothing of it was corrected."""
-    # Of films in pictures, drawn faces follow from the pictures before.
-    if work.job.framerate and work.job.settings.face.method == 'generate':
+    if earlier is None or work.found is None or (file.film and earlier.follows):
         return False
-    if earlier is None or work.found is None or not earlier.is_same(work.found, file.name):
+    if not earlier.is_same(file.name):
         return False
     with listed(file, work.report):
         before = earlier.output / file.name if earlier.output.is_dir() else earlier.output

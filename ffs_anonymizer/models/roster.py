@@ -31,11 +31,13 @@ class Role:
     :param name: of DETECTORS, GENERATORS or CHOOSERS.
     :param path: the ONNX file.
     :param on_cpu: the same network in 8 bits, for processors that gain by bytes.
+    :param chooser: of a generator, the file that chooses its latents.
     """
 
     name: str
     path: Path
     on_cpu: Path | None = None
+    chooser: Path | None = None
 
 
 def roster(settings: Settings) -> tuple[Role, ...]:
@@ -64,7 +66,7 @@ def roster(settings: Settings) -> tuple[Role, ...]:
         if chooser is not None:
             roles.append(Role(CHOOSERS[number], chooser))
         on_cpu = default_generator(DEFAULT_FOR_CPU) if not own and number == 0 else None
-        roles.append(Role(GENERATORS[number], generator, on_cpu))
+        roles.append(Role(GENERATORS[number], generator, on_cpu, chooser))
     return tuple(roles)
 
 

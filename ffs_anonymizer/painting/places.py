@@ -36,7 +36,7 @@ def steady(
     :param before: what was returned for the frame before.
     :param size_wh: width and height of the frame in pixels.
     :param drawn: (N,), those that get a face.
-    :returns: the regions, and where tracks are now.
+    :returns: the regions, and where those that are drawn are now.
     """
     tracks = regions.track_ids.tolist()
     old = [i for i in np.nonzero(drawn)[0].tolist() if tracks[i] >= 0 and tracks[i] in before]
@@ -51,6 +51,8 @@ def steady(
         own[known] = np.clip(then[:, 1], box - play, box + play)
     covered = boxes.clip(covered, size_wh)
     places = {
-        track: np.stack([covered[i], own[i]]) for i, track in enumerate(tracks) if track >= 0
+        tracks[i]: np.stack([covered[i], own[i]])
+        for i in np.nonzero(drawn)[0].tolist()
+        if tracks[i] >= 0
     }
     return dataclasses.replace(regions, xyxy_px=covered, ungrown_xyxy_px=own), places

@@ -2,6 +2,7 @@
 
 import json
 
+import cv2
 from ffs_anonymizer.cli.program import main
 from ffs_anonymizer.jobs.report import KEPT
 import pytest
@@ -142,3 +143,19 @@ def test_where_faces_are_drawn_a_stream_is_made_anew_as_a_whole(tmp_path, face_b
     assert KEPT not in table[RAW]
     assert f'4 {KEPT}' in table[SMALL]
     assert read_bag(tmp_path / 'b').records == read_bag(tmp_path / 'whole').records
+
+
+def test_pictures_beside_a_drawn_film_stand_for_themselves(tmp_path, face_bgr):
+    source, found = tmp_path / 'in', tmp_path / 'a.jsonl'
+    source.mkdir()
+    for name in ('0001.png', '0002.png', 'alone.png'):
+        cv2.imwrite(str(source / name), face_bgr)
+    base = ('-i', source, '--image-sequence', '--method', 'generate')
+    assert media(*base, '-o', tmp_path / 'a', '--write-detections', found) == 0
+    reuse = ('--reuse', tmp_path / 'a', '--reuse-detections', found)
+    assert media(*base, '-o', tmp_path / 'b', '--detections', found, *reuse) == 0
+    streams = json.loads((tmp_path / 'b.privacy.json').read_text())['streams']
+    kept = {name: stream['methods'].get(KEPT, 0) for name, stream in streams.items()}
+    assert kept == {'0001.png': 0, '0002.png': 0, 'alone.png': 1}
+    for name in streams:
+        assert (tmp_path / 'a' / name).read_bytes() == (tmp_path / 'b' / name).read_bytes()

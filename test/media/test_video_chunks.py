@@ -11,7 +11,7 @@ import time
 from ffs_anonymizer.cli.program import main
 from ffs_anonymizer.jobs import chunks as jobs
 from ffs_anonymizer.jobs.chunks import ChunkResult, DetectedBefore
-from ffs_anonymizer.media import conversion
+from ffs_anonymizer.media import chunks, conversion
 from ffs_anonymizer.media.chunks import plan_chunks, run_chunk
 from ffs_anonymizer.media.files import MediaJob, MediaPlan
 from ffs_anonymizer.settings.runtime import Settings
@@ -88,8 +88,10 @@ def test_chunks_make_the_video_that_one_pass_makes(
     known = Counting(results_of(job))
     # As processes would have returned them.
     monkeypatch.setattr(conversion, 'detect_in_processes', lambda *_, **__: known)
+    cut = []
+    monkeypatch.setattr(chunks, 'plan_chunks', lambda *a: cut.append(a) or plan_chunks(*a))
     report = conversion.run(several, workers=1)
-    assert (report.frames, report.undone) == (16, [])
+    assert (report.frames, report.undone, len(cut)) == (16, [], 1)
     assert known.asked == len(known) == 16
     assert known.missed == 0
     assert target.read_bytes() == job.target.read_bytes()

@@ -18,6 +18,8 @@ def test_each_role_has_the_file_that_the_settings_name():
     plates = ('plate detector', 'ffs-plates.onnx')
     chooser = 'face chooser', default_generator().stem + '-faces.onnx'
     assert names(face__method='generate') == [face, plates, chooser, ('generator', shipped)]
+    roles = roster.roster(Settings().updated({'face.method': 'generate'}))
+    assert roles[-1].chooser == roles[-2].path
     assert names(face__method='blur', detector__plate_model_path='none') == [face]
     assert names(face__method='blur', generator__small_model_path='s.onnx') == [face, plates]
     assert names(
