@@ -146,7 +146,7 @@ def test_outside_regions_and_feathers_nothing_changes(make, tmp_path, method):
     result = run(recipe, msg, [(30, 20, 60, 60)])
     before = np.frombuffer(msg.data, np.uint8).reshape(HEIGHT, WIDTH, 3)
     after = np.frombuffer(result.data, np.uint8).reshape(HEIGHT, WIDTH, 3)
-    feather = {'generate': 4, 'blur': 8}.get(method, 0)
+    feather = {'generate': 2, 'blur': 8}.get(method, 0)
     outside = np.ones((HEIGHT, WIDTH), np.bool_)
     outside[20 - feather : 60 + feather, 30 - feather : 60 + feather] = False
     assert np.array_equal(before[outside], after[outside])

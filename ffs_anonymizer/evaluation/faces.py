@@ -23,6 +23,8 @@ from ffs_anonymizer.frames.array import ArrayFrame
 from ffs_anonymizer.networks import Networks
 from ffs_anonymizer.painting.composite import cover, with_feather
 from ffs_anonymizer.painting.crops import cut_square, resize_square
+from ffs_anonymizer.painting.job import FEATHERS
+from ffs_anonymizer.painting.methods import GENERATE
 from ffs_anonymizer.regions.boxes import iou
 from ffs_anonymizer.regions.detections import Detections, FACE
 from ffs_anonymizer.settings.runtime import Settings
@@ -322,7 +324,7 @@ def evaluate(
     :param progress: wraps the names, for a progress bar.
     """
     usual = next(iter(settings_by_method.values()), Settings())
-    border = (usual.face.region_scale, usual.feather)
+    border = (usual.face.region_scale, usual.feather * FEATHERS[GENERATE])
     untouched = [photo.image_bgr for photo in photos]
     original = judge(photos, untouched, judges, *border)
     results: dict[str, dict[str, Any]] = {ORIGINAL: {**score(original, original), 'posed': None}}

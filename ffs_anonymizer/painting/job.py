@@ -11,15 +11,17 @@ from ffs_anonymizer.painting import composite, obscure
 from ffs_anonymizer.painting.composite import Patch
 from ffs_anonymizer.painting.crops import enclosing_squares
 from ffs_anonymizer.painting.inputs import in_crops, latent_seeds, latents_of, points_of
-from ffs_anonymizer.painting.methods import BLUR, GENERATE_SMALL, MOSAIC, PLATE, SOLID
+from ffs_anonymizer.painting.methods import BLUR, GENERATE, GENERATE_SMALL, MOSAIC, PLATE, SOLID
 from ffs_anonymizer.painting.plate import draw_plate
 from ffs_anonymizer.regions.detections import FACE, Regions
 from ffs_anonymizer.settings.runtime import ObscureSettings, Settings
 import numpy as np
 from numpy.typing import NDArray
 
-# A blurred patch is flat where its surroundings are not: it takes a wider fade to look soft.
-BLUR_FEATHERS = 2
+# Soft edges by method, in settings.feather. A blurred patch is flat where its surroundings are not
+# and takes a wide fade to look soft; a drawn face is softer than the hair and the ears around it,
+# which a wide fade would only veil.
+FEATHERS = {GENERATE: 0.4, GENERATE_SMALL: 0.4, BLUR: 2.0, PLATE: 1.0}
 _HEADER, _CROP, _HOLE, _PATCH = 8, 5, 4, 12
 
 
@@ -148,8 +150,7 @@ def job_of(
     outers, pixels, under = [], [], []
     for i in order.tolist():
         rect, method, crop = rects_xyxy_px[i], int(methods[i]), int(crop_index[i])
-        feather = settings.feather if method <= BLUR or method == PLATE else 0.0
-        feather *= BLUR_FEATHERS if method == BLUR else 1
+        feather = settings.feather * FEATHERS.get(method, 0.0)
         outer = composite.with_feather(rect, feather, size_wh=(width, height))
         if crop >= 0:
             low, side = np.tile(squares[crop, :2], 2), int(squares[crop, 2])
