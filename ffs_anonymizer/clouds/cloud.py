@@ -8,7 +8,7 @@ from typing import Any
 from ffs_anonymizer.clouds import surface
 from ffs_anonymizer.errors import ImageError
 from ffs_anonymizer.frames.frame import Buffer, Frame, Rect
-from ffs_anonymizer.frames.raw import as_buffer
+from ffs_anonymizer.frames.raw import as_buffer, writable
 from ffs_anonymizer.frames.upright import upright
 import numpy as np
 from numpy.typing import NDArray
@@ -32,18 +32,19 @@ class Cloud:
     """
     Hold the bytes of a PointCloud2 and where in them its points lie.
 
-    `data` is the source until `edit` is called; then it is a copy.
+    `data` is the source until `edit` is called; then it is a copy, but for `in_place`.
 
     :param msg: the fields of sensor_msgs/PointCloud2; point_step and row_step in bytes.
+    :param in_place: whether its data, where it can be written to, is the cloud's own from now on.
     :raises ImageError: sizes, fields and data do not go together, or there is no x, y and z.
     """
 
-    def __init__(self, msg: Any) -> None:
+    def __init__(self, msg: Any, *, in_place: bool = False) -> None:
         self.height, self.width = int(msg.height), int(msg.width)
         self.point_step, self.row_step = int(msg.point_step), int(msg.row_step)
         self._order = '>' if msg.is_bigendian else '<'
         self.data: Buffer = as_buffer(msg.data)
-        self._is_copy = False
+        self._in_place, self._is_editable = in_place, False
         self._what = f'cloud of {self.width}x{self.height} points of {self.point_step} bytes'
         self._check_sizes()
         self._fields = self._read_fields(msg.fields)
@@ -60,9 +61,10 @@ class Cloud:
         return bool(self.colour_offsets)
 
     def edit(self) -> None:
-        """Make `data` a copy that may be written to."""
-        if not self._is_copy:
-            self.data, self._is_copy = bytearray(self.data), True
+        """Make `data` something that may be written to."""
+        if not self._is_editable:
+            self.data = writable(self.data, in_place=self._in_place)
+            self._is_editable = True
 
     def clear_padding(self) -> None:
         """Clear what stands behind the last point of each row, which nobody looks at."""
@@ -252,23 +254,24 @@ class CloudFrame(Frame):
         spanned = surface.span(points, known, hole)
         if spanned is None:
             return None
-        points[~known] = 0
         # Along the view, as range sensors err.
         size = surface.noise_size(_lengths(points), known) * surface.noise(rect)
         factor = 1 + size / np.maximum(_lengths(spanned), np.finfo(np.float64).tiny)
         return np.asarray(spanned * factor[..., None])
 
 
-def decode_cloud(msg: Any, geometry: str, *, rotation: int = 0) -> Frame:
+def decode_cloud(msg: Any, geometry: str, *, rotation: int = 0, in_place: bool = False) -> Frame:
     """
     Decode an organized sensor_msgs/PointCloud2 with colours, or anything with its fields.
 
     :param geometry: one of GEOMETRIES.
     :param rotation: degrees clockwise that make the camera's picture upright.
+    :param in_place: whether the message's data, where it can be written to, is the frame's own
+        from now on, instead of a copy.
     :raises ImageError: it is empty or not organized, has no colours, or its sizes do not go
         together.
     """
-    cloud = Cloud(msg)
+    cloud = Cloud(msg, in_place=in_place)
     if not cloud.is_coloured or not cloud.is_organized or not cloud.width:
         raise ImageError(
             f'got a cloud of {cloud.width}x{cloud.height} points '
@@ -313,5 +316,6 @@ def blank_cloud(msg: Any) -> Buffer:
 
 
 def _lengths(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the distances of points (..., 3) from the origin."""
-    return np.asarray(np.sqrt(np.einsum('...i,...i', points, points)))
+    """Return the distances of points (..., 3) from the origin; of some, no number or infinity."""
+    with np.errstate(all='ignore'):
+        return np.asarray(np.sqrt(np.einsum('...i,...i', points, points)))

@@ -171,7 +171,13 @@ class Scene:
         return dataclasses.replace(seen.regions, xyxy_px=whole, points_px=points)
 
     def hide_in_cloud(
-        self, msg: Any, links: Sequence[Link], geometry: str, stamp_ns: int
+        self,
+        msg: Any,
+        links: Sequence[Link],
+        geometry: str,
+        stamp_ns: int,
+        *,
+        in_place: bool = False,
     ) -> tuple[Buffer, int]:
         """
         Return a PointCloud2's data with all points in regions anonymous, and how many regions.
@@ -179,10 +185,11 @@ class Scene:
         :param links: the cameras that see the cloud.
         :param geometry: keep, flatten or drop.
         :param stamp_ns: of the cloud.
+        :param in_place: whether its data, where it can be written to, may be changed itself.
         :raises ImageError: the cloud cannot be read, or a camera's picture, lens or place at the
             time is not known.
         """
-        cloud = Cloud(msg)
+        cloud = Cloud(msg, in_place=in_place)
         if not links:
             raise ImageError('got no camera that sees this cloud: list one in cloud.cameras')
         views = self.views(msg, links, stamp_ns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from ffs_anonymizer.frames.compressed import black_compressed, decode_compressed
@@ -33,7 +34,12 @@ __all__ = [
 
 
 def decode(
-    msg: Any, *, topic: str = '', rotation: int = 0, most_pixels: int = MOST_PIXELS
+    msg: Any,
+    *,
+    topic: str = '',
+    rotation: int = 0,
+    most_pixels: int = MOST_PIXELS,
+    in_place: bool = False,
 ) -> Frame:
     """
     Decode an image message of either type, told by its fields; the frame is upright.
@@ -41,9 +47,13 @@ def decode(
     :param topic: its name, which may say that it is depth.
     :param rotation: degrees clockwise that make the camera's picture upright.
     :param most_pixels: limit of width times height.
+    :param in_place: whether the data of an Image, where it can be written to, is the frame's own
+        from now on, instead of a copy.
     :raises ImageError: the message holds no picture, or one that cannot be decoded faithfully.
     """
-    take = decode_image if hasattr(msg, 'encoding') else decode_compressed
+    take = decode_compressed
+    if hasattr(msg, 'encoding'):
+        take = partial(decode_image, in_place=in_place)
     return take(msg, topic=topic, rotation=rotation, most_pixels=most_pixels)
 
 

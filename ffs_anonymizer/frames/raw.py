@@ -83,34 +83,35 @@ _NEAREST, _NEAREST_STEPS, _HOLES, _SAMPLED = 100, 64, 0.005, 256
 class _RawFrame(Frame):
     """Keep the message's bytes and layout; a child says what its samples are."""
 
-    def __init__(self, msg: Any, source: Buffer, stride: int) -> None:
+    def __init__(self, msg: Any, source: Buffer, stride: int, *, in_place: bool) -> None:
         self._encoding: str = msg.encoding
         self._width, self._height = int(msg.width), int(msg.height)
         self._source, self._stride = source, stride
+        self._in_place = in_place
         self._dtype = 'u1'
         if self._encoding.endswith('16'):
             self._dtype = '>u2' if msg.is_bigendian else '<u2'
         self._tone = LINEAR
 
     def encode(self, touched_xyxy_px: NDArray[np.int32]) -> Buffer:
-        """Return a copy of the message's bytes with only the touched samples written."""
+        """Return the message's bytes with only the touched samples written."""
         rects = list(self._inside(touched_xyxy_px))
         if not rects and self._is_clean():
             return self._source
-        buffer = bytearray(self._source)
+        buffer = writable(self._source, in_place=self._in_place)
         for rect in rects:
             self._write(buffer, rect)
         self._clean(buffer)
         return buffer
 
-    def _write(self, buffer: bytearray, rect: Rect) -> None:
+    def _write(self, buffer: Buffer, rect: Rect) -> None:
         raise NotImplementedError
 
     def _is_clean(self) -> bool:
         """Return whether the bytes that are no samples are zero, and alpha is no picture."""
         return not any(padding.any() for padding in self._paddings(self._source))
 
-    def _clean(self, buffer: bytearray) -> None:
+    def _clean(self, buffer: Buffer) -> None:
         """Make it so."""
         for padding in self._paddings(buffer):
             padding[:] = 0
@@ -124,11 +125,11 @@ class _RawFrame(Frame):
 
 
 class _BgrFrame(_RawFrame):
-    """Edit the one copy of the message's bytes in place."""
+    """Edit the message's bytes, or the one copy of them, in place."""
 
-    def __init__(self, msg: Any, source: Buffer, stride: int) -> None:
-        super().__init__(msg, source, stride)
-        self._buffer = bytearray(source)
+    def __init__(self, msg: Any, source: Buffer, stride: int, *, in_place: bool) -> None:
+        super().__init__(msg, source, stride, in_place=in_place)
+        self._buffer = writable(source, in_place=in_place)
         self.image_bgr = _view(self._buffer, (self._height, self._width, 3), stride)
 
     def encode(self, touched_xyxy_px: NDArray[np.int32]) -> Buffer:
@@ -142,8 +143,8 @@ class _BgrFrame(_RawFrame):
 class _PackedFrame(_RawFrame):
     """Hold whole pixels of 8 or 16 bits a channel."""
 
-    def __init__(self, msg: Any, source: Buffer, stride: int) -> None:
-        super().__init__(msg, source, stride)
+    def __init__(self, msg: Any, source: Buffer, stride: int, *, in_place: bool) -> None:
+        super().__init__(msg, source, stride, in_place=in_place)
         self._channels = _PACKED[self._encoding]
         samples = self._samples(source)
         if self._dtype != 'u1':
@@ -170,13 +171,13 @@ class _PackedFrame(_RawFrame):
             shape = (*shape, len(self._channels))
         return _view(buffer, shape, self._stride, self._dtype)
 
-    def _write(self, buffer: bytearray, rect: Rect) -> None:
+    def _write(self, buffer: Buffer, rect: Rect) -> None:
         write_bgr(self._samples(buffer), self.image_bgr, rect, self._channels, self._tone)
 
     def _is_clean(self) -> bool:
         return not self._hides and super()._is_clean()
 
-    def _clean(self, buffer: bytearray) -> None:
+    def _clean(self, buffer: Buffer) -> None:
         super()._clean(buffer)
         if self._hides:
             self._samples(buffer)[..., 3] = opaque(self._dtype)
@@ -187,8 +188,8 @@ class _BayerFrame(_RawFrame):
 
     bleed_px = 2
 
-    def __init__(self, msg: Any, source: Buffer, stride: int) -> None:
-        super().__init__(msg, source, stride)
+    def __init__(self, msg: Any, source: Buffer, stride: int, *, in_place: bool) -> None:
+        super().__init__(msg, source, stride, in_place=in_place)
         samples = self._samples(source)
         if self._dtype != 'u1':
             self._tone = Tone.of(samples)
@@ -215,7 +216,7 @@ class _BayerFrame(_RawFrame):
     def _samples(self, buffer: Buffer) -> NDArray[Any]:
         return _view(buffer, (self._height, self._width), self._stride, self._dtype)
 
-    def _write(self, buffer: bytearray, rect: Rect) -> None:
+    def _write(self, buffer: Buffer, rect: Rect) -> None:
         x0, y0, x1, y1 = rect
         samples = self._samples(buffer)
         colours = self._encoding[len('bayer_') : len('bayer_rggb')]
@@ -232,14 +233,14 @@ class _PairsFrame(_RawFrame):
 
     align_wh_px = (2, 1)
 
-    def __init__(self, msg: Any, source: Buffer, stride: int) -> None:
-        super().__init__(msg, source, stride)
+    def __init__(self, msg: Any, source: Buffer, stride: int, *, in_place: bool) -> None:
+        super().__init__(msg, source, stride, in_place=in_place)
         pairs = _view(source, (self._height, _even(self._width), 2), stride)
         code = _PAIRS[self._encoding]
         self.image_bgr = cv2.cvtColor(pairs, code)[:, : self._width]
         self._luma = 1 if code == cv2.COLOR_YUV2BGR_UYVY else 0
 
-    def _write(self, buffer: bytearray, rect: Rect) -> None:
+    def _write(self, buffer: Buffer, rect: Rect) -> None:
         x0, y0, x1, y1 = rect
         pairs = _view(buffer, (self._height, _even(self._width), 2), self._stride)
         luma, chroma = _luma_chroma(self.image_bgr, rect, (2, 1))
@@ -250,8 +251,8 @@ class _PairsFrame(_RawFrame):
 class _PlanesFrame(_RawFrame):
     """Hold a luma plane and after it chroma, in pairs or two planes, of 2x2 pixels or each."""
 
-    def __init__(self, msg: Any, source: Buffer, stride: int) -> None:
-        super().__init__(msg, source, stride)
+    def __init__(self, msg: Any, source: Buffer, stride: int, *, in_place: bool) -> None:
+        super().__init__(msg, source, stride, in_place=in_place)
         self.align_wh_px = _chroma_block_wh(self._encoding)
         luma, u, v = self._luma_u_v(source)
         is_pair = u.strides[1] == 2 and u.ctypes.data < v.ctypes.data
@@ -284,7 +285,7 @@ class _PlanesFrame(_RawFrame):
         u, v = chroma if len(chroma) == 2 else (chroma[0][:, 0::2], chroma[0][:, 1::2])
         return (luma, v, u) if self._encoding in ('nv21', 'yv12') else (luma, u, v)
 
-    def _write(self, buffer: bytearray, rect: Rect) -> None:
+    def _write(self, buffer: Buffer, rect: Rect) -> None:
         x0, y0, x1, y1 = rect
         block_w, block_h = self.align_wh_px
         luma_plane, *chroma_planes = self._luma_u_v(buffer)
@@ -297,7 +298,12 @@ class _PlanesFrame(_RawFrame):
 
 
 def decode_image(
-    msg: Any, *, topic: str = '', rotation: int = 0, most_pixels: int = MOST_PIXELS
+    msg: Any,
+    *,
+    topic: str = '',
+    rotation: int = 0,
+    most_pixels: int = MOST_PIXELS,
+    in_place: bool = False,
 ) -> Frame:
     """
     Decode a sensor_msgs/Image, or anything with its fields.
@@ -306,6 +312,8 @@ def decode_image(
     :param topic: its name, which may say that it is depth.
     :param rotation: degrees clockwise that make the camera's picture upright.
     :param most_pixels: limit of width times height.
+    :param in_place: whether the message's data, where it can be written to, is the frame's own
+        from now on, instead of a copy.
     :raises ImageError: an encoding that is no picture or not known, depth, a size of zero or over
         the limit, or a step or a length that do not go with them.
     """
@@ -331,7 +339,7 @@ def decode_image(
         kind = '>u2' if msg.is_bigendian else '<u2'
         refuse_depth_samples(_view(source, size_hw, stride, kind), topic)
     try:
-        return upright(frame(msg, source, stride), rotation=rotation)
+        return upright(frame(msg, source, stride, in_place=in_place), rotation=rotation)
     except cv2.error as error:
         raise ImageError(f'{_describe(msg)}: OpenCV cannot convert it: {error}') from error
 
@@ -432,6 +440,11 @@ def as_buffer(data: Any) -> Buffer:
         raise ImageError(
             f'got data of type {type(data).__name__}, expected contiguous bytes'
         ) from error
+
+
+def writable(data: Buffer, *, in_place: bool) -> Buffer:
+    """Return the bytes themselves where they may and can be written to, else a copy."""
+    return data if in_place and not memoryview(data).readonly else bytearray(data)
 
 
 def _layout(msg: Any) -> tuple[int, int]:

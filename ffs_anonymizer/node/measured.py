@@ -52,7 +52,8 @@ class Measured:
         if not len(message.data):
             return None
         rotation = rotation_of(self._settings.rotation, camera.topic)
-        return decode_cloud(message, self._settings.cloud.geometry, rotation=rotation)
+        geometry = self._settings.cloud.geometry
+        return decode_cloud(message, geometry, rotation=rotation, in_place=True)
 
     def is_due(self, camera: Camera) -> bool:
         """
@@ -73,7 +74,7 @@ class Measured:
 
     def hide(self, recipe: Recipe, camera: Camera, waiting: Waiting) -> Anonymized:
         """
-        Return what is to be published.
+        Return what is to be published; the message's own data is changed where that is possible.
 
         :raises ImageError: what is needed for it is not known.
         """
@@ -84,6 +85,7 @@ class Measured:
             camera.links,
             kind=camera.kind,
             stamp_ns=stamp_ns(waiting),
+            in_place=True,
         )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import array
 import importlib
 from typing import Any
 
+from ffs_anonymizer.frames.frame import Buffer
 from ffs_anonymizer.regions.detections import CLASSES, Regions
 from std_msgs.msg import Header
 
@@ -50,6 +52,19 @@ def header_of(message: Any) -> Any:
     if hasattr(message, 'header'):
         return message.header
     return Header(stamp=message.timestamp, frame_id=message.frame_id)
+
+
+def put_data(message: Any, data: Buffer) -> None:
+    """
+    Set the data of a message.
+
+    :param data: what `message.data` holds already, where it is a view of that.
+    """
+    if isinstance(data, memoryview) and data.obj is message.data:
+        return
+    # The one type that rclpy takes without looking at each byte of it.
+    message.data = array.array('B')
+    message.data.frombytes(data)
 
 
 def detections_of(header: Any, regions: Regions) -> Any:

@@ -36,6 +36,8 @@ def decode_live(message: Any, topic: str, settings: Settings) -> Frame:
     """
     Decode a camera's image as the settings say; packets of a video are none.
 
+    The message belongs to the frame from then on.
+
     :raises ImageError: it holds no picture, or one that is damaged or too large.
     """
     if hasattr(message, 'step') and not hasattr(message, 'is_bigendian'):
@@ -47,6 +49,7 @@ def decode_live(message: Any, topic: str, settings: Settings) -> Frame:
         topic=topic,
         rotation=rotation_of(settings.rotation, topic),
         most_pixels=settings.limits.max_pixels or MOST_LIVE_PIXELS,
+        in_place=True,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import difflib
 from functools import partial
@@ -30,6 +29,7 @@ from ffs_anonymizer.node.messages import (
     IMAGE_TYPES,
     INFO_TYPES,
     message_type,
+    put_data,
     TRANSFORMS,
 )
 from ffs_anonymizer.node.parameter_files import check_parameter_file
@@ -411,13 +411,9 @@ class Service:
         route = self._routes.get(camera.topic)
         if route is None:
             raise SettingsError('the topics were closed meanwhile')
-        if anonymized.data is not message.data:
-            # The one type that rclpy takes without looking at each byte of it.
-            data = array.array('B')
-            data.frombytes(anonymized.data)
-            message.data = data
-            if camera.is_cloud:
-                message.is_dense = False
+        put_data(message, anonymized.data)
+        if camera.is_cloud:
+            message.is_dense = False
         if camera.kind == 'image' and hasattr(message, 'width'):
             self._sizes_wh[camera.topic] = (message.width, message.height)
         if anonymized.replaced.warnings:

@@ -66,9 +66,9 @@ def message(points=None, colours=None, **layout):
     )
 
 
-def anonymized(msg, geometry='flatten', rects=RECTS):
+def anonymized(msg, geometry='flatten', rects=RECTS, in_place=False):
     """Paint the rectangles grey, as the recipe would."""
-    frame = decode_cloud(msg, geometry)
+    frame = decode_cloud(msg, geometry, in_place=in_place)
     for x0, y0, x1, y1 in rects.tolist():
         frame.image_bgr[y0:y1, x0:x1] = 128
     return with_data(msg, bytes(frame.encode(rects)))
@@ -239,6 +239,17 @@ def test_the_source_is_never_written_to():
     before = bytes(msg.data)
     anonymized(msg)
     assert msg.data == before
+
+
+@EVERY_LAYOUT
+@pytest.mark.parametrize('geometry', GEOMETRIES)
+@pytest.mark.parametrize('rects', [NO_RECTS, RECTS])
+def test_in_place_the_same_comes_out_in_the_bytes_that_came_in(layout, bigendian, geometry, rects):
+    msg = message(**LAYOUTS[layout], bigendian=bigendian)
+    expected = anonymized(msg, geometry, rects).data
+    assert anonymized(msg, geometry, rects, in_place=True).data == expected
+    own = bytearray(msg.data)
+    assert anonymized(with_data(msg, own), geometry, rects, in_place=True).data == expected == own
 
 
 def changed(msg, **fields):

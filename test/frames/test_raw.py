@@ -104,6 +104,22 @@ def test_row_padding_does_not_pass(encoding, bigendian):
     assert (out == np.frombuffer(msg.data, np.uint8))[~padding].all()
 
 
+@pytest.mark.parametrize('rects', ['none', 'inside'])
+@pytest.mark.parametrize(('encoding', 'bigendian'), LAYOUTS)
+def test_in_place_the_same_comes_out_in_the_bytes_that_came_in(encoding, bigendian, rects):
+    msg = noise_message(encoding, *ODD, padding=8, bigendian=bigendian)
+    rects = NO_RECTS if rects == 'none' else np.array([RECTS[rects]], np.int32)
+    outs = []
+    own = array('B', msg.data)
+    for data, in_place in ((own, True), (msg.data, True), (array('B', msg.data), False)):
+        frame = decode_image(with_data(msg, data), in_place=in_place)
+        for x0, y0, x1, y1 in rects:
+            frame.image_bgr[y0:y1, x0:x1] = (90, 90, 90)
+        outs.append(frame.encode(rects))
+        assert np.shares_memory(np.frombuffer(outs[-1], np.uint8), data) == (data is own)
+    assert outs[0] == outs[1] == outs[2] == own != msg.data
+
+
 @pytest.mark.parametrize('size_wh', [(1, 1), (2, 2), (3, 1), (1, 4), (5, 3)])
 @pytest.mark.parametrize('encoding', ENCODINGS)
 def test_smallest_sizes(encoding, size_wh):
