@@ -211,7 +211,9 @@ class Recipe:
         :raises AnonymizerError: a network failed.
         """
         with _stage('detect', timings_ms):
-            return detector.detect(frame.image_bgr, self._detectors, self.settings)
+            return detector.detect(
+                frame.image_bgr, self._detectors, self.settings, lanes=self.networks.lanes
+            )
 
     def find(
         self,

@@ -10,6 +10,7 @@ from typing import Union
 
 from ffs_anonymizer.backend import gains_by_bytes, open_model
 from ffs_anonymizer.backend.device import Device
+from ffs_anonymizer.cores import cores
 from ffs_anonymizer.errors import AnonymizerError
 from ffs_anonymizer.models.roster import CHOOSERS, DETECTORS, GENERATORS, Role, roster
 from ffs_anonymizer.painting.chooser import Chooser
@@ -58,6 +59,8 @@ class Networks:
 
     def __init__(self, settings: Settings, *, concurrency: int = 1) -> None:
         self.concurrency = concurrency
+        # Looks of two networks scale better over the cores than the layers of one do.
+        self.lanes = 2 if concurrency == 1 and (settings.threads or cores()) > 1 else 1
         self._device, self._threads = settings.device, settings.threads
         self._lock = threading.Lock()
         self._opened: dict[tuple[object, ...], _Opened] = {}
@@ -140,8 +143,9 @@ class Networks:
         key = role.name, role.path, *(options if role.name in GENERATORS else ())
         if key in self._opened:
             return self._opened[key]
+        callers = self.concurrency * (self.lanes if role.name in DETECTORS else 1)
         model = open_model(
-            role.path, device=self._device, threads=self._threads, concurrency=self.concurrency
+            role.path, device=self._device, threads=self._threads, concurrency=callers
         )
         on_cpu = model.name == 'onnxruntime' and model.device.kind == 'cpu'
         if role.on_cpu is not None and on_cpu and gains_by_bytes():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 import functools
+from functools import partial
 import itertools
 import operator
 
@@ -13,6 +14,7 @@ from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.models.manifest import Manifest
 from ffs_anonymizer.regions import boxes
 from ffs_anonymizer.regions.detections import CLASSES, Detections, FACE, PLATE
+from ffs_anonymizer.regions.lanes import in_lanes
 from ffs_anonymizer.regions.layouts import layout_of
 from ffs_anonymizer.regions.looks import Look, looks_at
 from ffs_anonymizer.settings.runtime import Settings
@@ -82,7 +84,6 @@ class Network:
         threshold: float,
         nms_iou: float,
         scale: float,
-        views: Views | None = None,
     ) -> Detections:
         """
         Find the objects of a frame, of every size.
@@ -91,22 +92,41 @@ class Network:
         :param threshold: lowest score.
         :param nms_iou: overlap above which two boxes are one object.
         :param scale: size at which the network sees the frame; one of fixed size sees all of it.
-        :param views: of this frame, where other networks look at it, too.
         :raises ModelError: the network fails or returns what is no number.
         """
-        views = Views(image_bgr) if views is None else views
         height, width = image_bgr.shape[:2]
+        looks = self.looks((width, height), scale)
+        views = Views(image_bgr)
+        parts = [self.look(views, look, threshold) for look in looks]
+        return self.joined(looks, parts, nms_iou)
+
+    def looks(self, size_wh: tuple[int, int], scale: float) -> tuple[Look, ...]:
+        """
+        Return the looks that find objects of every size in a frame, the finest ones first.
+
+        :param scale: size at which the network sees the frame; one of fixed size sees all of it.
+        """
         fixed_h, fixed_w = self._input.shape[2:]
-        looks = looks_at(
-            (width, height),
+        return looks_at(
+            size_wh,
             scale,
             self.STRIDE,
             fixed_wh=(fixed_w, fixed_h),
             looks_again=bool(self.layout.second_look),
         )
+
+    def joined(
+        self, looks: Sequence[Look], found_by_look: Sequence[Detections], nms_iou: float
+    ) -> Detections:
+        """
+        Return what the looks at a frame find together, each object once.
+
+        :param nms_iou: overlap above which two boxes are one object.
+        """
         found = Detections.empty()
-        for level, same in itertools.groupby(looks, lambda look: look.level):
-            parts = [self._look(views, look, threshold) for look in same]
+        by_look = zip(looks, found_by_look, strict=True)
+        for level, same in itertools.groupby(by_look, lambda pair: pair[0].level):
+            parts = [part for _, part in same]
             seen = functools.reduce(operator.add, parts)
             seen = seen.take(boxes.nms(seen.xyxy_px, seen.scores, nms_iou))
             if len(parts) > 1:
@@ -123,8 +143,14 @@ class Network:
             return np.asarray(size[:, 1] * finest >= self.LEAST_AGAIN_PX / self.layout.second_look)
         return np.asarray(size.max(axis=1) * finest >= LARGE_PX)
 
-    def _look(self, views: Views, look: Look, threshold: float) -> Detections:
-        """Return what one look finds, in pixels of the frame, overlapping boxes included."""
+    def look(self, views: Views, look: Look, threshold: float) -> Detections:
+        """
+        Return what one look finds, in pixels of the frame, overlapping boxes included.
+
+        :param views: of the frame.
+        :param threshold: lowest score.
+        :raises ModelError: the network fails or returns what is no number.
+        """
         height, width = views.image_bgr.shape[:2]
         x0, y0, x1, y1 = look.xyxy_px
         (left, top), (seen_w, seen_h), (canvas_w, canvas_h) = (
@@ -200,26 +226,41 @@ def _not_within(
 
 
 def detect(
-    image_bgr: NDArray[np.uint8], networks: Iterable[Network], settings: Settings
+    image_bgr: NDArray[np.uint8],
+    networks: Sequence[Network],
+    settings: Settings,
+    *,
+    lanes: int = 1,
 ) -> Detections:
     """
     Find all that is to be replaced in a frame.
 
     :param image_bgr: (H, W, 3) uint8.
     :param settings: thresholds, and the size at which the networks see the frame.
+    :param lanes: how many looks at the frame are worked on at once.
     :raises ModelError: a network fails or returns what is no number.
     """
     thresholds = {FACE: settings.face.threshold, PLATE: settings.plate.threshold}
-    found = Detections.empty()
+    height, width = image_bgr.shape[:2]
     views = Views(image_bgr)
-    for network in networks:
-        found += network.detect(
-            image_bgr,
-            threshold=thresholds[network.class_index],
-            nms_iou=settings.detector.nms_iou,
-            scale=settings.detector.scale,
-            views=views,
-        )
+    looks = [network.looks((width, height), settings.detector.scale) for network in networks]
+    works = [
+        (look.level, number, partial(network.look, views, look, thresholds[network.class_index]))
+        for number, (network, own) in enumerate(zip(networks, looks, strict=True))
+        for look in own
+    ]
+    models = [network.model for network in networks]
+    if not all(model.concurrent and model.device.kind == 'cpu' for model in models):
+        lanes = 1
+    # Tiles are large, and each takes the memory of all layers.
+    if any(sum(not look.level for look in own) > 1 for own in looks):
+        lanes = 1
+    works.sort(key=lambda work: work[0])
+    parts = in_lanes([look for _, _, look in works], lanes)
+    found = Detections.empty()
+    for number, (network, own) in enumerate(zip(networks, looks, strict=True)):
+        ours = [part for part, work in zip(parts, works, strict=True) if work[1] == number]
+        found += network.joined(own, ours, settings.detector.nms_iou)
     return found
 
 

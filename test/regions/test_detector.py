@@ -2,9 +2,12 @@ from pathlib import Path
 
 import cv2
 from ffs_anonymizer.backend import open_model
+from ffs_anonymizer.backend.device import Device
 from ffs_anonymizer.errors import MediaError, ModelError
+from ffs_anonymizer.regions import detector, looks
 from ffs_anonymizer.regions.detections import FACE, PLATE, read_boxes
 from ffs_anonymizer.regions.detector import Network, Views
+from ffs_anonymizer.regions.lanes import in_lanes
 from ffs_anonymizer.regions.looks import Look
 from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
@@ -96,7 +99,7 @@ MODELS = [
 @pytest.mark.parametrize('model', MODELS)
 @pytest.mark.parametrize('scale', [0.5, 1.0, 2.0])
 def test_the_astronaut_is_found(astronaut_bgr, model, scale):
-    detector = Detector(
+    finder = Detector(
         settings_with(
             detector__model_path=model,
             detector__plate_model_path='none',
@@ -104,7 +107,7 @@ def test_the_astronaut_is_found(astronaut_bgr, model, scale):
             face__threshold=0.5,
         )
     )
-    found = detector.detect(astronaut_bgr)
+    found = finder.detect(astronaut_bgr)
     assert len(found) == 1
     assert iou(found.xyxy_px[0], np.array([175, 65, 275, 190], np.float32)) > 0.6
     assert found.classes.tolist() == [FACE]
@@ -135,8 +138,8 @@ def test_all_19_ministers_are_found(model):
 
 @needs_shared
 def test_a_second_network_finds_plates(astronaut_bgr):
-    detector = Detector(settings_with(detector__plate_model_path=str(YUNET), face__threshold=0.5))
-    found = detector.detect(astronaut_bgr)
+    finder = Detector(settings_with(detector__plate_model_path=str(YUNET), face__threshold=0.5))
+    found = finder.detect(astronaut_bgr)
     assert sorted(found.classes.tolist()) == [FACE, PLATE]
 
 
@@ -176,3 +179,42 @@ def test_networks_share_a_frame_at_the_sizes_at_which_they_look():
     as_it_is = views.of(Look(part, (80, 40), (0, 0), (96, 64)))
     np.testing.assert_array_equal(as_it_is, image[10:50, 40:120])
     assert np.shares_memory(as_it_is, image)
+
+
+@pytest.fixture
+def asked_lanes(monkeypatch):
+    """Return the list of how many looks were to be worked on at once, frame by frame."""
+    asked = []
+
+    def noting(works, lanes):
+        asked.append(lanes)
+        return in_lanes(works, lanes)
+
+    monkeypatch.setattr(detector, 'in_lanes', noting)
+    return asked
+
+
+def test_looks_side_by_side_find_what_they_find_one_by_one(astronaut_bgr, asked_lanes):
+    finder = Detector(Settings())
+    networks = finder.networks.of(finder.settings)[0]
+    one, two = (
+        detector.detect(astronaut_bgr, networks, finder.settings, lanes=lanes) for lanes in (1, 2)
+    )
+    assert asked_lanes == [1, 2]
+    assert len(one)
+    for name in one.COLUMNS:
+        np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+
+
+def test_tiles_and_gpus_are_worked_on_one_by_one(asked_lanes, monkeypatch):
+    finder = Detector(Settings())
+    networks = finder.networks.of(finder.settings)[0]
+    image = np.zeros((256, 256, 3), np.uint8)
+    detector.detect(image, networks, finder.settings, lanes=2)
+    detector.detect(np.zeros((640, 800, 3), np.uint8), networks, finder.settings, lanes=2)
+    monkeypatch.setattr(looks, 'MOST_PIXELS', 400_000)
+    detector.detect(np.zeros((640, 800, 3), np.uint8), networks, finder.settings, lanes=2)
+    assert asked_lanes == [2, 2, 1]
+    monkeypatch.setattr(networks[0].model, 'device', Device('cuda'))
+    detector.detect(image, networks, finder.settings, lanes=2)
+    assert asked_lanes[3:] == [1]
