@@ -1,6 +1,7 @@
 """What happens to a run where a library is missing, launch_testing in it or not."""
 
 import ast
+import os
 from pathlib import Path
 import shutil
 import subprocess
@@ -39,6 +40,8 @@ def run(folder: Path, **files: str) -> 'subprocess.CompletedProcess[str]':
         text=True,
         check=False,
         cwd=folder,
+        # `colcon test` hands its own options on by these.
+        env={name: value for name, value in os.environ.items() if name != 'PYTEST_ADDOPTS'},
     )
 
 
@@ -50,10 +53,14 @@ def test_file_that_lacks_a_library_takes_no_other_with_it(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize('text', [LACKING, SKIPPED], ids=['left out', 'skipped'])
-def test_run_that_executes_nothing_fails(tmp_path: Path, text: str) -> None:
+def test_run_that_executes_nothing_fails(
+    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('PYTEST_ADDOPTS', f'--junit-xml={tmp_path}/of_colcon.xml')
     done = run(tmp_path, test_it=text)
     assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout
     assert 'no test was executed' in done.stdout
+    assert not (tmp_path / 'of_colcon.xml').exists()
 
 
 def test_no_file_skips_itself_while_it_is_imported() -> None:
