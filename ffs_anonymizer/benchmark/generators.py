@@ -164,7 +164,9 @@ def precision_of(path: Path) -> str:
 
 def count_macs(path: Path, size_px: int) -> float:
     """
-    Return the multiply-accumulates of a network's convolutions for one face; 0 where unknown.
+    Return the multiply-accumulates of a network for one face; 0 where unknown.
+
+    Those of convolutions and matrix products with weights, as evaluation/cost.py counts them.
 
     :param size_px: side of its input.
     """
@@ -187,7 +189,7 @@ def count_macs(path: Path, size_px: int) -> float:
     before = {node.output[0]: node.input[0] for node in model.graph.node}
     total = 0.0
     for node in model.graph.node:
-        if node.op_type != 'Conv':
+        if node.op_type not in ('Conv', 'Gemm'):
             continue
         weight = node.input[1]
         while weight not in constants and weight in before:

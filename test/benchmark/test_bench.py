@@ -128,7 +128,7 @@ def test_products_are_counted_through_pairs(models):
 
 def test_inputs_that_are_no_pictures_are_no_hindrance_to_counting(tmp_path):
     path = save_coded_generator(tmp_path / 'coded.onnx')
-    assert generators.count_macs(path, 32) == 0  # it has no convolution
+    assert generators.count_macs(path, 32) == (8 + 10) * 3
 
 
 def test_every_model_is_measured_for_every_batch(models):
@@ -187,6 +187,16 @@ def test_the_products_of_the_baseline_are_those_that_are_counted():
 
     _, macs = measure(DeepPrivacyGenerator(), 128, inputs=2)
     assert macs == pytest.approx(generators.BASELINE_MACS, rel=1e-4)
+
+
+@pytest.mark.skipif(not TORCH, reason='PyTorch is not installed')
+def test_a_file_costs_what_its_network_costs():
+    from ffs_anonymizer.evaluation.cost import measure
+    from ffs_anonymizer.training.generator.fold import fold
+    from ffs_anonymizer.training.generator.network import make_network
+
+    _, macs = measure(fold(make_network('ffs-128-small').generator), 128)
+    assert generators.count_macs(default_generator(), 128) == macs
 
 
 # -- stages
