@@ -83,11 +83,11 @@ def _works(recipe: Recipe) -> dict[str, Callable[[], Any]]:
     scene.add_regions('/camera/image', STAMP_NS, (640, 480), done.regions)
 
     registered = Camera('/points', drop_old=False, kind='registered', links=LINKS)
-    measured = Measured(recipe.settings, [registered])
+    camera = Camera(LINKS[0].image, drop_old=False)
+    measured = Measured(recipe.settings, [camera, registered])
     stamped = SimpleNamespace(**vars(cloud), header=header(stamp_ns=STAMP_NS))
     waiting = Waiting(stamped, 0.0)
     picture.header = header(stamp_ns=STAMP_NS)
-    camera = Camera(LINKS[0].image, drop_old=False)
     measured.learn(camera, Waiting(picture, 0.0), (640, 480), done.regions)
 
     def through_the_recipe(geometry: str) -> Any:

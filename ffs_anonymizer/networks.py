@@ -54,13 +54,15 @@ class Networks:
 
     :param settings: what is to be opened at once, on which device, with how many threads.
     :param concurrency: threads that will call them at once.
+    :param searches: how many of these search a frame at once; 0: all.
     :raises ModelError: a model is missing or unfit.
     """
 
-    def __init__(self, settings: Settings, *, concurrency: int = 1) -> None:
+    def __init__(self, settings: Settings, *, concurrency: int = 1, searches: int = 0) -> None:
         self.concurrency = concurrency
-        # Looks of two networks scale better over the cores than the layers of one do.
-        self.lanes = 2 if concurrency == 1 and (settings.threads or cores()) > 1 else 1
+        # Looks at a frame scale better over the cores than the layers of a network do alone.
+        is_alone = (searches or concurrency) == 1
+        self.lanes = 2 if is_alone and (settings.threads or cores()) > 1 else 1
         self._device, self._threads = settings.device, settings.threads
         self._lock = threading.Lock()
         self._opened: dict[tuple[object, ...], _Opened] = {}
@@ -143,9 +145,8 @@ class Networks:
         key = role.name, role.path, *(options if role.name in GENERATORS else ())
         if key in self._opened:
             return self._opened[key]
-        callers = self.concurrency * (self.lanes if role.name in DETECTORS else 1)
         model = open_model(
-            role.path, device=self._device, threads=self._threads, concurrency=callers
+            role.path, device=self._device, threads=self._threads, concurrency=self.concurrency
         )
         on_cpu = model.name == 'onnxruntime' and model.device.kind == 'cpu'
         if role.on_cpu is not None and on_cpu and gains_by_bytes():

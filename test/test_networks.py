@@ -1,5 +1,4 @@
 from ffs_anonymizer import networks
-from ffs_anonymizer.backend import open_model
 from ffs_anonymizer.backend.device import Device
 from ffs_anonymizer.errors import ModelError, SettingsError
 from ffs_anonymizer.models import roster
@@ -92,18 +91,10 @@ def test_a_processor_that_can_takes_the_default_in_8_bits(
 
 
 @pytest.mark.parametrize(
-    ('threads', 'concurrency', 'lanes', 'callers'), [(1, 1, 1, 1), (2, 1, 2, 2), (4, 2, 1, 2)]
+    ('threads', 'concurrency', 'searches', 'lanes'),
+    [(1, 1, 0, 1), (2, 1, 0, 2), (4, 2, 0, 1), (4, 2, 2, 1), (4, 2, 1, 2)],
 )
-def test_one_caller_looks_twice_at_once_where_there_are_cores(
-    monkeypatch, threads, concurrency, lanes, callers
-):
-    asked = []
-
-    def noting(path, **options):
-        asked.append((options['threads'], options['concurrency']))
-        return open_model(path, **options)
-
-    monkeypatch.setattr(networks, 'open_model', noting)
+def test_who_searches_alone_looks_twice_at_once(threads, concurrency, searches, lanes):
     settings = Settings().updated({**DRAWN, 'face.method': 'blur', 'threads': threads})
-    with Networks(settings, concurrency=concurrency) as opened:
-        assert (opened.lanes, asked) == (lanes, [(threads, callers)])
+    with Networks(settings, concurrency=concurrency, searches=searches) as opened:
+        assert opened.lanes == lanes

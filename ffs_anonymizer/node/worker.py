@@ -209,18 +209,19 @@ class Worker:
         self, settings: Settings, loaded: Future[dict[str, str]], shared: Networks | None
     ) -> None:
         try:
-            networks = shared or Networks(settings, concurrency=self._most_searches(settings))
+            networks = shared or Networks(
+                settings,
+                concurrency=self._most_callers(settings),
+                searches=sum(not camera.links for camera in self._cameras),
+            )
         except BaseException as error:  # handed to the constructor, which raises it
             loaded.set_exception(error)
             return
         with contextlib.nullcontext() if shared else networks:
             try:
                 self._recipe = Recipe(networks, settings)
-                callers = min(len(self._cameras), concurrency(settings))
-                if shared:
-                    callers = min(callers, networks.concurrency)
-                if self._recipe.gains_by_joining:
-                    callers = 1
+                callers = 1 if self._recipe.gains_by_joining else networks.concurrency
+                callers = min(callers, self._most_callers(settings))
                 self._decoders = {
                     camera.topic: self._decoder(camera, settings, ahead=callers == 1)
                     for camera in self._cameras
@@ -240,9 +241,9 @@ class Worker:
             for thread in others:
                 thread.join()
 
-    def _most_searches(self, settings: Settings) -> int:
-        """Return how many frames can be searched at once, so that there are cores for them."""
-        return max(1, min(sum(not c.links for c in self._cameras), concurrency(settings)))
+    def _most_callers(self, settings: Settings) -> int:
+        """Return how many frames there can be at once, and cores for them."""
+        return max(1, min(len(self._cameras), concurrency(settings)))
 
     def _serve(self) -> None:
         """Do piece after piece of work, until the end."""

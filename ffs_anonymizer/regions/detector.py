@@ -244,23 +244,27 @@ def detect(
     height, width = image_bgr.shape[:2]
     views = Views(image_bgr)
     looks = [network.looks((width, height), settings.detector.scale) for network in networks]
-    works = [
-        (look.level, number, partial(network.look, views, look, thresholds[network.class_index]))
-        for number, (network, own) in enumerate(zip(networks, looks, strict=True))
-        for look in own
-    ]
+    pieces: list[tuple[int, tuple[Look, ...]]] = []
+    for number, own in enumerate(looks):
+        # Tiles are large, and each takes the memory of all layers: one by one.
+        is_tiled = sum(not look.level for look in own) > 1
+        pieces += [(number, own)] if is_tiled else [(number, (look,)) for look in own]
+    pieces.sort(key=lambda piece: piece[1][0].level)
+
+    def work(number: int, some: Sequence[Look]) -> list[Detections]:
+        network = networks[number]
+        threshold = thresholds[network.class_index]
+        return [network.look(views, look, threshold) for look in some]
+
     models = [network.model for network in networks]
     if not all(model.concurrent and model.device.kind == 'cpu' for model in models):
         lanes = 1
-    # Tiles are large, and each takes the memory of all layers.
-    if any(sum(not look.level for look in own) > 1 for own in looks):
-        lanes = 1
-    works.sort(key=lambda work: work[0])
-    parts = in_lanes([look for _, _, look in works], lanes)
+    results = in_lanes([partial(work, *piece) for piece in pieces], lanes)
     found = Detections.empty()
     for number, (network, own) in enumerate(zip(networks, looks, strict=True)):
-        ours = [part for part, work in zip(parts, works, strict=True) if work[1] == number]
-        found += network.joined(own, ours, settings.detector.nms_iou)
+        by_piece = zip(pieces, results, strict=True)
+        parts = [part for piece, result in by_piece if piece[0] == number for part in result]
+        found += network.joined(own, parts, settings.detector.nms_iou)
     return found
 
 

@@ -109,22 +109,22 @@ def desk(request: pytest.FixtureRequest) -> Iterator[Desk]:
     desk.worker.close()
 
 
-def test_what_takes_the_regions_of_a_picture_takes_no_core_from_the_search(
+def test_what_takes_the_regions_of_a_picture_searches_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     opened = []
 
-    def counting(settings: Settings, *, concurrency: int) -> Networks:
-        opened.append(concurrency)
-        return Networks(settings, concurrency=concurrency)
+    def noting(settings: Settings, *, concurrency: int, searches: int) -> Networks:
+        opened.append((concurrency, searches))
+        return Networks(settings, concurrency=concurrency, searches=searches)
 
-    monkeypatch.setattr(worker, 'Networks', counting)
+    monkeypatch.setattr(worker, 'Networks', noting)
     links = [Link.parse('/cloud /image')]
     for topic, kind, of in (('/cloud', 'registered', links), ('/cloud', 'cloud', [])):
         cameras = [Camera('/image', drop_old=True)]
         cameras += [Camera(topic, drop_old=True, kind=kind, links=of)]
         Worker(SIDE_BY_SIDE, cameras, deliver=print, report=print).close()
-    assert opened == [1, 2]
+    assert opened == [(2, 1), (2, 2)]
 
 
 def test_missing_model_is_raised_by_the_constructor(tmp_path: Path) -> None:

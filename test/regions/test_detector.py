@@ -183,11 +183,11 @@ def test_networks_share_a_frame_at_the_sizes_at_which_they_look():
 
 @pytest.fixture
 def asked_lanes(monkeypatch):
-    """Return the list of how many looks were to be worked on at once, frame by frame."""
+    """Return the list of how many pieces of work a frame was, and how many were done at once."""
     asked = []
 
     def noting(works, lanes):
-        asked.append(lanes)
+        asked.append((len(works), lanes))
         return in_lanes(works, lanes)
 
     monkeypatch.setattr(detector, 'in_lanes', noting)
@@ -200,13 +200,13 @@ def test_looks_side_by_side_find_what_they_find_one_by_one(astronaut_bgr, asked_
     one, two = (
         detector.detect(astronaut_bgr, networks, finder.settings, lanes=lanes) for lanes in (1, 2)
     )
-    assert asked_lanes == [1, 2]
+    assert asked_lanes == [(4, 1), (4, 2)]
     assert len(one)
     for name in one.COLUMNS:
         np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
 
 
-def test_tiles_and_gpus_are_worked_on_one_by_one(asked_lanes, monkeypatch):
+def test_tiles_of_a_network_and_gpus_are_worked_on_one_by_one(asked_lanes, monkeypatch):
     finder = Detector(Settings())
     networks = finder.networks.of(finder.settings)[0]
     image = np.zeros((256, 256, 3), np.uint8)
@@ -214,7 +214,7 @@ def test_tiles_and_gpus_are_worked_on_one_by_one(asked_lanes, monkeypatch):
     detector.detect(np.zeros((640, 800, 3), np.uint8), networks, finder.settings, lanes=2)
     monkeypatch.setattr(looks, 'MOST_PIXELS', 400_000)
     detector.detect(np.zeros((640, 800, 3), np.uint8), networks, finder.settings, lanes=2)
-    assert asked_lanes == [2, 2, 1]
+    assert asked_lanes == [(4, 2), (4, 2), (2, 2)]
     monkeypatch.setattr(networks[0].model, 'device', Device('cuda'))
     detector.detect(image, networks, finder.settings, lanes=2)
-    assert asked_lanes[3:] == [1]
+    assert asked_lanes[3:] == [(4, 1)]
