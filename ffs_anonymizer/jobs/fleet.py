@@ -132,7 +132,9 @@ class Fleet(Generic[_Job, _Result]):
             self._kill(actor)
         self._ray.shutdown()
 
-    def map(self, jobs: Sequence[_Job]) -> Generator[Event[_Result], None, None]:
+    def map(  # noqa: A003
+        self, jobs: Sequence[_Job]
+    ) -> Generator[Event[_Result], None, None]:
         """
         Yield what happens until an end of each job was yielded.
 

@@ -124,7 +124,7 @@ class RemotePath(PosixPath):
             names = self._system.glob(str(self))
             return [location(self._system.unstrip_protocol(name)) for name in sorted(names)]
 
-    def open(self, mode: str = 'r', *args: Any, **options: Any) -> Any:
+    def open(self, mode: str = 'r', *args: Any, **options: Any) -> Any:  # noqa: A003
         """
         Open a file for reading; blocks are fetched as they are needed, and the next one ahead.
 

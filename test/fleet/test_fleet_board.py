@@ -80,6 +80,8 @@ def test_the_worst_is_the_exit_code() -> None:
 
 
 class _Page(HTMLParser):
+    """Count what a page is made of."""
+
     def __init__(self) -> None:
         super().__init__()
         self.tags: Counter[str] = Counter()

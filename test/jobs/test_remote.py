@@ -203,6 +203,8 @@ def test_what_was_put_before_a_failure_is_taken_away(wire, bag) -> None:
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
+    """Serve, and say nothing."""
+
     def log_message(self, *_: object) -> None:
         pass
 
