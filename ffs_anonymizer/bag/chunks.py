@@ -32,6 +32,7 @@ from ffs_anonymizer.jobs.chunks import (
     recipe_that_finds,
     sha256_of,
 )
+from ffs_anonymizer.jobs.fleet import Crew
 from ffs_anonymizer.jobs.job import nobody, refuse_outputs, Tell
 from ffs_anonymizer.jobs.journal import journal_of
 from ffs_anonymizer.jobs.output import partial_of, record_of
@@ -124,6 +125,7 @@ def run(
     job: BagJob,
     *,
     workers: int,
+    crew: Crew | None = None,
     plan: BagPlan | None = None,
     tell: Tell = nobody,
     shows_progress: bool = False,
@@ -132,6 +134,7 @@ def run(
     Write a bag with several processes, and go on where a run that was killed ended.
 
     :param workers: processes that detect; they share the threads of the settings.
+    :param crew: who detects in their place, on the machines of a cluster.
     :raises AnonymizerError: there is no output; chunks that are done are kept for the next run.
     """
     started = time.monotonic()
@@ -154,6 +157,7 @@ def run(
             journal,
             job.settings,
             workers=workers,
+            crew=crew,
             tell=tell,
             shows_progress=shows_progress,
         )

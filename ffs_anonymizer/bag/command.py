@@ -14,6 +14,7 @@ from ffs_anonymizer.cli.options import (
     add_file_options,
     add_settings_options,
     add_workers_option,
+    crew_of,
     file_options,
     settings_from,
     whole_number,
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     :returns: 0 done, 1 something could not be done, which is listed on standard error.
     :raises AnonymizerError: there is no output.
     """
-    job = job_from(args)
+    job, crew = job_from(args), crew_of(args)
     if job.skips_existing and job.target.exists() and not os.path.lexists(partial_of(job.target)):
         say(f'{job.target} exists already: nothing to do')
         return 0
@@ -102,7 +103,12 @@ def run(args: argparse.Namespace) -> int:
     shows_progress = not args.disable_progress_output
     if args.workers:
         report = chunks.run(
-            job, workers=args.workers, plan=plan, tell=say, shows_progress=shows_progress
+            job,
+            workers=args.workers,
+            crew=crew,
+            plan=plan,
+            tell=say,
+            shows_progress=shows_progress,
         )
     else:
         report = conversion.run(job, plan=plan, tell=say, shows_progress=shows_progress)

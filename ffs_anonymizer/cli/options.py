@@ -10,6 +10,7 @@ from typing import Any, TYPE_CHECKING
 
 from ffs_anonymizer import plain_yaml
 from ffs_anonymizer.errors import SettingsError
+from ffs_anonymizer.jobs.fleet import Crew
 from ffs_anonymizer.settings.parameter_file import load
 from ffs_anonymizer.settings.runtime import DEVICES, find_parameter, METHODS, NO_PLATES, Settings
 
@@ -99,6 +100,27 @@ def add_workers_option(parser: argparse.ArgumentParser, whole: str) -> None:
         'done outlives a kill, and the same command goes on. 0: one pass in this process '
         '(default)',
     )
+    parser.add_argument(
+        '--address',
+        default='',
+        metavar='ADDRESS',
+        help='with --workers: these are of a Ray cluster, whose machines have the input and the '
+        'models at the same paths: auto for the one that this machine belongs to, or '
+        'ray://host:10001 (default: processes of this machine)',
+    )
+
+
+def crew_of(args: argparse.Namespace) -> Crew | None:
+    """
+    Return who is to detect on a cluster; None: processes of this machine.
+
+    :raises SettingsError: it is not said how many.
+    """
+    if not args.address:
+        return None
+    if not args.workers:
+        raise SettingsError(f'--address: got {args.address} without --workers, expected both')
+    return Crew(args.address, args.workers)
 
 
 def whole_number(text: str) -> int:
@@ -115,7 +137,8 @@ def whole_number(text: str) -> int:
 def file_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return what these options amount to, by the names that every job on files has."""
     return {
-        'source': args.input,
+        # A machine of a cluster is in no folder of ours.
+        'source': args.input.absolute() if args.address else args.input,
         'target': args.output,
         'on_error': args.on_error,
         'skips_existing': args.skip_existing,

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+import contextlib
 from dataclasses import dataclass, replace
 import functools
 import hashlib
 import io
 import json
 from pathlib import Path
+import socket
 from typing import Any, Protocol, TYPE_CHECKING, TypeVar
 
 from ffs_anonymizer import __version__
 from ffs_anonymizer.anonymizer import Recipe
 from ffs_anonymizer.cores import cores
-from ffs_anonymizer.errors import AnonymizerError
+from ffs_anonymizer.errors import AnonymizerError, ModelError
+from ffs_anonymizer.jobs.fleet import Crew, map_in_fleet
 from ffs_anonymizer.jobs.job import FileJob, Tell
 from ffs_anonymizer.jobs.journal import Journal
 from ffs_anonymizer.jobs.report import progress_bar, Report
@@ -167,17 +170,22 @@ def sha256_of(job: FileJob, files: Iterable[Path], spans: Sequence[tuple[int, ..
     :param files: of the recording; what lies within, fingerprints tell.
     :param spans: of its chunks.
     """
-    models = [role for role in roster(job.settings) if role.name in DETECTORS]
     told = {
         'version': __version__,
         'settings': job.settings.sha256,
-        'models': [read_model(role.path).sha256 for role in models],
+        'models': _models(job.settings),
         # A frame that cannot be anonymized may be met with another answer in the next run.
         'job': repr(replace(job, source=Path(), target=Path(), on_error='', skips_existing=False)),
         'files': [(file.name, file.stat().st_size, _edges(file)) for file in files],
         'spans': spans,
     }
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def _models(settings: Settings) -> list[str]:
+    """Return the hashes of the files that detect."""
+    roles = roster(settings)
+    return [read_model(role.path).sha256 for role in roles if role.name in DETECTORS]
 
 
 def _edges(path: Path) -> str:
@@ -272,6 +280,7 @@ def detect_in_processes(
     settings: Settings,
     *,
     workers: int,
+    crew: Crew | None,
     tell: Tell,
     shows_progress: bool,
 ) -> DetectedBefore:
@@ -280,6 +289,8 @@ def detect_in_processes(
 
     :param look: makes the result of a chunk with so many threads; can be pickled.
     :param workers: processes that look; they share the threads of the settings.
+    :param crew: who looks in their place, on the machines of a cluster, to whom the recording and
+        the models are at the same paths; None: nobody.
     :param tell: is told what is there already.
     :raises AnonymizerError: of the look; chunks that are done are kept for the next run.
     """
@@ -291,13 +302,19 @@ def detect_in_processes(
     missing = [chunk for chunk in chunks if chunk.number not in results]
     if missing:
         workers = min(workers, len(missing))
-        work = _Looking(look, max(1, (settings.threads or cores()) // workers))
+        threads = max(1, (settings.threads or cores()) // workers) if crew is None else 0
+        work = _Looking(look, threads, settings, _models(settings))
+        looked = (
+            map_in_processes(work, missing, workers=workers)
+            if crew is None
+            else map_in_fleet(work, missing, crew=crew)
+        )
         bar = progress_bar(
             total=sum(c.frames for c in chunks), shown=shows_progress, unit='frames'
         )
-        with bar:
+        with bar, contextlib.closing(looked):
             bar.update(sum(chunk.frames for chunk in chunks if chunk.number in results))
-            for which, result in map_in_processes(work, missing, workers=workers):
+            for which, result in looked:
                 journal.keep(missing[which].name, result.packed())
                 results[result.number] = result
                 bar.update(missing[which].frames)
@@ -308,8 +325,15 @@ def detect_in_processes(
 class _Looking:
     look: Callable[[Any, int], ChunkResult]
     threads: int
+    settings: Settings
+    models: Sequence[str]
 
     def __call__(self, chunk: Any) -> ChunkResult:
+        if _models(self.settings) != self.models:
+            raise ModelError(
+                f'got other detectors on {socket.gethostname()}, expected the same files at the '
+                'same paths as where the job began'
+            )
         return self.look(chunk, self.threads)
 
 

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 import contextlib
 from dataclasses import dataclass
+from functools import partial
 import os
 import signal
 import socket
@@ -279,6 +280,47 @@ class _Actor:
     def do(self, job: Any, tries: int) -> Any:
         """Return what comes of a job."""
         return self._work(job, tries)
+
+
+def map_in_fleet(
+    work: Callable[[_Job], _Result], given: Sequence[_Job], *, crew: Crew
+) -> Generator[tuple[int, _Result], None, None]:
+    """
+    Yield what work makes of each thing, with its number, as it comes.
+
+    Closing the iterator, or an error, ends the workers.
+
+    :param work: can be pickled, as what it is given and what it makes.
+    :raises AnonymizerError: of the work; or nobody can do it.
+    """
+    fleet: Fleet[_Job, tuple[Any, AnonymizerError | None]] = Fleet(crew, partial(_telling, work))
+    with fleet, contextlib.closing(fleet.map(given)) as events:
+        for event in events:
+            if not isinstance(event, Ended):
+                continue
+            if event.result is None:
+                raise AnonymizerError(event.reason)
+            made, error = event.result
+            if error is not None:
+                raise error
+            yield event.number, made
+
+
+def _telling(work: Callable[[Any], Any]) -> Work[Any, Any]:
+    return _Told(work)
+
+
+@dataclass(frozen=True)
+class _Told:
+    """Hand an error on as a result; one that comes through Ray is another's."""
+
+    work: Callable[[Any], Any]
+
+    def __call__(self, job: Any, tries: int) -> tuple[Any, AnonymizerError | None]:
+        try:
+            return self.work(job), None
+        except AnonymizerError as error:
+            return None, error
 
 
 def _imported() -> Any:

@@ -14,6 +14,7 @@ from ffs_anonymizer.cli.options import (
     add_file_options,
     add_settings_options,
     add_workers_option,
+    crew_of,
     file_options,
     settings_from,
     words_of,
@@ -129,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from ffs_anonymizer.media.files import MediaPlan
 
-    job = job_from(args)
+    job, crew = job_from(args), crew_of(args)
     plan = MediaPlan.of(job)
     if args.dry_run:
         return _dry_run(job, plan)
@@ -138,6 +139,7 @@ def run(args: argparse.Namespace) -> int:
     report = conversion.run(
         job,
         workers=args.workers,
+        crew=crew,
         plan=plan,
         tell=say,
         warn=warn,

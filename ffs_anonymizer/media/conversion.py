@@ -22,6 +22,7 @@ from ffs_anonymizer.frames.compressed import decode_file
 from ffs_anonymizer.frames.message import MOST_PIXELS, rotation_of
 from ffs_anonymizer.jobs.chunks import detect_in_processes, Detected, finished_report
 from ffs_anonymizer.jobs.earlier import Earlier, earlier_of
+from ffs_anonymizer.jobs.fleet import Crew
 from ffs_anonymizer.jobs.job import (
     looked_up,
     nobody,
@@ -60,6 +61,7 @@ def run(
     job: MediaJob,
     *,
     workers: int = 0,
+    crew: Crew | None = None,
     plan: MediaPlan | None = None,
     networks: Networks | None = None,
     tell: Tell = nobody,
@@ -71,6 +73,7 @@ def run(
 
     :param workers: processes that detect in a video, side by side; what they have done outlives
         a kill, and the same job goes on. 0: one pass in this process.
+    :param crew: who detects in their place, on the machines of a cluster.
     :param plan: of the job, where it was made already.
     :param networks: that are open already.
     :param tell: is told which models run, a line each, and what an earlier run has done.
@@ -104,7 +107,7 @@ def run(
                     with listed(file, report), needing_pyav():
                         chunks = chunks_of(file)
                         _anonymize_video(
-                            work, file, chunks, workers, tell, shows_progress=shows_progress
+                            work, file, chunks, workers, crew, tell, shows_progress=shows_progress
                         )
         if isinstance(outputs, Journal) and not report.written:
             # What is done stays for the next run.
@@ -167,6 +170,7 @@ def _anonymize_video(
     file: MediaFile,
     chunks: list[VideoChunk],
     workers: int,
+    crew: Crew | None,
     tell: Tell,
     *,
     shows_progress: bool,
@@ -194,6 +198,7 @@ def _anonymize_video(
             journal,
             work.job.settings,
             workers=workers,
+            crew=crew,
             tell=tell,
             shows_progress=shows_progress,
         )

@@ -35,7 +35,13 @@ MEDIA = {
 # Places, lists and settings, which whoever asks again names anew, and what leaves no trace.
 APART = {
     *('--help', '--input', '--output', '--write-detections', '--detections', '--reuse', '--boxes'),
-    *('--reuse-detections', '--skip-existing', '--disable-progress-output', '--workers'),
+    *(
+        '--reuse-detections',
+        '--skip-existing',
+        '--disable-progress-output',
+        '--workers',
+        '--address',
+    ),
     *('--config', '--set', '--method', '--face-threshold', '--plate-threshold', '--mask-scale'),
     *('--detector-model', '--generator-model', '--device', '--threads', '--dry-run'),
     # There is one.

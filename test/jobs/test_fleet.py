@@ -13,8 +13,8 @@ import threading
 import time
 
 from ffs_anonymizer.cli.program import main
-from ffs_anonymizer.errors import AnonymizerError
-from ffs_anonymizer.jobs.fleet import Begun, Crew, Ended, Fleet, Lost
+from ffs_anonymizer.errors import AnonymizerError, BagError
+from ffs_anonymizer.jobs.fleet import Begun, Crew, Ended, Fleet, Lost, map_in_fleet
 import pytest
 import ray
 import ray.cloudpickle
@@ -162,6 +162,38 @@ def until(condition, seconds: float = 60) -> bool:
             return True
         time.sleep(0.02)
     return False
+
+
+def refuse(job: str) -> str:
+    if job == 'bad':
+        raise BagError(f'{job}: no such bag')
+    return job.upper()
+
+
+def test_errors_of_the_work_come_through(cluster) -> None:
+    crew = Crew(cluster.address, workers=1)
+    assert sorted(map_in_fleet(refuse, ['a', 'b'], crew=crew)) == [(0, 'A'), (1, 'B')]
+    with pytest.raises(BagError, match='^bad: no such bag$'):
+        list(map_in_fleet(refuse, ['a', 'bad'], crew=crew))
+
+
+def test_the_chunks_of_one_bag_on_a_cluster(cluster, face_bgr, tmp_path, capsys) -> None:
+    source = long_bag(tmp_path / 'in', face_bgr, 40)
+    base = ['bag', '-i', str(source), *QUICK]
+    one, several = tmp_path / 'one' / 'out', tmp_path / 'several' / 'out'
+    for target in (one, several):
+        target.parent.mkdir()
+    assert main([*base, '-o', str(one)]) == 0
+    words = ['-o', str(several), '--workers', '2', '--address', cluster.address]
+    assert main([*base, *words]) == 0
+    assert contents(several) == contents(one)
+    assert not (tmp_path / 'several' / 'out.partial').exists()
+    assert main([*base, '-o', str(tmp_path / 'three'), '--address', 'auto']) == 2
+    assert '--address: got auto without --workers' in capsys.readouterr().err
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_a_node_that_is_killed_loses_nothing(cluster, face_bgr, tmp_path) -> None:
