@@ -43,6 +43,7 @@ class Request:
     :param stamp_ns: the frame's time; None for a still picture, which has no past.
     :param arrival_ns: when it came, on a clock that the stamps do not follow.
     :param detections: own boxes; None: the detector looks.
+    :param timings_ms: milliseconds by stage of what was done before.
     """
 
     frame: Frame
@@ -50,6 +51,7 @@ class Request:
     stamp_ns: int | None = None
     arrival_ns: int | None = None
     detections: Detections | None = None
+    timings_ms: Timings = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,7 @@ class Recipe:
         :returns: for each request its frame, or why there is no image, and what is remembered of
             its stream now; a frame that fails takes no other with it.
         """
-        timings_ms: list[Timings] = [{} for _ in requests]
+        timings_ms: list[Timings] = [{**request.timings_ms} for request in requests]
         begun = [
             _tried(partial(self._begin, request, timings))
             for request, timings in zip(requests, timings_ms, strict=True)
@@ -203,6 +205,16 @@ class Recipe:
             finish = partial(_finish, one[0], next(replaced), timings)
             results.append((_tried(finish), one[1]))
         return results
+
+    def looked(self, request: Request) -> Request:
+        """
+        Return a request that needs no detector any more, whatever is remembered of its stream.
+
+        :raises AnonymizerError: a network failed.
+        """
+        timings_ms = {**request.timings_ms}
+        detections = self.detect(request.frame, timings_ms=timings_ms)
+        return dataclasses.replace(request, detections=detections, timings_ms=timings_ms)
 
     def detect(self, frame: Frame, *, timings_ms: Timings | None = None) -> Detections:
         """

@@ -1,9 +1,12 @@
-"""Whose turn it is when several cameras wait: by weight, and never at another's cost for long."""
+"""Whose turn it is: of cameras that wait, and of the frames of one that are worked on at once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 import fnmatch
+import threading
 
 from ffs_anonymizer.errors import SettingsError
 
@@ -41,6 +44,30 @@ class Turns:
         """Return whose turn it is, and do not count it; None if nobody waits."""
         starts = {index: max(self._served[index], self._now) for index in waiting}
         return min(starts, key=lambda one: (starts[one], one), default=None)
+
+
+class Order:
+    """Let what was begun side by side go on one by one, in the order in which it was begun."""
+
+    def __init__(self) -> None:
+        self._begun: deque[object] = deque()
+        self._changed = threading.Condition()
+
+    def begin(self, what: object) -> None:
+        """Take a place in the order; what has one must come to its turn."""
+        self._begun.append(what)
+
+    @contextmanager
+    def turn(self, what: object) -> Iterator[None]:
+        """Wait until all that was begun before has had its turn, and let the next one follow."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._begun[0] is what)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._begun.popleft()
+                self._changed.notify_all()
 
 
 def weights(priorities: Iterable[str], topics: Iterable[str]) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 from dataclasses import dataclass
 from functools import partial
+import math
 import threading
 import time
 from typing import Any, Union
@@ -23,7 +24,7 @@ from ffs_anonymizer.node.camera import Camera, Waiting
 from ffs_anonymizer.node.decoder import Decoder
 from ffs_anonymizer.node.measured import Measured, stamp_ns
 from ffs_anonymizer.node.pictures import Pictures
-from ffs_anonymizer.node.turns import Turns, weights
+from ffs_anonymizer.node.turns import Order, Turns, weights
 from ffs_anonymizer.pipeline import concurrency
 from ffs_anonymizer.settings.runtime import Settings
 from ffs_anonymizer.stream import Stream
@@ -36,6 +37,8 @@ HANGS_AFTER_S = 5.0
 # How long the end waits for the piece in work.
 END_S = 3.0
 _LOOK_S = 0.1
+# Frames of a camera that is alone, which nothing else can go beside.
+_SIDE_BY_SIDE = 2
 # How long a caller waits for the picture that it asked for before it asks for another one, too.
 _SOON_S = 0.02
 # A camera, its message, and its picture where it has one of its own.
@@ -61,8 +64,9 @@ class Worker:
 
     The constructor returns when the models are loaded. Cameras take turns, and of each one frame
     is in work at a time. Frames of several go side by side, which scales better over the cores
-    than the layers of one network do, unless the device gains by taking them together. A frame
-    that fails is counted and never handed out, whatever the reason.
+    than the layers of one network do, unless the device gains by taking them together. Of a camera
+    that is alone two frames are looked at side by side; all else is done with one after the other.
+    A frame that fails is counted and never handed out, whatever the reason.
 
     :param deliver: hands out one result; called in any of the threads.
     :param report: told of each failure: the camera and the reason; called in any of the threads.
@@ -94,6 +98,8 @@ class Worker:
         self._stop = False
         self._turns = Turns(weights(settings.priorities, [c.topic for c in self._cameras]))
         self._streams = {camera.topic: Stream((camera.topic,)) for camera in self._cameras}
+        self._orders = {camera.topic: Order() for camera in self._cameras}
+        self._of_each = _SIDE_BY_SIDE if len(self._cameras) == 1 else 1
         self._failures_in_a_row = 0
         self._dead_reason = ''
         # By the thread that does it.
@@ -243,7 +249,7 @@ class Worker:
 
     def _most_callers(self, settings: Settings) -> int:
         """Return how many frames there can be at once, and cores for them."""
-        return max(1, min(len(self._cameras), concurrency(settings)))
+        return max(1, min(len(self._cameras) * self._of_each, concurrency(settings)))
 
     def _serve(self) -> None:
         """Do piece after piece of work, until the end."""
@@ -274,6 +280,8 @@ class Worker:
                 if not self._updates and not self._is_changing:
                     taken = self._take(len(self._cameras) if self._recipe.gains_by_joining else 1)
                     if taken:
+                        for camera, waiting, _ in taken:
+                            self._orders[camera.topic].begin(waiting)
                         cameras = frozenset(camera for camera, _, _ in taken)
                         return _Piece(partial(self._process, self._recipe, taken), cameras)
                     if self._ask():
@@ -319,9 +327,9 @@ class Worker:
         return taken
 
     def _free(self) -> list[int]:
-        """Return the cameras of which no frame is in work."""
-        busy = {camera for piece in self._in_work.values() for camera in piece.cameras}
-        return [index for index, camera in enumerate(self._cameras) if camera not in busy]
+        """Return the cameras of which one more frame may be in work."""
+        busy = Counter(camera for piece in self._in_work.values() for camera in piece.cameras)
+        return [i for i, camera in enumerate(self._cameras) if busy[camera] < self._of_each]
 
     def _ask(self) -> bool:
         """
@@ -352,16 +360,38 @@ class Worker:
         return self._decoders[camera.topic].has_frame
 
     def _process(self, recipe: Recipe, taken: Sequence[_Taken]) -> None:
+        requests = [self._looked(recipe, *one) for one in taken]
+        self._in_work_since(math.inf)
+        with contextlib.ExitStack() as turns:
+            for camera, waiting, _ in taken:
+                turns.enter_context(self._orders[camera.topic].turn(waiting))
+            self._in_work_since(time.monotonic())
+            self._hide(recipe, taken, requests)
+
+    def _looked(
+        self, recipe: Recipe, camera: Camera, waiting: Waiting, frame: Frame | None
+    ) -> Request | None:
+        """Find what is in a picture, whatever was in those before; None: nobody can say."""
+        request: Request | None = None
+        if frame is not None:
+            arrival_ns = int(waiting.received_s * 1e9)
+            bare = Request(frame, stamp_ns=stamp_ns(waiting), arrival_ns=arrival_ns)
+            with self._answering_for(camera):
+                request = recipe.looked(bare)
+        return request
+
+    def _hide(
+        self, recipe: Recipe, taken: Sequence[_Taken], looked: Sequence[Request | None]
+    ) -> None:
         begun, requests = [], []
-        for camera, waiting, frame in taken:
+        for (camera, waiting, frame), request in zip(taken, looked, strict=True):
             if frame is None:
                 with self._answering_for(camera):
                     self._finish(camera, waiting, self.measured.hide(recipe, camera, waiting))
-                continue
-            arrival_ns = int(waiting.received_s * 1e9)
-            stream = self._streams[camera.topic]
-            requests.append(Request(frame, stream, stamp_ns(waiting), arrival_ns))
-            begun.append((camera, waiting))
+            elif request is not None:
+                stream = self._streams[camera.topic]
+                requests.append(dataclasses.replace(request, stream=stream))
+                begun.append((camera, waiting))
         answers = recipe.anonymize_together(requests)
         for (camera, waiting), request, answer in zip(begun, requests, answers, strict=True):
             result, self._streams[camera.topic] = answer
@@ -371,6 +401,11 @@ class Worker:
                 height, width = request.frame.image_bgr.shape[:2]
                 self.measured.learn(camera, waiting, (width, height), result.regions)
                 self._finish(camera, waiting, result)
+
+    def _in_work_since(self, since_s: float) -> None:
+        """Say when this thread's piece was begun; infinity: it waits for its turn."""
+        me = threading.get_ident()
+        self._in_work[me] = dataclasses.replace(self._in_work[me], since_s=since_s)
 
     def _finish(self, camera: Camera, waiting: Waiting, result: Anonymized) -> None:
         self._deliver(camera, waiting.message, result)

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 from collections import Counter
+import threading
 
 from ffs_anonymizer.errors import SettingsError
-from ffs_anonymizer.node.turns import Turns, weights
+from ffs_anonymizer.node.turns import Order, Turns, weights
 import pytest
 
 
@@ -26,6 +27,27 @@ def test_turns_that_were_not_used_are_gone() -> None:
     for _ in range(50):
         turns.take([0])
     assert Counter(turns.take([0, 1]) for _ in range(10)) == {0: 5, 1: 5}
+
+
+def test_what_was_begun_first_has_its_turn_first() -> None:
+    order, ended = Order(), []
+    frames = first, second, third = [object() for _ in range(3)]
+    for frame in frames:
+        order.begin(frame)
+
+    def have_turn(frame: object) -> None:
+        with order.turn(frame):
+            ended.append(frame)
+
+    others = [threading.Thread(target=have_turn, args=[frame]) for frame in (third, second)]
+    for thread in others:
+        thread.start()
+    assert not ended
+    with pytest.raises(ValueError, match='of the first'), order.turn(first):
+        raise ValueError('of the first')
+    for thread in others:
+        thread.join(10)
+    assert ended == [second, third]
 
 
 def test_weights_by_topic() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+import math
 from pathlib import Path
 import threading
 import time
@@ -55,6 +56,7 @@ class Desk:
         *,
         drop_old: bool = False,
         networks: Networks | None = None,
+        topics: Sequence[str] = ('/a', '/b'),
     ) -> None:
         self.gate = threading.Event()
         # What waits at the gate, and what need not.
@@ -65,7 +67,7 @@ class Desk:
         self.error: Exception | None = None
         # Whether the next frame of each camera is decoded before one is handed out.
         self.keeps_pace = False
-        self.cameras = [Camera(topic, drop_old=drop_old) for topic in ('/a', '/b')]
+        self.cameras = [Camera(topic, drop_old=drop_old) for topic in topics]
         self.worker = Worker(
             settings,
             self.cameras,
@@ -199,6 +201,58 @@ def test_newest_frame_wins_exactly_where_frames_go_side_by_side() -> None:
     desk.finish()
     assert [name for topic, name, _ in desk.delivered if topic == '/a'] == ['first', 'c']
     assert desk.cameras[0].account().dropped == 2
+
+
+def test_two_frames_of_a_lone_camera_are_searched_at_once_and_leave_in_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker, 'HANGS_AFTER_S', 0.2)
+    searched: list[Request] = []
+    gate = threading.Event()
+    looked = Recipe.looked
+
+    def slow_at_first(self: Recipe, request: Request) -> Request:
+        searched.append(request)
+        assert searched[0] is not request or gate.wait(10)
+        return looked(self, request)
+
+    monkeypatch.setattr(Recipe, 'looked', slow_at_first)
+    desk = Desk(SIDE_BY_SIDE, topics=['/a'])
+    desk.gate.set()
+    for name in 'abc':
+        desk.put(0, picture(name))
+    until(lambda: 'hangs' in desk.worker.dead_reason)
+    # The second one waits for the first, which alone hangs.
+    until(lambda: math.inf in [piece.since_s for piece in desk.worker._in_work.values()])
+    assert len(searched) == 2
+    assert not desk.delivered
+    gate.set()
+    until(lambda: len(desk.delivered) == 3)
+    assert not desk.worker.dead_reason
+    desk.finish()
+    assert [name for _, name, _ in desk.delivered] == ['a', 'b', 'c']
+
+
+def test_frame_of_a_lone_camera_that_cannot_be_searched_holds_up_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked = Recipe.looked
+
+    def fails_once(self: Recipe, request: Request) -> Request:
+        if not request.frame.image_bgr.any():
+            raise ModelError('no')
+        return looked(self, request)
+
+    monkeypatch.setattr(Recipe, 'looked', fails_once)
+    desk = Desk(SIDE_BY_SIDE, topics=['/a'])
+    desk.put(0, picture('a'))
+    desk.put(0, picture('dark', data=bytes(32 * 32)))
+    desk.put(0, picture('c'))
+    desk.finish()
+    assert [name for _, name, _ in desk.delivered] == ['a', 'c']
+    assert desk.reported == [('/a', 'no')]
+    account = desk.cameras[0].account()
+    assert (account.published, account.failed, account.waiting) == (2, 1, 0)
 
 
 def test_update_waits_for_all_frames_in_work() -> None:
