@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 SAMPLE_S = 3.0
+_Item = TypeVar('_Item')
 # What is copied, read back and hashed in a second, besides the pictures.
 COPIED_BYTES_PER_S = 200e6
 
@@ -53,3 +55,9 @@ def seconds_a_frame(times: Sequence[float]) -> float:
         fill, so what was before them does not count.
     """
     return (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
+
+
+def spread(items: Sequence[_Item], most: int) -> list[_Item]:
+    """Return so many of the items at most, in places that lie evenly over all."""
+    step = max(1, len(items) / most)
+    return [items[int((place + 0.5) * step)] for place in range(min(most, len(items)))]

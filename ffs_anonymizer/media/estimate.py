@@ -15,6 +15,7 @@ from ffs_anonymizer.jobs.estimate import (
     Estimate,
     SAMPLE_S,
     seconds_a_frame,
+    spread,
 )
 from ffs_anonymizer.jobs.job import nobody, read_list
 from ffs_anonymizer.jobs.report import Report
@@ -56,7 +57,7 @@ def _of_images(work: Work, files: Sequence[MediaFile], sample_s: float) -> Estim
     sizes = {file.name: file.source.stat().st_size for file in files if file.source.is_file()}
     times: list[float] = []
     before = after = 0
-    tasks = image_tasks(work, _spread(files, _MOST_IMAGES))
+    tasks = image_tasks(work, spread(files, _MOST_IMAGES))
     with contextlib.closing(anonymize_all(tasks, work.recipe)) as outcomes:
         for outcome in outcomes:
             times.append(time.monotonic())
@@ -75,7 +76,7 @@ def _of_images(work: Work, files: Sequence[MediaFile], sample_s: float) -> Estim
 
 def _of_videos(work: Work, files: Sequence[MediaFile], sample_s: float) -> Estimate:
     counts = [frame_count(file) for file in files]
-    chosen = _spread(files, _MOST_VIDEOS)
+    chosen = spread(files, _MOST_VIDEOS)
     sampled = [_of_video(work, file, sample_s / len(chosen)) for file in chosen]
     frames, seen = sum(counts), sum(one.sampled for one in sampled)
     # A stretch of each counts by its length.
@@ -115,8 +116,3 @@ def _of_video(work: Work, file: MediaFile, sample_s: float) -> Estimate:
             target.finish()
         size_bytes = made.stat().st_size if written else 0
     return Estimate(0, seconds_a_frame(times), size_bytes, len(times))
-
-
-def _spread(files: Sequence[MediaFile], most: int) -> list[MediaFile]:
-    step = max(1, len(files) / most)
-    return [files[int((place + 0.5) * step)] for place in range(min(most, len(files)))]
