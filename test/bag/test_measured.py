@@ -27,10 +27,10 @@ from support.sensor_bags import (
 MS = 10**6
 # Where the portrait's face is, for certain.
 FACE = (slice(40, 80), slice(75, 115))
+# The head lies in such a region whole, not the face alone.
+WHOLE_HEAD = ('--set', 'face.region_scale=1.45')
 LINKS = (
-    # The head lies in such a region whole, not the face alone.
-    '--set',
-    'face.region_scale=1.45',
+    *WHOLE_HEAD,
     '--set',
     'depth.cameras=["/depth/* /cam/image"]',
     '--set',
@@ -143,7 +143,8 @@ def test_a_registered_cloud_shows_the_face_of_its_picture(tmp_path, face_bgr):
     before = [row for row in rows(face_bgr) if row[0] in ('/points', '/cam/image')]
     source = sensor_bag(tmp_path / 'in', before, TYPES_OF)
 
-    assert run(source, tmp_path / 'out', *REGISTERED, '--set', 'face.method=generate') == 0
+    options = (*REGISTERED, *WHOLE_HEAD, '--set', 'face.method=generate')
+    assert run(source, tmp_path / 'out', *options) == 0
 
     after = by_topic(read_bag(tmp_path / 'out').records)
     picture = image_of(type('R', (), {'data': after['/cam/image']})).data.reshape(face_bgr.shape)
