@@ -233,8 +233,9 @@ def add_export_parser(subparsers: Subparsers) -> None:
         '--gallery',
         default='',
         metavar='NAMES',
-        help='names of people in the packed faces who do not exist, with * and ?, commas between: '
-        'whose faces the generator wears (needed for generators)',
+        help='names of people in the packed faces who do not exist, with * and ?, commas between; '
+        '! before one leaves out who matches: whose faces the generator wears (needed for '
+        'generators)',
     )
     parser.add_argument(
         '--picture-data',

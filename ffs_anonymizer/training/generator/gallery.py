@@ -23,7 +23,7 @@ from torch.nn import functional
 
 _BATCH = 32
 MOST_TURNED = 0.45
-KEPT = 0.6
+KEPT = 0.35
 _BROAD_PX = 8
 
 
@@ -73,13 +73,19 @@ def of_nobody(faces: PackedFaces, patterns: str) -> NDArray[np.int64]:
     Return the photos to train on whose names say that nobody has their face.
 
     :param faces: the data set.
-    :param patterns: of names, with * and ?, commas between.
+    :param patterns: of names, with * and ?, commas between; ! before one leaves out who matches.
     """
-    wanted = [pattern.strip() for pattern in patterns.split(',') if pattern.strip()]
+    given = [pattern.strip() for pattern in patterns.split(',') if pattern.strip()]
+    unwanted = [pattern[1:] for pattern in given if pattern.startswith('!')]
+    wanted = [pattern for pattern in given if not pattern.startswith('!')]
     numbers, _ = with_points(faces)
     names = (faces.identities[i] for i in numbers.tolist())
-    matching = [any(fnmatchcase(name, pattern) for pattern in wanted) for name in names]
+    matching = [_matches(name, wanted) and not _matches(name, unwanted) for name in names]
     return np.asarray(numbers[np.array(matching, bool)], np.int64)
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _batches(sampler: Sampler, numbers: Sequence[int]) -> Iterator[Batch]:

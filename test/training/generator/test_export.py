@@ -3,12 +3,14 @@ import json
 from pathlib import Path
 
 from ffs_anonymizer.backend import open_model
+from ffs_anonymizer.datasets.faces import load_packed
 from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.models.manifest import load_manifest
 from ffs_anonymizer.painting.crops import Crops
 from ffs_anonymizer.painting.generator import Generator
 from ffs_anonymizer.training.checkpoint import load_checkpoint, save_checkpoint
 from ffs_anonymizer.training.generator.export import export, Provenance
+from ffs_anonymizer.training.generator.gallery import of_nobody
 from ffs_anonymizer.training.generator.onnx_file import probe, run_onnx
 from ffs_anonymizer.training.generator.train import train
 from ffs_anonymizer.training.settings import TrainSettings
@@ -34,6 +36,15 @@ def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     assert done.fold_error < 1e-5
     assert done.fp32_error < 1e-4
     return out
+
+
+def test_a_gallery_leaves_out_who_is_named_with_an_exclamation_mark(packed: Path) -> None:
+    faces = load_packed(packed)
+    everybody = of_nobody(faces, 'person*')
+    named = faces.identities[int(everybody[0])]
+    rest = of_nobody(faces, f'person*, !{named}')
+    assert [faces.identities[i] for i in set(everybody) - set(rest)] == [named]
+    assert len(of_nobody(faces, '!*')) == 0
 
 
 def test_export_writes_both_files_with_manifest_card_and_picture(exported: Path) -> None:
