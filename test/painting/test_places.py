@@ -43,6 +43,27 @@ def test_a_box_that_trembles_is_drawn_where_it_was():
     assert len(seen) < 6
 
 
+def test_points_that_tremble_stay_and_follow_what_moves():
+    rng = np.random.default_rng(2)
+    points = np.array([[120, 120], [150, 120], [136, 140], [122, 155], [148, 155]], np.float32)
+    now = dataclasses.replace(found(BOX), points_px=points[None])
+    result, places = every(now, {})
+    assert np.array_equal(result.points_px, now.points_px)
+    play = 100 * PLAY
+    for _ in range(20):
+        moved = now.points_px + rng.uniform(-1, 1, (1, 5, 2)).astype(np.float32)
+        result, places = every(dataclasses.replace(now, points_px=moved), places)
+        assert np.array_equal(result.points_px, now.points_px)
+    aside = np.array([1, 0], np.float32)
+    turned = dataclasses.replace(now, points_px=now.points_px + 10 * aside)
+    result, places = every(turned, places)
+    assert np.allclose(result.points_px, now.points_px + (10 - play) * aside)
+    unknown, places = every(found(BOX), places)
+    assert np.isnan(unknown.points_px).all()
+    result, _ = every(now, places)
+    assert np.array_equal(result.points_px, now.points_px)
+
+
 def test_covering_never_shrinks_and_hardly_grows():
     rng = np.random.default_rng(1)
     box, places = BOX.copy(), {}
@@ -64,7 +85,7 @@ def test_zones_have_no_past():
     _, places = every(zone, {})
     assert places == {}
     moved = dataclasses.replace(zone, xyxy_px=zone.xyxy_px + 1)
-    result, _ = every(moved, {-1: np.zeros((2, 4), np.float32)})
+    result, _ = every(moved, {-1: np.zeros((9, 2), np.float32)})
     assert result.xyxy_px.tolist() == [[1, 1, 51, 51]]
 
 
