@@ -374,10 +374,11 @@ class Worker:
         """Find what is in a picture, whatever was in those before; None: nobody can say."""
         request: Request | None = None
         if frame is not None:
-            arrival_ns = int(waiting.received_s * 1e9)
-            bare = Request(frame, stamp_ns=stamp_ns(waiting), arrival_ns=arrival_ns)
             with self._answering_for(camera):
-                request = recipe.looked(bare)
+                arrival_ns = int(waiting.received_s * 1e9)
+                request = recipe.looked(
+                    Request(frame, stamp_ns=stamp_ns(waiting), arrival_ns=arrival_ns)
+                )
         return request
 
     def _hide(
