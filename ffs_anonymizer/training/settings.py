@@ -11,7 +11,7 @@ from ffs_anonymizer import plain_yaml
 from ffs_anonymizer.errors import SettingsError
 
 S = TypeVar('S', bound='RunSettings')
-ALL, MATCHING = 'all', 'matching'
+ALL, MATCHING, STEADYING = 'all', 'matching', 'steadying'
 
 
 def setting(
@@ -65,7 +65,11 @@ class TrainSettings(RunSettings):
     """Hold the settings of a generator's training."""
 
     network: str = setting('ffs-128-small', 'key of the table of architectures')
-    learns: str = setting(ALL, 'all, or matching: which face fits where and how it is turned')
+    learns: str = setting(
+        ALL,
+        'all; matching: which face fits where and how it is turned; steadying: the same face '
+        'whatever the edges of the hole',
+    )
     size_px: int = setting(128, 'S, side of the crops', 16, 512)
     region_scale: float = setting(1.2, 'side of a region over that of its box', 1.0, 3.0)
     crop_scale: float = setting(1.3, 'side of a crop over its region, the longer side', 1.0, 4.0)
@@ -113,6 +117,9 @@ class TrainSettings(RunSettings):
     init_from: str = setting('', 'checkpoint whose weights a new run starts from')
     freeze: str = setting('', 'prefixes of layers to keep as they are, commas between')
     teacher: str = setting('', 'checkpoint of a larger network to distil from')
+    steadied_share: float = setting(
+        0.6, 'steadying: how far averaged weights go from the teacher to the learned', 0.0, 1.0
+    )
     weight_distil: float = setting(
         1.0, 'of the distance to the teacher, outputs and features', 0.0
     )
@@ -120,8 +127,9 @@ class TrainSettings(RunSettings):
     def __post_init__(self) -> None:
         """Check every value against its range, and the words."""
         super().__post_init__()
-        if self.learns not in (ALL, MATCHING):
-            raise SettingsError(f'learns: got {self.learns!r}, expected {ALL} or {MATCHING}')
+        kinds = (ALL, MATCHING, STEADYING)
+        if self.learns not in kinds:
+            raise SettingsError(f'learns: got {self.learns!r}, expected {", ".join(kinds)}')
 
 
 @dataclass(frozen=True)

@@ -34,12 +34,13 @@ from ffs_anonymizer.training.generator.onnx_file import (
 )
 from ffs_anonymizer.training.generator.train import (
     FIXED_STEP,
+    retake,
     sampler_of,
     settle,
     spread_out,
     with_points,
 )
-from ffs_anonymizer.training.settings import from_mapping, TrainSettings
+from ffs_anonymizer.training.settings import from_mapping, STEADYING, TrainSettings
 import numpy as np
 import torch
 
@@ -188,7 +189,9 @@ def settle_on_data(network: FaceNetwork, settings: TrainSettings, data: Path) ->
     numbers, held_out = with_points(faces)
     numbers = numbers if len(numbers) else held_out
     sampler = sampler_of(faces, numbers, settings, torch.device('cpu'))
-    drawn = (sampler.draw(64, seed=settings.seed, step=FIXED_STEP + i) for i in range(8))
+    drawn = [sampler.draw(64, seed=settings.seed, step=FIXED_STEP + i) for i in range(8)]
+    if settings.learns == STEADYING:
+        retake(network, drawn)
     return settle(network, drawn)
 
 

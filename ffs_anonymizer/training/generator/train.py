@@ -21,30 +21,19 @@ from ffs_anonymizer.training.checkpoint import (
     save_checkpoint,
 )
 from ffs_anonymizer.training.generator.alignment import align
-from ffs_anonymizer.training.generator.augmentation import augment, magnified, relight, soften
+from ffs_anonymizer.training.generator.augmentation import magnified
 from ffs_anonymizer.training.generator.critic import Critic
-from ffs_anonymizer.training.generator.distil import load_teacher
+from ffs_anonymizer.training.generator.distil import load_teacher, Teacher
 from ffs_anonymizer.training.generator.features import make_features
-from ffs_anonymizer.training.generator.losses import (
-    critic_hinge,
-    detail_distance,
-    feature_distance,
-    generator_hinge,
-    gradient_distance,
-    inner_border,
-    match_distance,
-    pixel_distance,
-    tone_distance,
-)
+from ffs_anonymizer.training.generator.lessons import Lesson
 from ffs_anonymizer.training.generator.network import (
     composite,
+    ConvNorm,
     FaceNetwork,
-    GUMBEL,
-    KEY,
     make_network,
     packed,
-    place,
 )
+from ffs_anonymizer.training.generator.steadying import Between, Steadying
 from ffs_anonymizer.training.run import (
     choose_device,
     follow,
@@ -53,7 +42,7 @@ from ffs_anonymizer.training.run import (
     rate_at,
     refuse_other_settings,
 )
-from ffs_anonymizer.training.settings import ALL, TrainSettings
+from ffs_anonymizer.training.settings import MATCHING, STEADYING, TrainSettings
 import numpy as np
 from numpy.typing import NDArray
 import torch
@@ -64,8 +53,6 @@ import yaml
 
 GRID_FACES = 14
 GRID_DRAWS = 3
-FOCUS_RADIUS = 9.0 / 128.0
-EARLIER = 256
 FIXED_STEP = 999_983  # of batches that no step draws
 
 
@@ -121,25 +108,28 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
     teacher = None
     if settings.teacher:
         teacher = load_teacher(Path(settings.teacher), network, settings.size_px).to(device)
+    between = None
+    if settings.learns == STEADYING:
+        between = steady_start(network, teacher, settings)
     average = copy.deepcopy(network).eval().requires_grad_(False)
     fixed = sampler.draw(128, seed=settings.seed, step=FIXED_STEP)
     if resumed is None:
         features.calibrate(magnified(fixed.image, settings.look_zoom))
     frozen = freeze(network, settings.freeze)
-    if teacher is not None:
+    if between is not None:
+        frozen = [network]  # a copy of its own statistics would be another teacher
+    elif teacher is not None:
         frozen += [network.encoder, network.matcher, network.generator.pose]
-    if settings.learns != ALL:
+    if settings.learns == MATCHING:
         painting = [m for n, m in network.generator.named_children() if n != 'pose']
         frozen += [each.requires_grad_(False) for each in (network.encoder, *painting)]
     learning = [p for p in network.parameters() if p.requires_grad]
     learning += [] if teacher is None else list(teacher.adapters.parameters())
     generator_steps = torch.optim.Adam(learning, settings.rate_generator, betas=(0.5, 0.99))
-    critic_steps = torch.optim.Adam(
-        critic.heads.parameters(), settings.rate_critic, betas=(0.0, 0.99)
-    )
+    kind = Lesson if between is None else Steadying
+    lesson = kind(settings, network, critic, features, teacher, device)
     step = images = 0
     seconds = 0.0
-    earlier = torch.zeros((0, KEY), device=device)
     if resumed is not None:
         load_weights(network, resumed['generator'], str(checkpoint_path))
         load_weights(average, resumed['ema'], str(checkpoint_path))
@@ -148,9 +138,9 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
         if teacher is not None:
             load_weights(teacher.adapters, resumed['adapters'], str(checkpoint_path))
         generator_steps.load_state_dict(resumed['generator_steps'])
-        critic_steps.load_state_dict(resumed['critic_steps'])
-        step, images, earlier = resumed['step'], resumed['images'], resumed['earlier'].to(device)
-        seconds = float(resumed['seconds'])
+        lesson.critic_steps.load_state_dict(resumed['critic_steps'])
+        lesson.earlier = resumed['earlier'].to(device)
+        step, images, seconds = resumed['step'], resumed['images'], float(resumed['seconds'])
 
     def state() -> Checkpoint:
         return {
@@ -163,9 +153,9 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
             'critic': critic.state_dict(),
             'scales': features.scales.state_dict(),
             'adapters': {} if teacher is None else teacher.adapters.state_dict(),
-            'earlier': earlier,
+            'earlier': lesson.earlier,
             'generator_steps': generator_steps.state_dict(),
-            'critic_steps': critic_steps.state_dict(),
+            'critic_steps': lesson.critic_steps.state_dict(),
         }
 
     # Steps
@@ -173,10 +163,6 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
     bar = tqdm(total=settings.steps, initial=step, unit='step', disable=quiet, mininterval=10)
     started, images_before, seconds_before = time.monotonic(), images, seconds
     progress = progress_at(step, seconds, settings)
-    scalars: dict[str, torch.Tensor] = {}
-    # The first rows wear their own face, the others that of somebody else of the batch
-    share = max(settings.batch - round(settings.batch * settings.drawn_share), 1)
-    rows = torch.arange(settings.batch, device=device)
     with interruptible() as interrupted, bar:
         while progress < 1.0:
             network.train()
@@ -187,132 +173,20 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
             rate = rate_at(step, progress, settings)
             for group in generator_steps.param_groups:
                 group['lr'] = settings.rate_generator * rate
-            for group in critic_steps.param_groups:
+            for group in lesson.critic_steps.param_groups:
                 group['lr'] = settings.rate_critic * rate
 
-            # Some are out of focus; what is worn is not
-            mask = batch.mask
-            image = soften(batch.image, chance)
-            noise = batch.condition - batch.image * mask
-            condition = (image * mask + noise).clamp(-1.0, 1.0) * mask
-            condition, mask, image = (
-                each.to(memory_format=channels_last) for each in (condition, mask, image)
-            )
-
-            # Where is the face, and whose would fit? That shall not hang on colours of backgrounds
-            size = settings.size_px
-            true = batch.points_px
-            given = chance.happens(settings.points_share, len(batch), 1, 1)
-            moved = true + chance.normal(*true.shape) * settings.points_noise_px
-            points = torch.where(given, moved, batch.mean_points_px)
-            face, face_points = align(batch.image, true / size)
-            terms: dict[str, tuple[float, torch.Tensor]] = {}
-            with autocast(settings, device):
-                seen = relight(condition, chance) * mask
-                guessed = network.generator.pose(seen, mask, points)
-                query = network.matcher.query(seen, mask, points)
-                key = network.matcher.key(relight(face, chance))
-            if teacher is None:
-                off = (guessed - true) / (
-                    size / 64
-                )  # squared, else rare turned heads are given up
-                terms['points'] = settings.weight_points, off.square().mean()
-                terms['match'] = settings.weight_match, match_distance(query, key, earlier)
-                earlier = torch.cat([key.detach(), earlier])[:EARLIER]
-
-            if settings.learns == ALL:
-                with autocast(settings, device):
-                    code = network.encoder(relight(face, chance))
-                own, wears, at = len(batch), rows, true + chance.normal(len(batch), 1, 2) * 0.4
-                if step >= settings.drawn_from:
-                    own = share
-                    fits = (query @ key.T).detach() + GUMBEL * chance.normal(
-                        len(batch), len(batch)
-                    )
-                    best = fits.fill_diagonal_(-torch.inf).argmax(1)
-                    wears = torch.where(rows < own, rows, best)
-                    at = torch.where((rows < own)[:, None, None], at, guessed.detach())
-
-                # It is painted
-                noisy = code + chance.normal(*code.shape) * settings.code_noise
-                latent = packed(noisy, face_points)[wears]
-                with autocast(settings, device):
-                    levels = network.generator.features(condition, mask, latent, at)
-                    painted = network.generator.paint(levels[-1], condition, mask)
-                filled = composite(painted, image, mask)
-                focus = place(true, size, FOCUS_RADIUS)[:, ::2].amax(1, keepdim=True)
-                counts = (1.0 - mask) * (1.0 + settings.focus * focus)
-
-                # What critic and feature distance see of it
-                looked = settings.weight_features > 0 and step >= settings.features_from
-                looked = looked and step % settings.features_every == 0
-                if looked:
-                    told = torch.cat([mask, place(at, size)], 1)
-                    (real, fake), (told, seen_counts) = augment(
-                        (image, filled), (told, counts), chance, settings.look_px
-                    )
-                    real, fake = (magnified(each, settings.look_zoom) for each in (real, fake))
-                    seen_mask = told[:, :1]
-                    with autocast(settings, device):
-                        with torch.no_grad():
-                            real_taps = [tap.float() for tap in features(real)]
-                        fake_taps = [tap.float() for tap in features(fake)]
-
-                # The critic learns
-                adversarial = (
-                    looked and settings.weight_critic > 0 and progress >= settings.critic_from
-                )
-                if adversarial:
-                    critic.heads.requires_grad_(True)
-                    real_logits = critic(real_taps, told)
-                    fake_logits = critic([tap.detach() for tap in fake_taps], told)
-                    scalars['critic'] = critic_hinge(real_logits, fake_logits, seen_mask)
-                    critic_steps.zero_grad(set_to_none=True)
-                    scalars['critic'].backward()
-                    critic_steps.step()
-                    critic.heads.requires_grad_(False)
-
-                # The networks learn
-                if adversarial:
-                    logits = critic(fake_taps, told)
-                    rises = max(settings.critic_full - settings.critic_from, 1e-6)
-                    risen = min(1.0, (progress - settings.critic_from) / rises)
-                    weight = settings.weight_critic * settings.features_every * risen
-                    terms['adversarial'] = weight, generator_hinge(logits, seen_mask)
-                if looked:
-                    distance = feature_distance(
-                        [tap[:own] for tap in real_taps],
-                        [tap[:own] for tap in fake_taps],
-                        1.0 - seen_counts[:own],
-                    )
-                    terms['features'] = (
-                        settings.weight_features * settings.features_every,
-                        distance,
-                    )
-                mine = painted[:own], image[:own], counts[:own]
-                terms['hole'] = settings.weight_hole, pixel_distance(*mine)
-                terms['gradient'] = settings.weight_gradient, gradient_distance(*mine)
-                if settings.weight_detail > 0:
-                    terms['detail'] = (
-                        settings.weight_detail,
-                        detail_distance(painted, image, counts),
-                    )
-                border = pixel_distance(painted, image, inner_border(mask))
-                terms['border'] = settings.weight_border, border
-                terms['ring'] = settings.weight_ring, pixel_distance(painted, image, mask)
-                tone = tone_distance(painted, image, batch.rects_xyxy_px)
-                terms['tone'] = settings.weight_tone, tone
-                if teacher is not None:
-                    with autocast(settings, device):
-                        distance = teacher(levels, painted, condition, mask, latent, at)
-                    terms['distil'] = settings.weight_distil, distance
+            terms = lesson(batch, chance, step, progress)
             total = torch.stack([weight * term for weight, term in terms.values()]).sum()
             generator_steps.zero_grad(set_to_none=True)
             total.backward()
             generator_steps.step()
-            scalars.update({name: term for name, (_, term) in terms.items()})
+            scalars = lesson.scalars | {name: term for name, (_, term) in terms.items()}
             keep = 0.5 ** (len(batch) / settings.ema_images)
-            follow(average, network, keep, step, average_buffers=True)
+            if between is None:
+                follow(average, network, keep, step, average_buffers=True)
+            else:
+                follow(average.generator, between.follow(network.generator), keep, step)
             step += 1
             images += len(batch)
             seconds = seconds_before + time.monotonic() - started
@@ -346,14 +220,21 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
     return checkpoint_path
 
 
-def autocast(settings: TrainSettings, device: torch.device) -> Any:
+def steady_start(
+    network: FaceNetwork, teacher: Teacher | None, settings: TrainSettings
+) -> Between:
     """
-    Return the context in which torch computes in bfloat16 where that is safe.
+    Make a network that is to be steadied start as its teacher, and return what is between them.
 
-    :param settings: whether it shall.
-    :param device: where.
+    :param network: changed in place; what paints learns, and where the points are.
+    :param teacher: the same network, trained.
+    :raises SettingsError: there is none, or it is another network.
     """
-    return torch.autocast(device.type, torch.bfloat16, enabled=settings.half)
+    if teacher is None:
+        raise SettingsError('teacher: got nothing, expected the checkpoint that is to be steadied')
+    load_weights(network.generator, teacher.teacher.state_dict(), settings.teacher)
+    network.generator.requires_grad_(True)
+    return Between(teacher.teacher, settings.steadied_share)
 
 
 def sampler_of(
@@ -466,6 +347,47 @@ def settle(average: FaceNetwork, batches: Iterable[Batch]) -> FaceNetwork:
             norm.momentum = 0.1
             norm.eval()
         return settled
+
+
+def retake(network: FaceNetwork, batches: Iterable[Batch]) -> None:
+    """
+    Give a generator the statistics that worn faces have, and let it paint what it painted.
+
+    A steadied one learned with the statistics of its teacher, which are no longer its own.
+
+    :param network: in evaluation mode; its norms are changed in place.
+    :param batches: to take the statistics from; each wears the face of the next.
+    """
+    layers = [m for m in network.generator.modules() if isinstance(m, ConvNorm)]
+    sums = [[torch.zeros(()), torch.zeros(())] for _ in layers]
+    counts = [0 for _ in layers]
+
+    def add(i: int, out: torch.Tensor) -> None:
+        counts[i] += out.numel() // out.shape[1]
+        for k, value in enumerate((out, out.square())):
+            sums[i][k] = sums[i][k] + value.double().sum((0, 2, 3))
+
+    with torch.no_grad():
+        hooks = [
+            layer.conv.register_forward_hook(lambda _m, _in, out, i=i: add(i, out))
+            for i, layer in enumerate(layers)
+        ]
+        for batch in batches:
+            latents, _ = worn(network, batch)
+            network.generator(
+                batch.condition, batch.mask, latents.roll(1, 0), batch.mean_points_px
+            )
+        for hook in hooks:
+            hook.remove()
+        for layer, (total, squares), count in zip(layers, sums, counts, strict=True):
+            norm = layer.norm
+            mean = total / count
+            var = squares / count - mean.square()
+            old = (norm.running_var.double() + norm.eps).sqrt()
+            norm.bias.add_(norm.weight * (mean - norm.running_mean) / old)
+            norm.weight.mul_((var + norm.eps).sqrt() / old)
+            norm.running_mean.copy_(mean)
+            norm.running_var.copy_(var)
 
 
 def write_grid(path: Path, average: FaceNetwork, batch: Batch) -> None:

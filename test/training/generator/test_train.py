@@ -96,7 +96,11 @@ def test_other_settings_than_those_of_the_run_are_refused(
         ),
         ({'device': 'tpu'}, SettingsError, "device: got 'tpu'"),
         ({'features': 'vgg'}, SettingsError, "features: got 'vgg'"),
-        ({'learns': 'much'}, SettingsError, "learns: got 'much', expected all or matching"),
+        (
+            {'learns': 'much'},
+            SettingsError,
+            "learns: got 'much', expected all, matching, steadying",
+        ),
         ({'data': ''}, SettingsError, 'data and out: got nothing'),
         ({'data': 'none'}, MediaError, 'none: not a packed data set'),
     ],

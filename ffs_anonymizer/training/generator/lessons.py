@@ -1,0 +1,208 @@
+"""What one step of a training asks of the networks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ffs_anonymizer.datasets.sampler import Batch, Chance
+from ffs_anonymizer.training.generator.alignment import align
+from ffs_anonymizer.training.generator.augmentation import augment, magnified, relight, soften
+from ffs_anonymizer.training.generator.critic import Critic
+from ffs_anonymizer.training.generator.distil import Teacher
+from ffs_anonymizer.training.generator.features import NormalizedFeatures
+from ffs_anonymizer.training.generator.losses import (
+    critic_hinge,
+    detail_distance,
+    feature_distance,
+    generator_hinge,
+    gradient_distance,
+    inner_border,
+    match_distance,
+    pixel_distance,
+    tone_distance,
+)
+from ffs_anonymizer.training.generator.network import (
+    composite,
+    FaceNetwork,
+    GUMBEL,
+    KEY,
+    packed,
+    place,
+)
+from ffs_anonymizer.training.settings import ALL, TrainSettings
+import torch
+
+FOCUS_RADIUS = 9.0 / 128.0
+EARLIER = 256
+Terms = dict[str, tuple[float, torch.Tensor]]
+
+
+class Lesson:
+    """
+    Ask for worn faces, for who fits where and for how heads are turned.
+
+    :param settings: of the training.
+    :param network: what learns.
+    :param critic: learns with it, by steps of its own.
+    :param features: what critic and feature distance look through.
+    :param teacher: a larger network to follow, or none.
+    :param device: where all of them are.
+    """
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        network: FaceNetwork,
+        critic: Critic,
+        features: NormalizedFeatures,
+        teacher: Teacher | None,
+        device: torch.device,
+    ) -> None:
+        """Make the critic's optimizer."""
+        self.settings, self.network, self.device = settings, network, device
+        self.critic, self.features, self.teacher = critic, features, teacher
+        self.critic_steps = torch.optim.Adam(
+            critic.heads.parameters(), settings.rate_critic, betas=(0.0, 0.99)
+        )
+        self.earlier = torch.zeros((0, KEY), device=device)
+        self.scalars: dict[str, torch.Tensor] = {}
+        # The first rows wear their own face, the others that of somebody else of the batch
+        self.share = max(settings.batch - round(settings.batch * settings.drawn_share), 1)
+        self.rows = torch.arange(settings.batch, device=device)
+
+    def __call__(self, batch: Batch, chance: Chance, step: int, progress: float) -> Terms:
+        """
+        Return what is asked for, name to weight and loss; the critic takes a step of its own.
+
+        :param batch: of the step.
+        :param chance: of the step.
+        :param step: from 0.
+        :param progress: the share of the run that is over.
+        """
+        settings, network, device = self.settings, self.network, self.device
+        critic, features, teacher = self.critic, self.features, self.teacher
+        channels_last: Any = torch.channels_last
+
+        # Some are out of focus; what is worn is not
+        mask = batch.mask
+        image = soften(batch.image, chance)
+        noise = batch.condition - batch.image * mask
+        condition = (image * mask + noise).clamp(-1.0, 1.0) * mask
+        condition, mask, image = (
+            each.to(memory_format=channels_last) for each in (condition, mask, image)
+        )
+
+        # Where is the face, and whose would fit? That shall not hang on colours of backgrounds
+        size = settings.size_px
+        true = batch.points_px
+        given = chance.happens(settings.points_share, len(batch), 1, 1)
+        moved = true + chance.normal(*true.shape) * settings.points_noise_px
+        points = torch.where(given, moved, batch.mean_points_px)
+        face, face_points = align(batch.image, true / size)
+        terms: dict[str, tuple[float, torch.Tensor]] = {}
+        with autocast(settings, device):
+            seen = relight(condition, chance) * mask
+            guessed = network.generator.pose(seen, mask, points)
+            query = network.matcher.query(seen, mask, points)
+            key = network.matcher.key(relight(face, chance))
+        if teacher is None:
+            off = (guessed - true) / (size / 64)  # squared, else rare turned heads are given up
+            terms['points'] = settings.weight_points, off.square().mean()
+            terms['match'] = settings.weight_match, match_distance(query, key, self.earlier)
+            self.earlier = torch.cat([key.detach(), self.earlier])[:EARLIER]
+
+        if settings.learns == ALL:
+            with autocast(settings, device):
+                code = network.encoder(relight(face, chance))
+            own, wears, at = len(batch), self.rows, true + chance.normal(len(batch), 1, 2) * 0.4
+            if step >= settings.drawn_from:
+                own = self.share
+                fits = (query @ key.T).detach() + GUMBEL * chance.normal(len(batch), len(batch))
+                best = fits.fill_diagonal_(-torch.inf).argmax(1)
+                wears = torch.where(self.rows < own, self.rows, best)
+                at = torch.where((self.rows < own)[:, None, None], at, guessed.detach())
+
+            # It is painted
+            noisy = code + chance.normal(*code.shape) * settings.code_noise
+            latent = packed(noisy, face_points)[wears]
+            with autocast(settings, device):
+                levels = network.generator.features(condition, mask, latent, at)
+                painted = network.generator.paint(levels[-1], condition, mask)
+            filled = composite(painted, image, mask)
+            focus = place(true, size, FOCUS_RADIUS)[:, ::2].amax(1, keepdim=True)
+            counts = (1.0 - mask) * (1.0 + settings.focus * focus)
+
+            # What critic and feature distance see of it
+            looked = settings.weight_features > 0 and step >= settings.features_from
+            looked = looked and step % settings.features_every == 0
+            if looked:
+                told = torch.cat([mask, place(at, size)], 1)
+                (real, fake), (told, seen_counts) = augment(
+                    (image, filled), (told, counts), chance, settings.look_px
+                )
+                real, fake = (magnified(each, settings.look_zoom) for each in (real, fake))
+                seen_mask = told[:, :1]
+                with autocast(settings, device):
+                    with torch.no_grad():
+                        real_taps = [tap.float() for tap in features(real)]
+                    fake_taps = [tap.float() for tap in features(fake)]
+
+            # The critic learns
+            adversarial = (
+                looked and settings.weight_critic > 0 and progress >= settings.critic_from
+            )
+            if adversarial:
+                critic.heads.requires_grad_(True)
+                real_logits = critic(real_taps, told)
+                fake_logits = critic([tap.detach() for tap in fake_taps], told)
+                self.scalars['critic'] = critic_hinge(real_logits, fake_logits, seen_mask)
+                self.critic_steps.zero_grad(set_to_none=True)
+                self.scalars['critic'].backward()
+                self.critic_steps.step()
+                critic.heads.requires_grad_(False)
+
+            # The networks learn
+            if adversarial:
+                logits = critic(fake_taps, told)
+                rises = max(settings.critic_full - settings.critic_from, 1e-6)
+                risen = min(1.0, (progress - settings.critic_from) / rises)
+                weight = settings.weight_critic * settings.features_every * risen
+                terms['adversarial'] = weight, generator_hinge(logits, seen_mask)
+            if looked:
+                distance = feature_distance(
+                    [tap[:own] for tap in real_taps],
+                    [tap[:own] for tap in fake_taps],
+                    1.0 - seen_counts[:own],
+                )
+                terms['features'] = (
+                    settings.weight_features * settings.features_every,
+                    distance,
+                )
+            mine = painted[:own], image[:own], counts[:own]
+            terms['hole'] = settings.weight_hole, pixel_distance(*mine)
+            terms['gradient'] = settings.weight_gradient, gradient_distance(*mine)
+            if settings.weight_detail > 0:
+                terms['detail'] = (
+                    settings.weight_detail,
+                    detail_distance(painted, image, counts),
+                )
+            border = pixel_distance(painted, image, inner_border(mask))
+            terms['border'] = settings.weight_border, border
+            terms['ring'] = settings.weight_ring, pixel_distance(painted, image, mask)
+            tone = tone_distance(painted, image, batch.rects_xyxy_px)
+            terms['tone'] = settings.weight_tone, tone
+            if teacher is not None:
+                with autocast(settings, device):
+                    distance = teacher(levels, painted, condition, mask, latent, at)
+                terms['distil'] = settings.weight_distil, distance
+        return terms
+
+
+def autocast(settings: TrainSettings, device: torch.device) -> Any:
+    """
+    Return the context in which torch computes in bfloat16 where that is safe.
+
+    :param settings: whether it shall.
+    :param device: where.
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=settings.half)
