@@ -84,12 +84,9 @@ class Lesson:
         channels_last: Any = torch.channels_last
 
         # Some are out of focus; what is worn is not
-        mask = batch.mask
-        image = soften(batch.image, chance)
-        noise = batch.condition - batch.image * mask
-        condition = (image * mask + noise).clamp(-1.0, 1.0) * mask
+        image, condition, _ = softened(batch, chance)
         condition, mask, image = (
-            each.to(memory_format=channels_last) for each in (condition, mask, image)
+            each.to(memory_format=channels_last) for each in (condition, batch.mask, image)
         )
 
         # Where is the face, and whose would fit? That shall not hang on colours of backgrounds
@@ -117,9 +114,7 @@ class Lesson:
             own, wears, at = len(batch), self.rows, true + chance.normal(len(batch), 1, 2) * 0.4
             if step >= settings.drawn_from:
                 own = self.share
-                fits = (query @ key.T).detach() + GUMBEL * chance.normal(len(batch), len(batch))
-                best = fits.fill_diagonal_(-torch.inf).argmax(1)
-                wears = torch.where(self.rows < own, self.rows, best)
+                wears = self.worn_by(query, key, chance)
                 at = torch.where((self.rows < own)[:, None, None], at, guessed.detach())
 
             # It is painted
@@ -196,6 +191,29 @@ class Lesson:
                     distance = teacher(levels, painted, condition, mask, latent, at)
                 terms['distil'] = settings.weight_distil, distance
         return terms
+
+    def worn_by(self, query: torch.Tensor, key: torch.Tensor, chance: Chance) -> torch.Tensor:
+        """
+        Return whose face each row of a batch wears, (N,): its own, or that of another who fits.
+
+        :param query: (N, KEY), what the surroundings look for.
+        :param key: (N, KEY), of the faces.
+        """
+        fits = (query @ key.T).detach()
+        fits = fits + GUMBEL * chance.normal(*fits.shape)
+        best = fits.fill_diagonal_(-torch.inf).argmax(1)
+        return torch.where(self.rows < self.share, self.rows, best)
+
+
+def softened(batch: Batch, chance: Chance) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """
+    Return images of which some are out of focus, their conditions, and the noise in these.
+
+    :returns: (N, 3, S, S) each.
+    """
+    image = soften(batch.image, chance)
+    noise = batch.condition - batch.image * batch.mask
+    return image, (image * batch.mask + noise).clamp(-1.0, 1.0) * batch.mask, noise
 
 
 def autocast(settings: TrainSettings, device: torch.device) -> Any:

@@ -86,8 +86,7 @@ def inner_border(mask: torch.Tensor) -> torch.Tensor:
     :param mask: (N, 1, S, S), 1 = keep.
     """
     reach = max(mask.shape[-1] // 16, 1)
-    near = functional.avg_pool2d(mask, 2 * reach + 1, 1, reach, count_include_pad=False)
-    return near * (1.0 - mask)
+    return smoothed(mask, 2 * reach + 1) * (1.0 - mask)
 
 
 def tone_distance(
@@ -146,10 +145,19 @@ def detail_distance(
     return ((ours - theirs).abs() * counts).sum() / counts.sum().clamp_min(1.0)
 
 
+def smoothed(image: torch.Tensor, side_px: int) -> torch.Tensor:
+    """
+    Return the mean around each pixel, of what is inside.
+
+    :param image: (N, C, S, S).
+    :param side_px: of the square that is averaged, odd.
+    """
+    return functional.avg_pool2d(image, side_px, 1, side_px // 2, count_include_pad=False)
+
+
 def _fine(image: torch.Tensor) -> torch.Tensor:
     grey = image.mean(1, keepdim=True)
-    smooth = functional.avg_pool2d(grey, 3, 1, 1, count_include_pad=False)
-    return (grey - smooth).abs()
+    return (grey - smoothed(grey, 3)).abs()
 
 
 def match_distance(

@@ -6,16 +6,16 @@ import copy
 
 from ffs_anonymizer.datasets.sampler import Batch, Chance
 from ffs_anonymizer.training.generator.alignment import align
-from ffs_anonymizer.training.generator.augmentation import relight, soften
-from ffs_anonymizer.training.generator.lessons import Lesson, Terms
+from ffs_anonymizer.training.generator.augmentation import relight
+from ffs_anonymizer.training.generator.lessons import Lesson, softened, Terms
 from ffs_anonymizer.training.generator.losses import (
     inner_border,
     pixel_distance,
+    smoothed,
     tone_distance,
 )
-from ffs_anonymizer.training.generator.network import composite, GeneratorNetwork, GUMBEL, packed
+from ffs_anonymizer.training.generator.network import composite, GeneratorNetwork, packed
 import torch
-from torch.nn import functional
 
 GROWN_PX = (7, 5, 5, 5)  # fewer than, below, above, right and left
 BAND_PX = (2, 40)
@@ -54,22 +54,16 @@ class Steadying(Lesson):
         network, size = self.network, self.settings.size_px
         assert self.teacher is not None
         earlier = self.teacher.teacher
-        image = soften(batch.image, chance)
-        noise = batch.condition - batch.image * batch.mask
         mask, mean_points = batch.mask, batch.mean_points_px
-        condition = (image * mask + noise).clamp(-1.0, 1.0) * mask
+        image, condition, noise = softened(batch, chance)
 
         # Whose face is worn, where, and how its earlier self paints that
         with torch.no_grad():
             face, face_points = align(batch.image, batch.points_px / size)
             code = network.encoder(relight(face, chance))
-            fits = (
-                network.matcher.query(condition, mask, mean_points) @ network.matcher.key(face).T
-            )
-            fits = fits + GUMBEL * chance.normal(*fits.shape)
+            query = network.matcher.query(condition, mask, mean_points)
+            wears = self.worn_by(query, network.matcher.key(face), chance)
             own = self.share
-            wears = fits.fill_diagonal_(-torch.inf).argmax(1)
-            wears = torch.where(self.rows < own, self.rows, wears)
             guessed = earlier.pose(condition, mask, mean_points)
             at = torch.where((self.rows < own)[:, None, None], batch.points_px, guessed)
             latent = packed(code, face_points)[wears]
@@ -87,7 +81,7 @@ class Steadying(Lesson):
         painted = network.generator.paint(last, seen, seen_mask)
 
         hole = 1.0 - seen_mask
-        smooth, wanted_smooth = _smooth(painted), _smooth(wanted)
+        smooth, wanted_smooth = (smoothed(each, SMOOTH_PX) for each in (painted, wanted))
         light = smooth - wanted_smooth
         area = hole.sum((2, 3), keepdim=True).clamp_min(1.0)
         light = light - (light * hole).sum((2, 3), keepdim=True) / area
@@ -187,7 +181,3 @@ def banded(image: torch.Tensor, mask: torch.Tensor, chance: Chance) -> torch.Ten
     colour = colour + chance.normal(n, 3, 1, 1) * torch.where(pick < 0.7, 0.04, 0.4)
     colour = colour + 0.03 * chance.normal(n, 3, size, size)
     return torch.where(band, colour.clamp(-1.0, 1.0), image)
-
-
-def _smooth(image: torch.Tensor) -> torch.Tensor:
-    return functional.avg_pool2d(image, SMOOTH_PX, 1, SMOOTH_PX // 2, count_include_pad=False)

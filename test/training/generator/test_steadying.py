@@ -4,7 +4,7 @@ from pathlib import Path
 from ffs_anonymizer.datasets.sampler import Chance
 from ffs_anonymizer.errors import SettingsError
 from ffs_anonymizer.training.checkpoint import load_checkpoint
-from ffs_anonymizer.training.generator.export import export, settle_on_data
+from ffs_anonymizer.training.generator.export import export
 from ffs_anonymizer.training.generator.network import make_network
 from ffs_anonymizer.training.generator.steadying import banded, Between, grown, GROWN_PX
 from ffs_anonymizer.training.generator.train import retake, sampler_of, train, with_points
@@ -145,7 +145,3 @@ def test_a_steadied_run_is_exported(
     path = train(chosen, quiet=True)
     done = export(path, tmp_path / 'models', gallery='person*')
     assert done.fp32.exists()
-    steadied = load_checkpoint(path)
-    network = make_network(chosen.network).eval()
-    network.load_state_dict(steadied['ema'])
-    settle_on_data(network, chosen, packed)
