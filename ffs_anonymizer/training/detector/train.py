@@ -104,7 +104,7 @@ def train(settings: DetectorTrainSettings, *, quiet: bool = False) -> Path:
         load_weights(detector, resumed['detector'], str(checkpoint_path))
         load_weights(average, resumed['ema'], str(checkpoint_path))
         steps.load_state_dict(resumed['detector_steps'])
-        images, seconds_before = resumed['images'], float(resumed['seconds'])
+        images, seconds_before = resumed['images'], resumed.get('seconds', 0.0)
 
     started, images_before = time.monotonic(), images
 

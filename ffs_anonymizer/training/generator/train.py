@@ -117,7 +117,7 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
         features.calibrate(magnified(fixed.image, settings.look_zoom))
     frozen = freeze(network, settings.freeze)
     if between is not None:
-        frozen = [network]  # a copy of its own statistics would be another teacher
+        frozen = [network]  # as its teacher, it goes by the statistics that it came with
     elif teacher is not None:
         frozen += [network.encoder, network.matcher, network.generator.pose]
     if settings.learns == MATCHING:
@@ -140,7 +140,7 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
         generator_steps.load_state_dict(resumed['generator_steps'])
         lesson.critic_steps.load_state_dict(resumed['critic_steps'])
         lesson.earlier = resumed['earlier'].to(device)
-        step, images, seconds = resumed['step'], resumed['images'], float(resumed['seconds'])
+        step, images, seconds = resumed['step'], resumed['images'], resumed.get('seconds', 0.0)
 
     def state() -> Checkpoint:
         return {
@@ -181,7 +181,7 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
             generator_steps.zero_grad(set_to_none=True)
             total.backward()
             generator_steps.step()
-            scalars = lesson.scalars | {name: term for name, (_, term) in terms.items()}
+            lesson.scalars.update({name: term for name, (_, term) in terms.items()})
             keep = 0.5 ** (len(batch) / settings.ema_images)
             if between is None:
                 follow(average, network, keep, step, average_buffers=True)
@@ -197,7 +197,7 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
             last = progress >= 1.0 or interrupted()
             if step % settings.log_every == 0 or last:
                 speed = (images - images_before) / (time.monotonic() - started)
-                values = {name: float(value.detach()) for name, value in scalars.items()}
+                values = {n: float(value.detach()) for n, value in lesson.scalars.items()}
                 if not all(math.isfinite(value) for value in values.values()):
                     raise ModelError(f'step {step}: got {values}, expected finite losses')
                 for name, value in values.items():

@@ -9,6 +9,7 @@ from ffs_anonymizer.training.generator.train import train
 from ffs_anonymizer.training.run import progress_at, rate_at
 from ffs_anonymizer.training.settings import from_mapping, TrainSettings
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 import torch
 
 Settled = Callable[..., TrainSettings]
@@ -167,6 +168,25 @@ def test_time_is_counted_over_all_sessions_of_a_run(
     assert before['seconds'] >= 3.0
     again = load_checkpoint(train(chosen, quiet=True))
     assert (again['step'], again['seconds']) == (before['step'], before['seconds'])
+
+
+def test_what_is_not_asked_for_in_each_step_is_logged_all_the_same(
+    tiny_settings: Settled, packed: Path, tmp_path: Path
+) -> None:
+    train(tiny_settings(packed, tmp_path, features_every=2, log_every=2), quiet=True)
+    log = EventAccumulator(str(tmp_path / 'scalars')).Reload()
+    assert {'features', 'adversarial', 'critic', 'hole'} <= set(log.Tags()['scalars'])
+
+
+def test_a_run_of_before_times_were_kept_goes_on(
+    tiny_settings: Settled, whole: Path, packed: Path, tmp_path: Path
+) -> None:
+    earlier = load_checkpoint(whole)
+    del earlier['seconds']
+    save_checkpoint(tmp_path / 'last.pt', earlier)
+    again = load_checkpoint(train(tiny_settings(packed, tmp_path, steps=5), quiet=True))
+    assert again['step'] == 5
+    assert again['seconds'] > 0
 
 
 def test_training_runs_outside_the_main_thread(
