@@ -84,8 +84,11 @@ def train(settings: DetectorTrainSettings, *, quiet: bool = False) -> Path:
     shown_plates, _ = Scenes(pictures, shown_from, settings.size_px, 0.3).draw_batch(
         20_000, 0, shown
     )
-    step = 0 if resumed is None else resumed['step']
-    drawn = draw_ahead(scenes, settings, range(step, settings.steps))
+    step, seconds_before = 0, 0.0
+    if resumed is not None:
+        step, seconds_before = resumed['step'], resumed.get('seconds', 0.0)
+    is_over = progress_at(step, seconds_before, settings) >= 1.0
+    drawn = draw_ahead(scenes, settings, range(step, step if is_over else settings.steps))
 
     # Network, optimizer and what they start from
     torch.set_num_threads(settings.threads)
@@ -99,12 +102,12 @@ def train(settings: DetectorTrainSettings, *, quiet: bool = False) -> Path:
     steps = torch.optim.AdamW(
         detector.parameters(), settings.rate, weight_decay=settings.weight_decay
     )
-    images, seconds_before = 0, 0.0
+    images = 0
     if resumed is not None:
         load_weights(detector, resumed['detector'], str(checkpoint_path))
         load_weights(average, resumed['ema'], str(checkpoint_path))
         steps.load_state_dict(resumed['detector_steps'])
-        images, seconds_before = resumed['images'], resumed.get('seconds', 0.0)
+        images = resumed['images']
 
     started, images_before = time.monotonic(), images
 

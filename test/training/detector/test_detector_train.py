@@ -53,6 +53,9 @@ def test_a_run_ends_by_time_with_its_rates_fallen(streets: Path, tmp_path: Path)
     assert 1.8 <= checkpoint['seconds'] < 18
     assert 0 < checkpoint['step'] < 100_000
     assert checkpoint['detector_steps']['param_groups'][0]['lr'] < 2e-3
+    # What is over goes on with nothing.
+    again = train(detector_settings(streets, tmp_path, **changes), quiet=True)
+    assert load_checkpoint(again, 'detector')['step'] == checkpoint['step']
 
 
 def test_half_of_the_precision_learns_too(whole: Path, streets: Path, tmp_path: Path) -> None:
