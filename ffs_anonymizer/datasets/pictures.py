@@ -15,6 +15,7 @@ from ffs_anonymizer.datasets.faces import BOX_COLUMNS, is_held_out
 from ffs_anonymizer.datasets.photos import list_photos, read_photo
 from ffs_anonymizer.datasets.sheet import save_tiles
 from ffs_anonymizer.errors import MediaError
+from ffs_anonymizer.regions import boxes as geometry
 from ffs_anonymizer.regions.detections import read_boxes
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,9 @@ BOXES = 'boxes.csv'
 KINDS = ('photo', 'plate', 'distractor')
 PHOTO, PLATE, DISTRACTOR = range(3)
 CHANNELS = (3, 4, 4)
+# Of boxes: what may be a plate or not is neither asked for nor false where it is found.
+CLASSES = ('plate', 'ignore')
+ASKED, IGNORED = range(2)
 HELD_OUT_PERCENT = 12
 SHEET_PX = 240
 
@@ -37,11 +41,13 @@ class Annotated:
     :param path: of the photo.
     :param group: what it belongs to: photos of one group never fall on both sides of the split.
     :param boxes_xyxy_px: (N, 4) float32; N = 0 is a photo without a plate.
+    :param classes: (N,) int8, index into CLASSES.
     """
 
     path: Path
     group: str
     boxes_xyxy_px: NDArray[np.float32]
+    classes: NDArray[np.int8]
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,7 @@ class PackedPictures:
     :param sizes_wh: (N, 2) int32.
     :param groups: N names.
     :param boxes_xyxy_px: (M, 4) float32, in pixels of their picture.
+    :param classes: (M,) int8, index into CLASSES.
     :param owners: (M,) int64, the picture of each box, rising.
     """
 
@@ -77,13 +84,19 @@ class PackedPictures:
     sizes_wh: NDArray[np.int32]
     groups: tuple[str, ...]
     boxes_xyxy_px: NDArray[np.float32]
+    classes: NDArray[np.int8]
     owners: NDArray[np.int64]
 
     def __post_init__(self) -> None:
         """Check the shapes once, at birth."""
         n, m = len(self.kinds), len(self.owners)
-        got = (self.sizes_wh.shape, len(self.groups), self.boxes_xyxy_px.shape)
-        if got != ((n, 2), n, (m, 4)) or self.pixels.shape != (self.ends[-1] if n else 0,):
+        got = (
+            self.sizes_wh.shape,
+            len(self.groups),
+            self.boxes_xyxy_px.shape,
+            self.classes.shape,
+        )
+        if got != ((n, 2), n, (m, 4), (m,)) or self.pixels.shape != (self.ends[-1] if n else 0,):
             raise ValueError(
                 f'PackedPictures: got {got} and {self.pixels.shape} pixels, expected sizes and '
                 f'groups of {n} pictures and {m} boxes'
@@ -106,10 +119,11 @@ class PackedPictures:
         end = int(self.ends[i])
         return self.pixels[end - width * height * channels : end].reshape(height, width, channels)
 
-    def boxes(self, i: int) -> NDArray[np.float32]:
-        """Return the boxes of a picture, (N, 4)."""
+    def boxes(self, i: int, class_index: int = ASKED) -> NDArray[np.float32]:
+        """Return the boxes of one class in a picture, (N, 4)."""
         first, last = np.searchsorted(self.owners, [i, i + 1])
-        return self.boxes_xyxy_px[first:last]
+        of_class = np.flatnonzero(self.classes[first:last] == class_index)
+        return self.boxes_xyxy_px[first + of_class]
 
     def numbers(self, kind: int) -> NDArray[np.int64]:
         """Return the numbers of the pictures of one kind."""
@@ -129,40 +143,61 @@ class PackedPictures:
         return np.asarray(chances / chances.sum(), np.float64)
 
 
-def list_annotated(folder: Path, boxes: Path) -> list[Annotated]:
+def list_annotated(folder: Path, sources: Sequence[Path]) -> list[Annotated]:
     """
     Return the photos to pack and where their plates are.
 
-    :param boxes: a CSV with the columns path (below the folder), x0, y0, x1, y1, empty where a
-        photo has no plate, and group, the scene that it belongs to (else the file's stem); or a
-        folder with a .txt (x0 y0 x1 y1 a line) or a Pascal VOC .xml of the same stem for each.
+    :param sources: each a CSV with the columns path (below the folder), x0, y0, x1, y1, empty
+        where a photo has no plate, class (plate, which is meant where there is none, or ignore),
+        and group, the scene that it belongs to (else the file's stem); or a folder with a .txt
+        (x0 y0 x1 y1 a line) or a Pascal VOC .xml of the same stem for each. Boxes of all count; a
+        plate of which half or more lies in a box to ignore is ignored, too.
     :raises MediaError: nothing is there, or something cannot be read.
     """
-    if not boxes.is_file():
-        return [
-            Annotated(path, path.stem, boxes_beside(boxes, path.stem))
-            for path in list_photos(folder)
-        ]
-    photos: dict[str, tuple[str, list[list[float]]]] = {}
+    groups: dict[Path, str] = {}
+    found: dict[Path, list[tuple[list[float], int]]] = {}
+    for source in sources:
+        if source.is_file():
+            for name, group, box, class_index in read_rows(source):
+                path = folder / name
+                groups[path] = groups.get(path) or group
+                found.setdefault(path, []).extend([(box, class_index)] if box else [])
+        else:
+            for path in list_photos(folder):
+                groups.setdefault(path, '')
+                beside = boxes_beside(source, path.stem).tolist()
+                found.setdefault(path, []).extend((box, ASKED) for box in beside)
+    photos = []
+    for path, rows in found.items():
+        boxes = np.array([box for box, _ in rows], np.float32).reshape(-1, 4)
+        classes = np.array([class_index for _, class_index in rows], np.int8)
+        covered = geometry.inside(boxes, boxes[classes == IGNORED]) >= 0.5
+        classes[covered.any(1)] = IGNORED
+        photos.append(Annotated(path, groups[path] or path.stem, boxes, classes))
+    return photos
+
+
+def read_rows(path: Path) -> list[tuple[str, str, list[float], int]]:
+    """
+    Return the rows of a CSV of boxes: photo, group, x0 y0 x1 y1 (or nothing), and the class.
+
+    :raises MediaError: it cannot be read, or has no row.
+    """
+    rows: list[tuple[str, str, list[float], int]] = []
     try:
-        with boxes.open(newline='', encoding='utf-8') as file:
+        with path.open(newline='', encoding='utf-8') as file:
             for row in csv.DictReader(file):
-                name = row['path']
-                group = row.get('group') or Path(name).stem
-                _, found = photos.setdefault(name, (group, []))
-                if row['x0']:
-                    found.append([float(row[c]) for c in BOX_COLUMNS])
+                box = [float(row[c]) for c in BOX_COLUMNS] if row['x0'] else []
+                class_index = CLASSES.index(row.get('class') or CLASSES[ASKED])
+                rows.append((row['path'], row.get('group') or '', box, class_index))
     except (OSError, KeyError, ValueError) as error:
         raise MediaError(
-            f'{boxes}: cannot be read as boxes ({type(error).__name__}: {error}); expected the '
-            f'columns path, {", ".join(BOX_COLUMNS)}'
+            f'{path}: cannot be read as boxes ({type(error).__name__}: {error}); expected the '
+            f'columns path, {", ".join(BOX_COLUMNS)}, and class, if any, {" or ".join(CLASSES)}'
         ) from error
-    if not photos:
-        raise MediaError(f'{boxes}: got no row, expected one for each plate or photo')
-    return [
-        Annotated(folder / name, group, np.array(found, np.float32).reshape(-1, 4))
-        for name, (group, found) in photos.items()
-    ]
+    if not rows:
+        raise MediaError(f'{path}: got no row, expected one for each plate or photo')
+    return rows
 
 
 def boxes_beside(folder: Path, stem: str) -> NDArray[np.float32]:
@@ -230,7 +265,7 @@ def pack_pictures(
     """
     if (out / PIXELS).exists():
         raise MediaError(f'{out}: holds a data set already; give another folder or delete it')
-    if not any(len(photo.boxes_xyxy_px) for photo in photos):
+    if not any((photo.classes == ASKED).any() for photo in photos):
         raise MediaError(f'got no plate in {len(photos)} photos, expected at least one')
     if drawn:
         plates.refuse_missing_fonts()
@@ -258,7 +293,10 @@ def pack_pictures(
                         image = cv2.resize(
                             image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA
                         )
-                    boxes += [[len(rows), *(f'{v:.1f}' for v in box * scale)] for box in found]
+                    boxes += [
+                        [len(rows), *(f'{v:.1f}' for v in box * scale), CLASSES[class_index]]
+                        for box, class_index in zip(found, photo.classes, strict=True)
+                    ]
                     name, group = photo.path.name, photo.group
                 else:
                     draw = plates.draw_plate if kinds[i] == PLATE else plates.draw_distractor
@@ -272,7 +310,7 @@ def pack_pictures(
         with_header(raw, partial)
         for name, columns, values in (
             (PICTURES, ('path', 'group', 'kind', 'width', 'height'), rows),
-            (BOXES, ('picture', *BOX_COLUMNS), boxes),
+            (BOXES, ('picture', *BOX_COLUMNS, 'class'), boxes),
         ):
             with (out / name).open('w', newline='', encoding='utf-8') as text:
                 writer = csv.writer(text)
@@ -285,7 +323,8 @@ def pack_pictures(
     finally:
         partial.unlink(missing_ok=True)
         partial.with_suffix('.raw').unlink(missing_ok=True)
-    return Packed(len(photos) - len(unreadable), len(boxes), tuple(unreadable))
+    plates_packed = sum(row[-1] == CLASSES[ASKED] for row in boxes)
+    return Packed(len(photos) - len(unreadable), plates_packed, tuple(unreadable))
 
 
 def with_header(raw: Path, path: Path) -> None:
@@ -320,6 +359,7 @@ def load_pictures(folder: Path) -> PackedPictures:
             np.array([[int(row['width']), int(row['height'])] for row in rows], np.int32),
             tuple(row['group'] for row in rows),
             np.array([[float(b[c]) for c in BOX_COLUMNS] for b in boxes], np.float32),
+            np.array([CLASSES.index(b.get('class') or CLASSES[ASKED]) for b in boxes], np.int8),
             np.array([int(b['picture']) for b in boxes], np.int64),
         )
     except (OSError, ValueError, KeyError) as error:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import cv2
-from ffs_anonymizer.datasets.pictures import DISTRACTOR, PackedPictures, PLATE
+from ffs_anonymizer.datasets.pictures import DISTRACTOR, IGNORED, PackedPictures, PLATE
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,7 +22,8 @@ class DrawnScene:
 
     :param image_bgr: (S, S, 3) uint8.
     :param plates_xyxy_px: (N, 4) float32, to be found.
-    :param ignored_xyxy_px: (M, 4) float32, plates too small or cut off too far to ask for.
+    :param ignored_xyxy_px: (M, 4) float32, plates too small or cut off too far to ask for, and
+        what may be none.
     """
 
     image_bgr: NDArray[np.uint8]
@@ -126,6 +127,7 @@ class Scenes:
         k = int(np.searchsorted(self.cumulated, chance.random() * self.cumulated[-1]))
         number = int(self.numbers[min(k, len(self.numbers) - 1)])
         photo, boxes = self.pictures.image(number), self.pictures.boxes(number)
+        ignored = self.pictures.boxes(number, IGNORED)
         height, width = photo.shape[:2]
 
         # How large, and where
@@ -164,7 +166,8 @@ class Scenes:
         part = part[: high - to_y, : wide - to_x]
         target[to_y : to_y + part.shape[0], to_x : to_x + part.shape[1]] = part
         moved = (
-            (boxes - np.tile([x0, y0], 2)) * np.tile(scale_xy, 2) + np.tile([to_x, to_y], 2)
+            (np.concatenate([boxes, ignored]) - np.tile([x0, y0], 2)) * np.tile(scale_xy, 2)
+            + np.tile([to_x, to_y], 2)
         ).astype(np.float32)
         if chance.random() < 0.5:
             target[:] = target[:, ::-1].copy()
@@ -172,7 +175,7 @@ class Scenes:
 
         seen: list[Boxes] = []
         cut_off: list[Boxes] = []
-        for box in moved:
+        for i, box in enumerate(moved):
             visible = np.clip(box, 0, [wide, high, wide, high]).astype(np.float32)
             share = np.prod(np.clip(visible[2:] - visible[:2], 0, None)) / max(
                 np.prod(box[2:] - box[:2]), 1e-6
@@ -180,7 +183,7 @@ class Scenes:
             if share <= 0:
                 continue
             whole = share > SEEN_SHARE and visible[3] - visible[1] >= MIN_PLATE_PX
-            (seen if whole else cut_off).append(visible)
+            (seen if whole and i < len(boxes) else cut_off).append(visible)
         return seen, cut_off
 
     def put_plates(

@@ -10,7 +10,7 @@ from typing import Any
 
 import cv2
 from ffs_anonymizer.datasets.photos import read_photo
-from ffs_anonymizer.datasets.pictures import Annotated, inside
+from ffs_anonymizer.datasets.pictures import Annotated, ASKED, inside
 from ffs_anonymizer.datasets.sheet import save_tiles
 from ffs_anonymizer.errors import MediaError
 from ffs_anonymizer.regions import boxes
@@ -81,7 +81,8 @@ def judge(
     Look for the plates of photos.
 
     A plate is found by a box with an overlap of 0.3 or more; a box that meets no plate with a
-    tenth of its area is a false find. Plates lower than 5 px are neither.
+    tenth of its area is a false find. Plates lower than 5 px, and what is to be ignored, are
+    neither.
 
     :param photos: with their plates.
     :param scale: size at which it sees the photos.
@@ -101,7 +102,7 @@ def judge(
         known = inside(photo, image_bgr)
         found = network.detect(image_bgr, threshold=LEAST_SCORE, nms_iou=nms_iou, scale=scale)
         meets = boxes.iou(found.xyxy_px, known)
-        asked = (known[:, 3] - known[:, 1]) * scale >= 5.0
+        asked = (photo.classes == ASKED) & ((known[:, 3] - known[:, 1]) * scale >= 5.0)
         scores = np.where(meets >= FOUND_IOU, found.scores[:, None], 0.0)
         for i in np.flatnonzero(asked):
             asked_of.append(known[i])

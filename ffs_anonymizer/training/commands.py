@@ -62,10 +62,13 @@ def add_data_parser(subparsers: Subparsers) -> None:
     build.add_argument(
         '--boxes',
         type=Path,
+        action='append',
+        default=[],
         help='CSV with path, identity, x0, y0, x1, y1, or a folder with a .txt of boxes for each '
         'photo; without it, the detector looks for the largest face of each photo. For a '
-        'detector: CSV with path, x0, y0, x1, y1 and optionally group (the scene), or a folder '
-        'with a .txt or Pascal VOC .xml for each photo',
+        'detector: CSV with path, x0, y0, x1, y1 and optionally group (the scene) and class '
+        '(plate or ignore), or a folder with a .txt or Pascal VOC .xml for each photo; may be '
+        'repeated: the boxes of all count',
     )
     build.add_argument('--detector-model', default='', metavar='FILE', help='ONNX face detector')
     build.add_argument(
@@ -97,9 +100,10 @@ def run_data_build(args: argparse.Namespace) -> int:
             f'got --photo-px {args.photo_px} and --margin {args.margin}, expected 16 to 1024 and '
             '1 to 8'
         )
-    faces = list_faces(args.input, args.boxes)
+    boxes = one_source(args.boxes)
+    faces = list_faces(args.input, boxes)
     detect: Detect | None = None
-    if args.boxes is None:
+    if boxes is None:
         from ffs_anonymizer.evaluation.judges import FaceDetector
 
         detect = FaceDetector(args.detector_model).boxes
@@ -126,11 +130,18 @@ def run_data_build(args: argparse.Namespace) -> int:
     return 1 if report.unreadable or report.without_face else 0
 
 
+def one_source(boxes: list[Path]) -> Path | None:
+    """Return where faces are told, None where nothing says it."""
+    if len(boxes) > 1:
+        raise SettingsError(f'--boxes: got {len(boxes)} of them for faces, expected one')
+    return boxes[0] if boxes else None
+
+
 def run_pictures_build(args: argparse.Namespace) -> int:
     """Pack photos and their plates for a detector; return 1 where a photo was left out."""
     from ffs_anonymizer.datasets.pictures import list_annotated, pack_pictures
 
-    if args.boxes is None:
+    if not args.boxes:
         raise SettingsError('--task detector: got no --boxes, expected where the plates are')
     if args.drawn < 0:
         raise SettingsError(f'--drawn: got {args.drawn}, expected 0 or more')
@@ -327,7 +338,12 @@ def add_evaluate_parser(subparsers: Subparsers) -> None:
         help='the input is a film or a folder of films: how still and how steady are the faces',
     )
     parser.add_argument(
-        '--boxes', type=Path, help='CSV or folder of .txt files with the faces; else detected'
+        '--boxes',
+        type=Path,
+        action='append',
+        default=[],
+        help='CSV or folder of .txt files with the faces; else detected. Of plates as for '
+        '`data build`; may be repeated then',
     )
     parser.add_argument(
         '--method',
@@ -430,7 +446,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     judges = evaluation.Judges(FaceDetector(args.judge_detector), finder, recognizer, pose)
     if args.video:
         return judge_films(args, by_method, judges)
-    photos = evaluation.load_photos(args.input, args.boxes, judges.detector)
+    photos = evaluation.load_photos(args.input, one_source(args.boxes), judges.detector)
     others = {}
     for text in args.compare:
         name, _, where = text.partition('=')
@@ -463,7 +479,7 @@ def judge_films(args: argparse.Namespace, by_method: dict[str, Settings], judges
     """Judge the methods on films; return 1 where some could not be judged."""
     from ffs_anonymizer.evaluation import films
 
-    if args.boxes is not None or args.compare or args.sheet is not None:
+    if args.boxes or args.compare or args.sheet is not None:
         raise SettingsError('--video: got --boxes, --compare or --sheet, which are for photos')
     paths = [args.input] if args.input.is_file() else sorted(args.input.glob('*'))
     if not paths:
@@ -499,7 +515,7 @@ def run_evaluate_detector(args: argparse.Namespace) -> int:
     from ffs_anonymizer.regions.detector import Network
 
     for option in ('boxes', 'detector_model'):
-        if getattr(args, option) is None:
+        if not getattr(args, option):
             raise SettingsError(f'--task detector: got no --{option.replace("_", "-")}')
     if not 0.1 <= args.scale <= 4.0:
         raise SettingsError(f'--scale: got {args.scale:g}, expected 0.1 to 4')
@@ -507,7 +523,8 @@ def run_evaluate_detector(args: argparse.Namespace) -> int:
     if args.held_out:
         photos = [p for p in photos if is_held_out(p.group, HELD_OUT_PERCENT)]
         if not photos:
-            raise MediaError(f'{args.boxes}: got no photo that is held out, expected some')
+            told = ', '.join(map(str, args.boxes))
+            raise MediaError(f'{told}: got no photo that is held out, expected some')
     network = Network(open_model(args.detector_model, device='cpu'), PLATE)
     judged = judge(photos, network, scale=args.scale, progress=with_bar)
     values = figures(judged, args.threshold)

@@ -1,10 +1,13 @@
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 from ffs_anonymizer.datasets.pictures import (
     Annotated,
+    ASKED,
     boxes_beside,
     DISTRACTOR,
+    IGNORED,
     list_annotated,
     load_pictures,
     pack_pictures,
@@ -17,11 +20,14 @@ import numpy as np
 import pytest
 from support.drawn_plates import draw_street, write_streets
 
+Box = tuple[float, float, float, float]
 
-def one_photo(folder: Path, *boxes: tuple[float, float, float, float]) -> list[Annotated]:
+
+def one_photo(folder: Path, *boxes: Box, ignored: tuple[Box, ...] = ()) -> list[Annotated]:
     path = folder / 'a.png'
     cv2.imwrite(str(path), np.zeros((40, 60, 3), np.uint8))
-    return [Annotated(path, 'a', np.array(boxes, np.float32).reshape(-1, 4))]
+    classes = np.repeat([ASKED, IGNORED], [len(boxes), len(ignored)]).astype(np.int8)
+    return [Annotated(path, 'a', np.array([*boxes, *ignored], np.float32).reshape(-1, 4), classes)]
 
 
 def test_photos_come_back_with_their_boxes(streets: Path) -> None:
@@ -68,9 +74,7 @@ def test_a_box_that_reaches_over_the_edge_is_cut_there(tmp_path: Path) -> None:
     'box',
     [(70, 10, 90, 20), (58, 10, 90, 20), (30, 20, 10, 10), (10, 10, 10, 20), (1, 1, 2, np.nan)],
 )
-def test_boxes_outside_the_picture_are_refused(
-    box: tuple[float, float, float, float], tmp_path: Path
-) -> None:
+def test_boxes_outside_the_picture_are_refused(box: Box, tmp_path: Path) -> None:
     with pytest.raises(MediaError, match=r'a\.png: got a box .*picture of 60x40 pixels'):
         pack_pictures(one_photo(tmp_path, box), tmp_path / 'packed', drawn=0)
     assert not (tmp_path / 'packed' / 'pixels.npy').exists()
@@ -85,12 +89,11 @@ def test_photos_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     photos = one_photo(tmp_path, (10, 10, 30, 20))
     broken = tmp_path / 'b.png'
     broken.write_bytes(b'no picture')
-    packed = pack_pictures(
-        [*photos, Annotated(broken, 'b', photos[0].boxes_xyxy_px)], tmp_path / 'p', drawn=0
-    )
+    lost = replace(photos[0], path=broken, group='b')
+    packed = pack_pictures([*photos, lost], tmp_path / 'p', drawn=0)
     assert (packed.photos, packed.plates, packed.unreadable) == (1, 1, (broken,))
     with pytest.raises(MediaError, match='got no plate in 1 photos, 1 of them unreadable'):
-        pack_pictures([Annotated(broken, 'b', photos[0].boxes_xyxy_px)], tmp_path / 'q', drawn=0)
+        pack_pictures([lost], tmp_path / 'q', drawn=0)
 
 
 def test_a_data_set_is_not_overwritten(streets: Path, tmp_path: Path) -> None:
@@ -100,15 +103,15 @@ def test_a_data_set_is_not_overwritten(streets: Path, tmp_path: Path) -> None:
 
 def test_an_empty_folder_and_a_missing_one_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match='got no photo'):
-        list_annotated(tmp_path, tmp_path)
+        list_annotated(tmp_path, [tmp_path])
     with pytest.raises(MediaError, match='got no such folder'):
-        list_annotated(tmp_path / 'none', tmp_path)
+        list_annotated(tmp_path / 'none', [tmp_path])
     with pytest.raises(MediaError, match='not a data set for detectors'):
         load_pictures(tmp_path)
 
 
 def test_rows_without_a_box_are_photos_without_a_plate(tmp_path: Path) -> None:
-    photos = list_annotated(tmp_path, write_streets(tmp_path, 4))
+    photos = list_annotated(tmp_path, [write_streets(tmp_path, 4)])
     assert [len(photo.boxes_xyxy_px) for photo in photos] == [0, 1, 2, 0]
     assert [photo.group for photo in photos] == ['scene 0', 'scene 0', 'scene 1', 'scene 1']
 
@@ -118,13 +121,43 @@ def test_rows_without_a_box_are_photos_without_a_plate(tmp_path: Path) -> None:
     [
         ('path,x0\n', 'got no row'),
         ('name,x0\na.png,1\n', 'expected the columns path, x0, y0, x1, y1'),
+        ('path,class,x0,y0,x1,y1\na.png,sign,1,2,3,4\n', 'class, if any, plate or ignore'),
         ('path,x0,y0,x1,y1\na.png,1,2,3,four\n', "could not convert string to float: 'four'"),
     ],
 )
 def test_a_csv_that_is_none_is_refused(text: str, error: str, tmp_path: Path) -> None:
     (tmp_path / 'boxes.csv').write_text(text)
     with pytest.raises(MediaError, match=error):
-        list_annotated(tmp_path, tmp_path / 'boxes.csv')
+        list_annotated(tmp_path, [tmp_path / 'boxes.csv'])
+
+
+def test_boxes_of_several_files_count_and_what_is_to_be_ignored_takes_plates_with_it(
+    tmp_path: Path,
+) -> None:
+    first, more = tmp_path / 'a.csv', tmp_path / 'b.csv'
+    first.write_text(
+        'path,group,x0,y0,x1,y1\na.png,drive,10,10,30,20\na.png,drive,1,1,9,5\nb.png,,,,,\n'
+    )
+    more.write_text(
+        'path,class,x0,y0,x1,y1\na.png,ignore,9,9,25,21\na.png,,30,0,40,5\nb.png,plate,2,2,8,8\n'
+    )
+    a, b = list_annotated(tmp_path, [first, more])
+    assert (a.path.name, a.group, b.path.name, b.group) == ('a.png', 'drive', 'b.png', 'b')
+    np.testing.assert_array_equal(
+        a.boxes_xyxy_px, [[10, 10, 30, 20], [1, 1, 9, 5], [9, 9, 25, 21], [30, 0, 40, 5]]
+    )
+    assert a.classes.tolist() == [IGNORED, ASKED, IGNORED, ASKED]
+    np.testing.assert_array_equal(b.boxes_xyxy_px, [[2, 2, 8, 8]])
+
+
+def test_what_is_to_be_ignored_is_packed_apart_from_the_plates(tmp_path: Path) -> None:
+    photos = one_photo(tmp_path, (10, 10, 30, 20), ignored=((40, 0, 50, 8),))
+    assert pack_pictures(photos, tmp_path / 'packed', drawn=0).plates == 1
+    pictures = load_pictures(tmp_path / 'packed')
+    np.testing.assert_array_equal(pictures.boxes(0), [[10, 10, 30, 20]])
+    np.testing.assert_array_equal(pictures.boxes(0, IGNORED), [[40, 0, 50, 8]])
+    with pytest.raises(MediaError, match='got no plate in 1 photos, expected at least one'):
+        pack_pictures(one_photo(tmp_path, ignored=((1, 1, 9, 9),)), tmp_path / 'q', drawn=0)
 
 
 def test_boxes_are_read_from_text_and_pascal_voc(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
+from dataclasses import replace
 from pathlib import Path
 
-from ffs_anonymizer.datasets.pictures import load_pictures
+from ffs_anonymizer.datasets.pictures import IGNORED, load_pictures
 from ffs_anonymizer.datasets.scenes import MIN_PLATE_PX, paste, Scenes
 import numpy as np
 import pytest
@@ -33,6 +34,16 @@ def test_boxes_lie_inside_and_on_what_is_brighter_than_its_surroundings(scenes: 
             brighter.append(scene.image_bgr[y0:y1, x0:x1].max() > np.median(scene.image_bgr))
     assert len(brighter) > 30
     assert np.mean(brighter) > 0.95
+
+
+def test_what_is_to_be_ignored_is_never_asked_for(streets: Path) -> None:
+    pictures = load_pictures(streets)
+    numbers = pictures.split()[0]
+    undecided = replace(pictures, classes=np.full_like(pictures.classes, IGNORED))
+    scenes = Scenes(undecided, numbers, 128, 0.5)
+    drawn = [scenes.draw(np.random.default_rng(seed)) for seed in range(20)]
+    assert not any(len(scene.plates_xyxy_px) for scene in drawn)
+    assert sum(len(scene.ignored_xyxy_px) for scene in drawn) > 5
 
 
 def test_a_pasted_plate_lies_in_the_box_that_is_told() -> None:

@@ -1,10 +1,11 @@
+from dataclasses import replace
 import json
 from pathlib import Path
 
 import cv2
 from ffs_anonymizer.backend import open_model
 from ffs_anonymizer.cli.program import main
-from ffs_anonymizer.datasets.pictures import Annotated
+from ffs_anonymizer.datasets.pictures import Annotated, ASKED, IGNORED
 from ffs_anonymizer.errors import MediaError
 from ffs_anonymizer.evaluation.detector import (
     COLUMNS,
@@ -71,10 +72,14 @@ def network(tmp_path: Path) -> Path:
     return save_answering(tmp_path / 'net.onnx', values)
 
 
-def photo(folder: Path, *boxes: tuple[int, int, int, int]) -> Annotated:
+Box = tuple[int, int, int, int]
+
+
+def photo(folder: Path, *boxes: Box, ignored: tuple[Box, ...] = ()) -> Annotated:
     path = folder / 'a.png'
     cv2.imwrite(str(path), np.full((64, 64, 3), 60, np.uint8))
-    return Annotated(path, 'a', np.array(boxes, np.float32).reshape(-1, 4))
+    classes = np.repeat([ASKED, IGNORED], [len(boxes), len(ignored)]).astype(np.int8)
+    return Annotated(path, 'a', np.array([*boxes, *ignored], np.float32).reshape(-1, 4), classes)
 
 
 def test_found_missed_and_false(network: Path, tmp_path: Path) -> None:
@@ -85,6 +90,15 @@ def test_found_missed_and_false(network: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(got.false_scores, [0.3], atol=1e-6)
     np.testing.assert_allclose(got.false_xyxy_px, [[48, 48, 64, 64]], atol=1e-4)
     assert got.false_owners.tolist() == [0]
+
+
+def test_what_is_to_be_ignored_is_neither_asked_for_nor_false(
+    network: Path, tmp_path: Path
+) -> None:
+    photos = [photo(tmp_path, (8, 16, 40, 32), ignored=((46, 46, 62, 62), (0, 50, 30, 60)))]
+    got = judge(photos, Network(open_model(network, device='cpu'), PLATE))
+    assert got.heights_px.tolist() == [16]
+    assert got.false_scores.tolist() == []
 
 
 @pytest.mark.parametrize(('threshold', 'counts'), [(0.5, (1, 0)), (0.2, (1, 1)), (0.9, (2, 0))])
@@ -109,7 +123,7 @@ def test_the_picture_shows_misses_and_below_them_false_finds(
     [((), 'got no plate in 1 photos'), (((70, 1, 90, 9),), r'a\.png: got a box 70 1 90 9')],
 )
 def test_what_cannot_be_judged_is_refused(
-    boxes: tuple[tuple[int, int, int, int], ...], error: str, network: Path, tmp_path: Path
+    boxes: tuple[Box, ...], error: str, network: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(MediaError, match=error):
         judge([photo(tmp_path, *boxes)], Network(open_model(network, device='cpu'), PLATE))
@@ -117,7 +131,7 @@ def test_what_cannot_be_judged_is_refused(
 
 def test_a_photo_that_cannot_be_read_is_named(network: Path, tmp_path: Path) -> None:
     (tmp_path / 'b.png').write_bytes(b'no picture')
-    broken = Annotated(tmp_path / 'b.png', 'b', np.array([[1, 1, 9, 9]], np.float32))
+    broken = replace(photo(tmp_path, (1, 1, 9, 9)), path=tmp_path / 'b.png')
     with pytest.raises(MediaError, match=r'b\.png: got no image'):
         judge([broken], Network(open_model(network, device='cpu'), PLATE))
 
@@ -134,5 +148,10 @@ def test_the_command_writes_table_picture_and_figures(
     assert '| 100.0% |' in capsys.readouterr().out
     assert json.loads((tmp_path / 'a.json').read_text())['plates']['12-20'] == 1
     assert (tmp_path / 'm.png').is_file()
+    capsys.readouterr()
+    (tmp_path / 'more.csv').write_text('path,class,x0,y0,x1,y1\na.png,ignore,46,46,64,64\n')
+    known += ['--boxes', str(tmp_path / 'more.csv')]
+    assert main([*command, *known, '--detector-model', str(network)]) == 0
+    assert '| 0.00 | 0.020 | 100.0% |' in capsys.readouterr().out
     assert main([*command, *known]) == 2
     assert 'got no --detector-model' in capsys.readouterr().err

@@ -47,7 +47,7 @@ def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Packed pictures for a detector, without drawn plates: those need the system's fonts."""
     folder = tmp_path_factory.mktemp('streets')
     boxes_csv = write_streets(folder / 'photos')
-    pack_pictures(list_annotated(folder / 'photos', boxes_csv), folder / 'packed', drawn=0)
+    pack_pictures(list_annotated(folder / 'photos', [boxes_csv]), folder / 'packed', drawn=0)
     return folder / 'packed'
 
 
