@@ -122,8 +122,8 @@ class PackedPictures:
     def boxes(self, i: int, class_index: int = ASKED) -> NDArray[np.float32]:
         """Return the boxes of one class in a picture, (N, 4)."""
         first, last = np.searchsorted(self.owners, [i, i + 1])
-        of_class = np.flatnonzero(self.classes[first:last] == class_index)
-        return self.boxes_xyxy_px[first + of_class]
+        of_class = self.classes[first:last] == class_index
+        return np.asarray(self.boxes_xyxy_px[first:last][of_class], np.float32)
 
     def numbers(self, kind: int) -> NDArray[np.int64]:
         """Return the numbers of the pictures of one kind."""
