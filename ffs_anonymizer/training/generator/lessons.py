@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from ffs_anonymizer.datasets.sampler import Batch, Chance
+from ffs_anonymizer.training.checkpoint import Checkpoint, load_weights
 from ffs_anonymizer.training.generator.alignment import align
 from ffs_anonymizer.training.generator.augmentation import augment, magnified, relight, soften
 from ffs_anonymizer.training.generator.critic import Critic
 from ffs_anonymizer.training.generator.distil import Teacher
-from ffs_anonymizer.training.generator.features import NormalizedFeatures
+from ffs_anonymizer.training.generator.features import make_features
 from ffs_anonymizer.training.generator.losses import (
     critic_hinge,
     detail_distance,
@@ -39,13 +40,11 @@ Terms = dict[str, tuple[float, torch.Tensor]]
 
 class Lesson:
     """
-    Ask for worn faces, for who fits where and for how heads are turned.
+    Say what a step asks for.
 
     :param settings: of the training.
     :param network: what learns.
-    :param critic: learns with it, by steps of its own.
-    :param features: what critic and feature distance look through.
-    :param teacher: a larger network to follow, or none.
+    :param teacher: another network to follow, or none.
     :param device: where all of them are.
     """
 
@@ -53,22 +52,123 @@ class Lesson:
         self,
         settings: TrainSettings,
         network: FaceNetwork,
-        critic: Critic,
-        features: NormalizedFeatures,
         teacher: Teacher | None,
         device: torch.device,
     ) -> None:
-        """Make the critic's optimizer."""
+        """Keep the networks."""
         self.settings, self.network, self.device = settings, network, device
-        self.critic, self.features, self.teacher = critic, features, teacher
-        self.critic_steps = torch.optim.Adam(
-            critic.heads.parameters(), settings.rate_critic, betas=(0.0, 0.99)
-        )
-        self.earlier = torch.zeros((0, KEY), device=device)
+        self.teacher = teacher
         self.scalars: dict[str, torch.Tensor] = {}
         # The first rows wear their own face, the others that of somebody else of the batch
         self.share = max(settings.batch - round(settings.batch * settings.drawn_share), 1)
         self.rows = torch.arange(settings.batch, device=device)
+
+    def begin(self, batch: Batch, start: Checkpoint | None) -> None:
+        """
+        Begin a run.
+
+        :param batch: of photos.
+        :param start: the run whose weights this one starts with, or none.
+        """
+
+    def state(self) -> Checkpoint:
+        """Return what a checkpoint holds of it, beside the networks."""
+        return {}
+
+    def load(self, resumed: Checkpoint, whence: str) -> None:
+        """
+        Go on where a checkpoint was written.
+
+        :param whence: named in the error.
+        :raises ModelError: it does not fit.
+        """
+
+    def set_rate(self, factor: float) -> None:
+        """Multiply the rates of optimizers of its own."""
+
+    def __call__(self, batch: Batch, chance: Chance, step: int, progress: float) -> Terms:
+        """
+        Return what is asked for, name to weight and loss; what else learns takes its own step.
+
+        :param batch: of the step.
+        :param chance: of the step.
+        :param step: from 0.
+        :param progress: the share of the run that is over.
+        """
+        raise NotImplementedError
+
+    def worn_by(self, query: torch.Tensor, key: torch.Tensor, chance: Chance) -> torch.Tensor:
+        """
+        Return whose face each row of a batch wears, (N,): its own, or that of another who fits.
+
+        :param query: (N, KEY), what the surroundings look for.
+        :param key: (N, KEY), of the faces.
+        """
+        fits = (query @ key.T).detach()
+        fits = fits + GUMBEL * chance.normal(*fits.shape)
+        best = fits.fill_diagonal_(-torch.inf).argmax(1)
+        return torch.where(self.rows < self.share, self.rows, best)
+
+
+class Wearing(Lesson):
+    """Ask for worn faces, for who fits where and for how heads are turned."""
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        network: FaceNetwork,
+        teacher: Teacher | None,
+        device: torch.device,
+    ) -> None:
+        """Make the critic, and the features that it and the feature distance look through."""
+        super().__init__(settings, network, teacher, device)
+        channels_last: Any = torch.channels_last
+        critic, features = Critic(settings.critic_channels), make_features(settings.features)
+        self.critic = critic.to(device, memory_format=channels_last)
+        self.features = features.to(device, memory_format=channels_last)
+        self.critic_steps = torch.optim.Adam(
+            critic.heads.parameters(), settings.rate_critic, betas=(0.0, 0.99)
+        )
+        self.earlier = torch.zeros((0, KEY), device=device)
+
+    def begin(self, batch: Batch, start: Checkpoint | None) -> None:
+        """
+        Take the features' scales from photos, and another run's critic where it fits.
+
+        :param batch: of photos.
+        :param start: the run whose weights this one starts with, or none.
+        """
+        theirs = {} if start is None else start.get('critic', {})
+        own = self.critic.state_dict()
+        if {k: v.shape for k, v in theirs.items()} == {k: v.shape for k, v in own.items()}:
+            self.critic.load_state_dict(theirs)
+        self.features.calibrate(magnified(batch.image, self.settings.look_zoom))
+
+    def state(self) -> Checkpoint:
+        """Return what a checkpoint holds of it, beside the networks."""
+        return {
+            'critic': self.critic.state_dict(),
+            'scales': self.features.scales.state_dict(),
+            'earlier': self.earlier,
+            'critic_steps': self.critic_steps.state_dict(),
+        }
+
+    def load(self, resumed: Checkpoint, whence: str) -> None:
+        """
+        Go on where a checkpoint was written.
+
+        :param whence: named in the error.
+        :raises ModelError: it does not fit.
+        """
+        load_weights(self.critic, resumed['critic'], whence)
+        load_weights(self.features.scales, resumed['scales'], whence)
+        self.critic_steps.load_state_dict(resumed['critic_steps'])
+        self.earlier = resumed['earlier'].to(self.device)
+
+    def set_rate(self, factor: float) -> None:
+        """Multiply the critic's rate."""
+        for group in self.critic_steps.param_groups:
+            group['lr'] = self.settings.rate_critic * factor
 
     def __call__(self, batch: Batch, chance: Chance, step: int, progress: float) -> Terms:
         """
@@ -191,18 +291,6 @@ class Lesson:
                     distance = teacher(levels, painted, condition, mask, latent, at)
                 terms['distil'] = settings.weight_distil, distance
         return terms
-
-    def worn_by(self, query: torch.Tensor, key: torch.Tensor, chance: Chance) -> torch.Tensor:
-        """
-        Return whose face each row of a batch wears, (N,): its own, or that of another who fits.
-
-        :param query: (N, KEY), what the surroundings look for.
-        :param key: (N, KEY), of the faces.
-        """
-        fits = (query @ key.T).detach()
-        fits = fits + GUMBEL * chance.normal(*fits.shape)
-        best = fits.fill_diagonal_(-torch.inf).argmax(1)
-        return torch.where(self.rows < self.share, self.rows, best)
 
 
 def softened(batch: Batch, chance: Chance) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -21,11 +21,8 @@ from ffs_anonymizer.training.checkpoint import (
     save_checkpoint,
 )
 from ffs_anonymizer.training.generator.alignment import align
-from ffs_anonymizer.training.generator.augmentation import magnified
-from ffs_anonymizer.training.generator.critic import Critic
 from ffs_anonymizer.training.generator.distil import load_teacher, Teacher
-from ffs_anonymizer.training.generator.features import make_features
-from ffs_anonymizer.training.generator.lessons import Lesson
+from ffs_anonymizer.training.generator.lessons import Wearing
 from ffs_anonymizer.training.generator.network import (
     composite,
     ConvNorm,
@@ -101,10 +98,10 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
     torch.manual_seed(settings.seed)
     channels_last: Any = torch.channels_last
     network = make_network(settings.network).to(device, memory_format=channels_last)
-    critic = Critic(settings.critic_channels).to(device, memory_format=channels_last)
-    features = make_features(settings.features).to(device, memory_format=channels_last)
+    start = None
     if settings.init_from and resumed is None:
-        start_from(Path(settings.init_from), network, critic)
+        start = load_checkpoint(Path(settings.init_from))
+        load_weights(network, start['ema'], settings.init_from)
     teacher = None
     if settings.teacher:
         teacher = load_teacher(Path(settings.teacher), network, settings.size_px).to(device)
@@ -112,9 +109,6 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
     if settings.learns == STEADYING:
         between = steady_start(network, teacher, settings)
     average = copy.deepcopy(network).eval().requires_grad_(False)
-    fixed = sampler.draw(128, seed=settings.seed, step=FIXED_STEP)
-    if resumed is None:
-        features.calibrate(magnified(fixed.image, settings.look_zoom))
     frozen = freeze(network, settings.freeze)
     if between is not None:
         frozen = [network]  # as its teacher, it goes by the statistics that it came with
@@ -126,20 +120,19 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
     learning = [p for p in network.parameters() if p.requires_grad]
     learning += [] if teacher is None else list(teacher.adapters.parameters())
     generator_steps = torch.optim.Adam(learning, settings.rate_generator, betas=(0.5, 0.99))
-    kind = Lesson if between is None else Steadying
-    lesson = kind(settings, network, critic, features, teacher, device)
+    kind = Wearing if between is None else Steadying
+    lesson = kind(settings, network, teacher, device)
     step = images = 0
     seconds = 0.0
-    if resumed is not None:
+    if resumed is None:
+        lesson.begin(sampler.draw(128, seed=settings.seed, step=FIXED_STEP), start)
+    else:
         load_weights(network, resumed['generator'], str(checkpoint_path))
         load_weights(average, resumed['ema'], str(checkpoint_path))
-        load_weights(critic, resumed['critic'], str(checkpoint_path))
-        load_weights(features.scales, resumed['scales'], str(checkpoint_path))
         if teacher is not None:
             load_weights(teacher.adapters, resumed['adapters'], str(checkpoint_path))
         generator_steps.load_state_dict(resumed['generator_steps'])
-        lesson.critic_steps.load_state_dict(resumed['critic_steps'])
-        lesson.earlier = resumed['earlier'].to(device)
+        lesson.load(resumed, str(checkpoint_path))
         step, images, seconds = resumed['step'], resumed['images'], resumed.get('seconds', 0.0)
 
     def state() -> Checkpoint:
@@ -150,12 +143,9 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
             'seconds': seconds,
             'generator': network.state_dict(),
             'ema': average.state_dict(),
-            'critic': critic.state_dict(),
-            'scales': features.scales.state_dict(),
             'adapters': {} if teacher is None else teacher.adapters.state_dict(),
-            'earlier': lesson.earlier,
             'generator_steps': generator_steps.state_dict(),
-            'critic_steps': lesson.critic_steps.state_dict(),
+            **lesson.state(),
         }
 
     # Steps
@@ -173,8 +163,7 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
             rate = rate_at(step, progress, settings)
             for group in generator_steps.param_groups:
                 group['lr'] = settings.rate_generator * rate
-            for group in lesson.critic_steps.param_groups:
-                group['lr'] = settings.rate_critic * rate
+            lesson.set_rate(rate)
 
             terms = lesson(batch, chance, step, progress)
             total = torch.stack([weight * term for weight, term in terms.values()]).sum()
@@ -264,22 +253,6 @@ def spread_out(sampler: Sampler, of: int, count: int) -> Batch:
     :param count: how many at most.
     """
     return sampler.plain(np.unique(np.linspace(0, of - 1, count).astype(np.int64)))
-
-
-def start_from(path: Path, network: FaceNetwork, critic: Critic) -> None:
-    """
-    Load the weights of another run of the same network.
-
-    :param path: its checkpoint.
-    :param network: what to load into.
-    :param critic: takes the other critic's weights where they fit.
-    """
-    values = load_checkpoint(path)
-    load_weights(network, values['ema'], str(path))
-    theirs = values.get('critic', {})
-    own = critic.state_dict()
-    if {k: v.shape for k, v in theirs.items()} == {k: v.shape for k, v in own.items()}:
-        critic.load_state_dict(theirs)
 
 
 def freeze(network: FaceNetwork, prefixes: str) -> list[nn.Module]:

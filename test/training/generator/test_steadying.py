@@ -98,6 +98,19 @@ def test_a_steadied_run_goes_on_to_the_bit(
         assert all(torch.equal(resumed[kind][name], alone[kind][name]) for name in alone[kind])
 
 
+def test_it_loads_neither_critic_nor_features(
+    tiny_settings: Settled, whole: Path, packed: Path, tmp_path: Path, monkeypatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError('nobody asked for it')
+
+    for name in ('Critic', 'make_features'):
+        monkeypatch.setattr(f'ffs_anonymizer.training.generator.lessons.{name}', refuse)
+    changes = {'learns': 'steadying', 'teacher': str(whole), 'steps': 1}
+    done = load_checkpoint(train(tiny_settings(packed, tmp_path, **changes), quiet=True))
+    assert not {'critic', 'critic_steps', 'scales'} & done.keys()
+
+
 def test_it_needs_a_teacher(tiny_settings: Settled, packed: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match='teacher: got nothing'):
         train(tiny_settings(packed, tmp_path, learns='steadying'), quiet=True)
