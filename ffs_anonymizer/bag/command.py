@@ -20,13 +20,14 @@ from ffs_anonymizer.cli.options import (
     whole_number,
     words_of,
 )
-from ffs_anonymizer.errors import BagError, SettingsError
+from ffs_anonymizer.errors import SettingsError
+from ffs_anonymizer.jobs.estimate import estimate_words
 from ffs_anonymizer.jobs.output import partial_of
 from ffs_anonymizer.settings.runtime import Settings
 from ffs_anonymizer.terminal import say, warn
 
 if TYPE_CHECKING:
-    from ffs_anonymizer.bag.plan import BagJob, BagPlan
+    from ffs_anonymizer.bag.plan import BagJob
     from ffs_anonymizer.bag.selection import Selection
     from ffs_anonymizer.cli.options import Subparsers
 
@@ -95,10 +96,12 @@ def run(args: argparse.Namespace) -> int:
         warn(warning)
     say(_settings_words(job.settings))
     if args.dry_run:
+        from ffs_anonymizer.bag.estimate import estimate
+
         check_first_images(plan)
         if plan.chosen:
             roster.check(job.settings)
-        say(_estimate_words(plan))
+        say(estimate_words(lambda: estimate(plan)))
         return 0
     shows_progress = not args.disable_progress_output
     if args.workers:
@@ -286,15 +289,6 @@ def _check_regex(option: str, pattern: str) -> None:
         raise SettingsError(
             f'{option}: got {pattern!r}, expected a regular expression: {error}'
         ) from error
-
-
-def _estimate_words(plan: BagPlan) -> str:
-    from ffs_anonymizer.bag.estimate import estimate
-
-    try:
-        return estimate(plan).words()
-    except BagError as error:
-        return f'no estimate: {error}'
 
 
 def _settings_words(settings: Settings) -> str:

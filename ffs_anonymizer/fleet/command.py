@@ -23,7 +23,8 @@ from ffs_anonymizer.cli.options import (
     settings_from,
     whole_number,
 )
-from ffs_anonymizer.errors import AnonymizerError, OutputError, SettingsError
+from ffs_anonymizer.errors import OutputError, SettingsError
+from ffs_anonymizer.jobs.estimate import estimate_words
 from ffs_anonymizer.media.command import add_video_options, video_options
 from ffs_anonymizer.terminal import printable, say, warn
 
@@ -138,11 +139,13 @@ def run(args: argparse.Namespace) -> int:
     for name in plan.left_out:
         warn(f'{name}: left out, neither a bag nor an image nor a video')
     if args.dry_run:
+        from ffs_anonymizer.fleet.estimate import estimate
+
         for task in plan.tasks:
             say(f'{task.job.source} -> {task.job.target}')
         for line in plan.problems:
             warn(line)
-        say(_estimate_words(plan))
+        say(estimate_words(lambda: estimate(plan)))
         return 1 if plan.broken else 0
     crew = Crew(args.address, args.workers, args.worker_cpus, args.worker_gpus, args.retries)
     board = Board(plan, f'{args.input} -> {args.output}')
@@ -160,15 +163,6 @@ def run(args: argparse.Namespace) -> int:
         say(printable(line), file=sys.stderr)
     say(f'{board.line()}: {output / "fleet.html"}')
     return board.exit_code
-
-
-def _estimate_words(plan: FleetPlan) -> str:
-    from ffs_anonymizer.fleet.estimate import estimate
-
-    try:
-        return f'{estimate(plan).words()}, one recording after the other'
-    except AnonymizerError as error:
-        return f'no estimate: {error}'
 
 
 def _plan(args: argparse.Namespace) -> tuple[FleetPlan, Path]:

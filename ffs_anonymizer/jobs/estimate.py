@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
+
+from ffs_anonymizer.errors import AnonymizerError
 
 SAMPLE_S = 3.0
 _Item = TypeVar('_Item')
@@ -42,9 +44,17 @@ class Estimate:
         hours = self.seconds / 3600
         lasts = f'{hours:.1f} hours' if hours >= 1 else f'{self.seconds / 60:.1f} minutes'
         return (
-            f'estimate: {self.frames} images, about {lasts} on this machine as it is now, about '
-            f'{self.size_bytes / 1e9:.3g} GB; from a sample of {self.sampled} images'
+            f'estimate: {self.frames} images, about {lasts} on this machine alone as it is now, '
+            f'about {self.size_bytes / 1e9:.3g} GB; from a sample of {self.sampled} images'
         )
+
+
+def estimate_words(estimate: Callable[[], Estimate]) -> str:
+    """Return an estimate for the user, or why there is none."""
+    try:
+        return estimate().words()
+    except AnonymizerError as error:
+        return f'no estimate: {error}'
 
 
 def seconds_a_frame(times: Sequence[float]) -> float:

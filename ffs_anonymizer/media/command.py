@@ -19,7 +19,8 @@ from ffs_anonymizer.cli.options import (
     settings_from,
     words_of,
 )
-from ffs_anonymizer.errors import AnonymizerError, SettingsError
+from ffs_anonymizer.errors import SettingsError
+from ffs_anonymizer.jobs.estimate import estimate_words
 from ffs_anonymizer.models import roster
 from ffs_anonymizer.settings.parameter_file import to_yaml
 from ffs_anonymizer.terminal import say, warn
@@ -223,6 +224,7 @@ def job_from(args: argparse.Namespace) -> MediaJob:
 def _dry_run(job: MediaJob, plan: MediaPlan) -> int:
     from ffs_anonymizer.jobs.job import refuse_outputs
     from ffs_anonymizer.jobs.report import Report
+    from ffs_anonymizer.media.estimate import estimate
     from ffs_anonymizer.media.zones import check_zones
 
     refuse_outputs(job, plan.outputs(job))
@@ -231,19 +233,10 @@ def _dry_run(job: MediaJob, plan: MediaPlan) -> int:
     say(to_yaml(job.settings).rstrip())
     for file in plan.files:
         say(f'# {file.source} -> {file.target}')
-    say(_estimate_words(job, plan))
+    say(estimate_words(lambda: estimate(job, plan)))
     report = Report(undone=plan.problems)
     report.tell()
     return report.exit_code
-
-
-def _estimate_words(job: MediaJob, plan: MediaPlan) -> str:
-    from ffs_anonymizer.media.estimate import estimate
-
-    try:
-        return estimate(job, plan).words()
-    except AnonymizerError as error:
-        return f'no estimate: {error}'
 
 
 def _conclude(plan: MediaPlan, report: Report) -> None:

@@ -1,6 +1,7 @@
 """The comparison with deface runs each way more than once, though nothing is written over."""
 
 import importlib.util
+import re
 import sys
 
 from support.program import ROOT
@@ -29,10 +30,10 @@ def test_no_run_meets_what_another_left(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(module, 'view', lambda photo, progress: photo[:48, :64])
     module.write_portrait(video, 3)
     monkeypatch.setattr(module.sys, 'executable', str(program))
-    monkeypatch.setattr(module, 'TARGETS', {})
     words = ['--deface', str(program), '--video', str(video), '--rounds', '2']
     monkeypatch.setattr(sys, 'argv', ['deface_comparison.py', *words, '--yunet', str(video)])
-    assert module.main() == 0
+    module.main()
     printed = capsys.readouterr().out
     assert 'video.mp4: 3 frames, 2 rounds' in printed
-    assert '| ours, YuNet |' in printed
+    # No run is eight times as fast as itself: that is told, and no failure.
+    assert re.search(r'^\| ours, YuNet \| .* \| 8 \| ', printed, re.MULTILINE)
