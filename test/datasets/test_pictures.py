@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from support.drawn_plates import draw_street, write_streets
 
+ROOT = Path(__file__).resolve().parents[2]
 Box = tuple[float, float, float, float]
 
 
@@ -148,6 +149,18 @@ def test_boxes_of_several_files_count_and_what_is_to_be_ignored_takes_plates_wit
     )
     assert a.classes.tolist() == [IGNORED, ASKED, IGNORED, ASKED]
     np.testing.assert_array_equal(b.boxes_xyxy_px, [[2, 2, 8, 8]])
+
+
+def test_our_boxes_for_open_images_are_boxes_in_its_photos() -> None:
+    photos = list_annotated(Path(), [ROOT / 'benchmarks' / 'plates_openimages.csv'])
+    assert len(photos) > 30
+    for photo in photos:
+        assert photo.group == f'openimages_{photo.path.stem}'
+        assert (photo.boxes_xyxy_px >= 0).all()
+        assert (photo.boxes_xyxy_px <= 1024).all()
+        assert (photo.boxes_xyxy_px[:, 2:] > photo.boxes_xyxy_px[:, :2]).all()
+    classes = np.concatenate([photo.classes for photo in photos])
+    assert {ASKED, IGNORED} == set(classes.tolist())
 
 
 def test_what_is_to_be_ignored_is_packed_apart_from_the_plates(tmp_path: Path) -> None:
