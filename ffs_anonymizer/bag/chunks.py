@@ -27,6 +27,7 @@ from ffs_anonymizer.jobs.chunks import (
     chunk_frames,
     ChunkResult,
     detect_in_processes,
+    detectors_of,
     finished_report,
     look_at,
     recipe_that_finds,
@@ -93,9 +94,11 @@ def plan_chunks(job: BagJob, *, plan: BagPlan | None = None) -> list[BagChunk]:
         for start, end in zip(cuts, [*cuts[1:], len(stamps)], strict=True)
     ]
     job_sha256 = sha256_of(job, access.files, spans)
+    detectors = detectors_of(job.settings)
     return [
         BagChunk(
             job_sha256=job_sha256,
+            detectors=detectors,
             number=number,
             frames=frames,
             job=job,
@@ -107,17 +110,18 @@ def plan_chunks(job: BagJob, *, plan: BagPlan | None = None) -> list[BagChunk]:
     ]
 
 
-def run_chunk(chunk: BagChunk, threads: int = 0) -> ChunkResult:
+def run_chunk(chunk: BagChunk, threads: int = 0, recipe: Recipe | None = None) -> ChunkResult:
     """
     Detect in all pictures of a chunk; networks stay open for the next one of the same settings.
 
     Pictures of which nothing can be said here are left to the one pass.
 
     :param threads: of the processor; 0: as the settings say.
+    :param recipe: that is open already, of the chunk's settings.
     :raises AnonymizerError: the bag cannot be read, a network failed, or a picture cannot be
         anonymized and the job is to stop at one.
     """
-    recipe = recipe_that_finds(chunk.job.settings, threads)
+    recipe = recipe or recipe_that_finds(chunk.job.settings, threads)
     return look_at(chunk, _looks(chunk, recipe), recipe, stops=chunk.job.on_error == 'stop')
 
 

@@ -8,20 +8,18 @@ from dataclasses import dataclass, field
 import html
 from importlib.resources import files
 import time
-from typing import Union
 from urllib.parse import quote
 
 from ffs_anonymizer import __version__
 from ffs_anonymizer.bag.plan import table
 from ffs_anonymizer.bag.selection import Action
+from ffs_anonymizer.fleet.agenda import Happened, Looked
 from ffs_anonymizer.fleet.plan import AUDIT, FleetPlan
 from ffs_anonymizer.fleet.worker import Done
-from ffs_anonymizer.jobs.fleet import Begun, Ended, Lost, Waiting
+from ffs_anonymizer.jobs.fleet import Begun, Lost, Waiting
 from ffs_anonymizer.jobs.output import RECORD
 from ffs_anonymizer.jobs.report import counted, Report
 from ffs_anonymizer.terminal import printable
-
-Happened = Union[Begun, Lost, 'Ended[Done]', Waiting]
 
 _RELOAD_S = 5
 _PICTURES = ('', *(a.value for a in (Action.ANONYMIZE, Action.CLOUD, Action.DEPTH)))
@@ -33,16 +31,35 @@ class Row:
     Hold the state of one recording.
 
     :param state: waiting, running, done, kept, incomplete, uncovered or failed.
-    :param since: monotonic time at which it was begun last.
+    :param worker: who had it last.
+    :param busy: who is at work at it, and since what monotonic time.
+    :param spent_s: what parts took that are done.
+    :param looked: images that were looked at, if it is shared.
+    :param shared: images that it has, if it is shared.
     :param lost: workers that died over it, and why.
     """
 
     name: str
     state: str = 'waiting'
     worker: str = ''
-    since: float = 0.0
+    busy: dict[str, float] = field(default_factory=dict)
+    spent_s: float = 0.0
+    looked: int = 0
+    shared: int = 0
     lost: list[str] = field(default_factory=list)
     done: Done | None = None
+
+    @property
+    def progress(self) -> str:
+        """Return its state, and how much of it was looked at if that is not all there is to do."""
+        if self.done is not None or not self.shared:
+            return self.state
+        return f'{self.state}, looked at {self.looked} of {self.shared}'
+
+    @property
+    def workers(self) -> str:
+        """Return who is at work at it, or was last."""
+        return f'{len(self.busy)} workers' if len(self.busy) > 1 else self.worker
 
     @property
     def frames(self) -> int:
@@ -59,10 +76,11 @@ class Row:
 
     @property
     def seconds(self) -> float:
-        """Return how long it took, or takes by now."""
-        if self.done is not None:
-            return self.done.report.seconds
-        return time.monotonic() - self.since if self.state == 'running' else 0.0
+        """Return how long workers took, or take by now."""
+        now = time.monotonic()
+        at_work_s = sum(now - since for since in self.busy.values())
+        done_s = 0.0 if self.done is None else self.done.report.seconds
+        return self.spent_s + at_work_s + done_s
 
     @property
     def words(self) -> list[str]:
@@ -99,16 +117,23 @@ class Board:
         if isinstance(event, Waiting):
             self._workers = event.workers
             return
-        row = self.rows[event.number]
+        row, now = self.rows[event.number], time.monotonic()
         row.worker = event.worker
         if isinstance(event, Begun):
-            row.state, row.since = 'running', time.monotonic()
-        elif isinstance(event, Lost):
-            row.state = 'waiting'
-            row.lost.append(event.reason)
+            row.busy[event.worker] = now
         else:
-            row.done = event.result or Done(Report(seconds=row.seconds), error=event.reason)
+            seconds = now - row.busy.pop(event.worker, now)
+            if isinstance(event, Lost):
+                row.lost.append(event.reason)
+            elif isinstance(event, Looked):
+                row.spent_s += seconds
+                row.looked, row.shared = event.looked, event.frames
+            else:
+                row.done = event.result or Done(Report(seconds=seconds), error=event.reason)
+        if row.done is not None:
             row.state = _state(row.done)
+        else:
+            row.state = 'running' if row.busy else 'waiting'
 
     @property
     def exit_code(self) -> int:
@@ -124,9 +149,11 @@ class Board:
         """Return how far it is."""
         ended = sum(row.done is not None for row in self.rows)
         frames = sum(row.frames for row in self.rows)
+        looked = sum(row.looked for row in self.rows if row.done is None)
+        more = f', {looked} more looked at' if looked else ''
         seconds = time.monotonic() - self._begun
         return (
-            f'{ended} of {len(self.rows)} ({counted(self.counts)}), {frames} images, '
+            f'{ended} of {len(self.rows)} ({counted(self.counts)}), {frames} images{more}, '
             f'{seconds:.0f} s, {self._workers} workers'
         )
 
@@ -140,12 +167,12 @@ class Board:
         rows = [
             (
                 row.name,
-                row.state,
+                row.progress,
                 str(row.frames),
                 _replaced(row) or '-',
                 str(row.failed_frames),
                 f'{row.seconds:.1f}',
-                row.worker or '-',
+                row.workers or '-',
             )
             for row in self.rows
             if not states or row.state in states
@@ -184,9 +211,9 @@ class Board:
         words = ''.join(f'<li>{_text(line)}</li>' for line in row.words)
         details = '' if row.done is None else _streams(row.done.report)
         return (
-            f'<tr class="{row.state}"><td>{_text(row.name)}{details}</td><td>{row.state}</td>'
+            f'<tr class="{row.state}"><td>{_text(row.name)}{details}</td><td>{row.progress}</td>'
             f'<td>{row.frames:,}</td><td>{_text(_replaced(row))}</td><td>{row.failed_frames}</td>'
-            f'<td>{row.seconds:.1f}</td><td>{_text(row.worker)}</td><td>{links}</td>'
+            f'<td>{row.seconds:.1f}</td><td>{_text(row.workers)}</td><td>{links}</td>'
             f'<td><ul>{words}</ul></td></tr>'
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 import contextlib
 from contextlib import contextmanager
 import fcntl
@@ -31,14 +31,15 @@ from ffs_anonymizer.terminal import printable, say, warn
 if TYPE_CHECKING:
     from ffs_anonymizer.cli.options import Subparsers
     from ffs_anonymizer.fleet.board import Board
-    from ffs_anonymizer.fleet.plan import FleetPlan
+    from ffs_anonymizer.fleet.plan import FleetPlan, FleetTask
 
 _DESCRIPTION = """\
 Anonymize many bags, images and videos side by side, on this machine or on those of a Ray cluster.
 
-Each bag, image and video is done by one worker, and is whole before it has its name. A recording
-that fails fails alone; one whose worker or machine dies is begun again by another. Inputs and
-outputs may lie elsewhere (s3://, gs://; http:// to read).
+Each bag, image and video is done by one worker, but in large bags and videos all of them look,
+chunk by chunk; each is whole before it has its name. A recording that fails fails alone; one whose
+worker or machine dies is begun again by another. Inputs and outputs may lie elsewhere (s3://,
+gs://; http:// to read).
 """
 _EXAMPLES = """\
 examples:
@@ -128,6 +129,7 @@ def run(args: argparse.Namespace) -> int:
     :returns: 0 all done, 1 something could not be, 3 an audit found something uncovered.
     :raises AnonymizerError: nothing could be begun.
     """
+    from ffs_anonymizer.fleet.agenda import Agenda
     from ffs_anonymizer.fleet.board import Board
     from ffs_anonymizer.fleet.worker import Worker
     from ffs_anonymizer.jobs.fleet import Crew, Fleet
@@ -152,11 +154,16 @@ def run(args: argparse.Namespace) -> int:
     with _begun(plan, output, resumes=args.resume), _shown(board, output) as shown:
         if plan.tasks:
             fleet: Fleet[Any, Any] = Fleet(crew, partial(Worker, settings))
-            with fleet, contextlib.closing(fleet.map(plan.tasks)) as events:
+            with (
+                fleet,
+                Agenda(plan, fleet.workers) as agenda,
+                contextlib.closing(fleet.map(agenda.backlog)) as events,
+            ):
                 say(f'{len(plan.tasks)} recordings, {fleet.workers} workers')
                 for event in events:
-                    board.take(event)
-                    shown.update(event)
+                    happened = agenda.take(event)
+                    board.take(happened)
+                    shown.update(happened)
         board.ended = 'all done' if board.exit_code == 0 else 'not everything could be done'
     say('\n'.join(board.table()))
     for line in board.told():
@@ -223,12 +230,22 @@ def _begun(plan: FleetPlan, output: Path, *, resumes: bool) -> Iterator[None]:
     staging = output / STAGING
     with _locked(output):
         # Whoever wrote there is dead, or there would be a lock.
-        shutil.rmtree(staging, ignore_errors=True)
+        _tidy(staging, plan.tasks if before else ())
         _replace(output / STATE, state)
         try:
             yield
         finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            _tidy(staging, plan.tasks)
+
+
+def _tidy(staging: Path, tasks: Iterable[FleetTask]) -> None:
+    """Remove all attempts; what was found in chunks of recordings without an output stays."""
+    kept = {task.journals for task in tasks if not task.job.target.exists()}
+    with contextlib.suppress(OSError):
+        for path in staging.iterdir():
+            if path.name.rpartition('_')[0] not in kept:
+                shutil.rmtree(path, ignore_errors=True)
+        staging.rmdir()
 
 
 @contextmanager
@@ -271,6 +288,7 @@ class _Shown:
         self._page_every = _REMOTE_PAGE_EVERY_S if is_remote else _PAGE_EVERY_S
         self._paged = self._drawn = 0.0
         self._lines = 0
+        self._said = '', ''
 
     def update(self, event: Any) -> None:
         now = time.monotonic()
@@ -284,7 +302,9 @@ class _Shown:
         elif hasattr(event, 'number'):
             row = self._board.rows[event.number]
             why = f': {row.done.error}' if row.done is not None and row.done.error else ''
-            say(printable(f'{row.name}: {row.state} ({row.worker}){why}'), file=sys.stderr)
+            if (row.name, row.progress) != self._said:
+                self._said = row.name, row.progress
+                say(printable(f'{row.name}: {row.progress} ({row.workers}){why}'), file=sys.stderr)
 
     def write_page(self) -> None:
         _replace(self._page, self._board.page())

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-import contextlib
 from dataclasses import replace
-from pathlib import Path
 
 from ffs_anonymizer.bag import estimate as of_bags
 from ffs_anonymizer.bag.plan import BagJob, BagPlan
 from ffs_anonymizer.errors import AnonymizerError, MediaError
-from ffs_anonymizer.fleet.plan import FleetPlan
+from ffs_anonymizer.fleet.plan import FleetPlan, size_of
 from ffs_anonymizer.jobs.estimate import Estimate, SAMPLE_S, spread
 from ffs_anonymizer.jobs.remote import RemotePath
 from ffs_anonymizer.media import estimate as of_media
@@ -53,10 +51,10 @@ def _of_bags(jobs: Sequence[BagJob], sample_s: float) -> Estimate:
             errors.append(one)
         else:
             found += one
-            size_bytes += _size_bytes(job.source)
+            size_bytes += size_of(job.source)
     if len(errors) == len(sampled):
         raise errors[0]
-    share = sum(_size_bytes(job.source) for job in jobs) / max(size_bytes, 1)
+    share = sum(size_of(job.source) for job in jobs) / max(size_bytes, 1)
     return Estimate(
         round(found.frames * share), found.seconds * share, found.size_bytes * share, found.sampled
     )
@@ -67,11 +65,3 @@ def _of_bag(job: BagJob, sample_s: float) -> Estimate | AnonymizerError:
         return of_bags.estimate(BagPlan(job), sample_s=sample_s)
     except AnonymizerError as error:
         return error
-
-
-def _size_bytes(source: Path) -> int:
-    total = 0
-    for path in [source] if source.is_file() else source.iterdir():
-        with contextlib.suppress(OSError):
-            total += path.stat().st_size
-    return total

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+import contextlib
 from dataclasses import dataclass, replace
 import glob
 import hashlib
 import itertools
+import os
 from pathlib import Path
 
 from ffs_anonymizer.bag.plan import BagJob
@@ -34,6 +36,7 @@ class FleetTask:
     :param staging: folder in which outputs are made that do not lie elsewhere.
     :param resumes: whether an output of an earlier run may stand.
     :param audits: whether the output is looked at once more.
+    :param is_shared: whether all workers look into it, chunk by chunk, if it has many pictures.
     """
 
     number: int
@@ -42,6 +45,7 @@ class FleetTask:
     staging: Path
     resumes: bool = False
     audits: bool = False
+    is_shared: bool = False
 
     @property
     def outputs(self) -> tuple[Path, ...]:
@@ -49,6 +53,11 @@ class FleetTask:
         target = self.job.target
         pages = (target.with_name(target.name + AUDIT),) if self.audits else ()
         return (target, record_of(target), *pages)
+
+    @property
+    def journals(self) -> str:
+        """Return how the names begin under which what was found in its chunks is kept."""
+        return f'chunks_{hashlib.sha256(os.fsencode(self.name)).hexdigest()[:16]}'
 
 
 @dataclass(frozen=True)
@@ -125,6 +134,17 @@ class FleetPlan:
     def problems(self) -> list[str]:
         """Return what cannot be done, as words."""
         return [f'{name}: {reason}' for name, reason in self.broken]
+
+
+def size_of(source: Path) -> int:
+    """Return the bytes of a recording on a disk; 0 where it lies elsewhere."""
+    if isinstance(source, RemotePath):
+        return 0
+    total = 0
+    with contextlib.suppress(OSError):
+        for path in [source] if source.is_file() else source.iterdir():
+            total += path.stat().st_size
+    return total
 
 
 class _Found(dict[str, 'tuple[Path, bool]']):

@@ -1,9 +1,9 @@
-"""One worker of a fleet: networks that stay open, and one recording after the other."""
+"""One worker of a fleet: networks that stay open, and one job after the other."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,10 +16,15 @@ import time
 from typing import Any
 
 from ffs_anonymizer import __version__
-from ffs_anonymizer.bag.plan import BagJob
+from ffs_anonymizer.anonymizer import Recipe
+from ffs_anonymizer.bag import chunks as bag_chunks
+from ffs_anonymizer.bag.plan import BagJob, BagPlan
+from ffs_anonymizer.bag.preflight import check_first_images
 from ffs_anonymizer.cores import cores
-from ffs_anonymizer.errors import AnonymizerError, OutputError
+from ffs_anonymizer.errors import AnonymizerError, BagError, MediaError, OutputError
+from ffs_anonymizer.fleet.parts import Cut, Join, Part
 from ffs_anonymizer.fleet.plan import AUDIT, FleetTask
+from ffs_anonymizer.jobs.chunks import Chunk, ChunkResult, DetectedBefore
 from ffs_anonymizer.jobs.job import FileJob
 from ffs_anonymizer.jobs.output import (
     disk_errors,
@@ -33,7 +38,8 @@ from ffs_anonymizer.jobs.output import (
 from ffs_anonymizer.jobs.record import described, read_record
 from ffs_anonymizer.jobs.remote import RemotePath
 from ffs_anonymizer.jobs.report import Report, Tally
-from ffs_anonymizer.media.files import MediaJob
+from ffs_anonymizer.media.conversion import needing_pyav
+from ffs_anonymizer.media.files import MediaJob, MediaPlan
 from ffs_anonymizer.networks import Networks
 from ffs_anonymizer.pipeline import concurrency
 from ffs_anonymizer.review import audit_job
@@ -42,6 +48,8 @@ from ffs_anonymizer.rosbag2 import metadata
 from ffs_anonymizer.settings.runtime import Settings
 
 _SCRATCH = 'ffs_fleet_'
+# Of a recording that is cut; with fewer, what it costs to share it is more than what it saves.
+_FEWEST_FRAMES = 64
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,7 @@ class Done:
 
 class Worker:
     """
-    Do one recording after the other.
+    Do one recording after the other, or parts of those that all workers share.
 
     :param settings: of all of them.
     :raises ModelError: a model is missing or unfit.
@@ -87,16 +95,23 @@ class Worker:
         cv2.setNumThreads(cores())
         _sweep()
         self._networks = Networks(settings, concurrency=concurrency(settings))
+        self._recipe = Recipe(self._networks, settings)
 
-    def __call__(self, task: FleetTask, tries: int) -> Done:
+    def __call__(self, job: FleetTask | Part | Join, tries: int) -> Done | Cut | ChunkResult:
         """
-        Do one recording; whatever goes wrong with it is said in what is returned.
+        Do one job; whatever goes wrong with it is said in what is returned.
 
         :param tries: how often it was begun before, by workers that are lost.
         """
         started = time.monotonic()
+        task = job if isinstance(job, FleetTask) else job.task
         try:
-            done = self._done(task, tries)
+            if isinstance(job, Part):
+                return _found_in(job.chunk, self._recipe)
+            known = DetectedBefore(job.results) if isinstance(job, Join) else None
+            done = self._done(task, tries, known)
+            if isinstance(done, Cut):
+                return done
         except AnonymizerError as error:
             done = Done(Report(), error=str(error))
         except OSError as error:
@@ -110,7 +125,12 @@ class Worker:
         done.report.seconds = time.monotonic() - started
         return done
 
-    def _done(self, task: FleetTask, tries: int) -> Done:
+    def _done(self, task: FleetTask, tries: int, known: DetectedBefore | None) -> Done | Cut:
+        """
+        Do a recording, or say into which chunks it falls if it is to be shared.
+
+        :param known: what was detected in its chunks already; None: it was not cut.
+        """
         target = task.job.target
         if is_whole(task):
             if task.resumes or tries:
@@ -118,8 +138,13 @@ class Worker:
             raise OutputError(f'{target}: exists already; nothing is overwritten')
         with contextlib.ExitStack() as stack:
             source, notes = _source(task.job, stack)
+            if task.is_shared and known is None and not isinstance(task.job.source, RemotePath):
+                chunks = _chunks(task.job)
+                if sum(chunk.frames for chunk in chunks) >= _FEWEST_FRAMES:
+                    return Cut(tuple(chunks))
             made = stack.enter_context(_attempt(task, tries)) / target.name
-            report, warnings = self._run(replace(task.job, source=source, target=made))
+            job = replace(task.job, source=source, target=made)
+            report, warnings = self._run(job, known)
             if not report.written:
                 raise OutputError('; '.join(report.undone) or f'{target}: nothing was written')
             audit = self._audited(task, source, made) if task.audits else None
@@ -129,19 +154,20 @@ class Worker:
             _commit(task, made, report)
         return Done(report, notes=(*notes, *warnings), audit=audit)
 
-    def _run(self, job: FileJob) -> tuple[Report, list[str]]:
+    def _run(self, job: FileJob, known: DetectedBefore | None) -> tuple[Report, list[str]]:
         """Return what became of a job, and warnings."""
         if isinstance(job, BagJob):
             from ffs_anonymizer.bag import conversion as bags
-            from ffs_anonymizer.bag.plan import BagPlan
 
             plan = BagPlan(job)
-            return bags.run(job, plan=plan, networks=self._networks), plan.warnings()
+            report = bags.run(job, plan=plan, detected=known, networks=self._networks)
+            return report, plan.warnings()
         from ffs_anonymizer.media import conversion as media
 
         assert isinstance(job, MediaJob)
         warnings: list[str] = []
-        return media.run(job, networks=self._networks, warn=warnings.append), warnings
+        report = media.run(job, detected=known, networks=self._networks, warn=warnings.append)
+        return report, warnings
 
     def _audited(self, task: FleetTask, source: Path, made: Path) -> Mapping[str, Any] | None:
         """Look at an output once more; the page and the record are its own."""
@@ -156,6 +182,38 @@ class Worker:
         audit_job.run(job, networks=self._networks)
         audit: Mapping[str, Any] | None = read_record(record_of(made))['audit']
         return audit
+
+
+def _chunks(job: FileJob) -> Sequence[Chunk]:
+    """
+    Return into which chunks a recording falls; nothing: it has to be done in one go.
+
+    :raises AnonymizerError: it is refused altogether.
+    """
+    if isinstance(job, BagJob):
+        plan = BagPlan(job)
+        with contextlib.suppress(BagError):
+            pieces = bag_chunks.plan_chunks(job, plan=plan)
+            check_first_images(plan)
+            return pieces
+        return ()
+    assert isinstance(job, MediaJob)
+    with contextlib.suppress(MediaError), needing_pyav():
+        from ffs_anonymizer.media.chunks import plan_chunks
+
+        (file,) = MediaPlan.of(job).files
+        return plan_chunks(job, file) if file.is_video else ()
+    return ()
+
+
+def _found_in(chunk: Chunk, recipe: Recipe) -> ChunkResult:
+    """Return what is detected in a chunk."""
+    if isinstance(chunk, bag_chunks.BagChunk):
+        return bag_chunks.run_chunk(chunk, recipe=recipe)
+    from ffs_anonymizer.media.chunks import run_chunk, VideoChunk
+
+    assert isinstance(chunk, VideoChunk)
+    return run_chunk(chunk, recipe=recipe)
 
 
 def is_whole(task: FleetTask) -> bool:

@@ -57,11 +57,13 @@ class Chunk:
 
     :param job_sha256: of all that decides about what is detected; another job's results are
         refused.
+    :param detectors: hashes of the files that detect, for machines that may have others.
     :param number: of the chunk, from 0.
     :param frames: that lie in it.
     """
 
     job_sha256: str
+    detectors: tuple[str, ...]
     number: int
     frames: int
 
@@ -173,7 +175,7 @@ def sha256_of(job: FileJob, files: Iterable[Path], spans: Sequence[tuple[int, ..
     told = {
         'version': __version__,
         'settings': job.settings.sha256,
-        'models': _models(job.settings),
+        'models': detectors_of(job.settings),
         # A frame that cannot be anonymized may be met with another answer in the next run.
         'job': repr(replace(job, source=Path(), target=Path(), on_error='', skips_existing=False)),
         'files': [(file.name, file.stat().st_size, _edges(file)) for file in files],
@@ -182,10 +184,10 @@ def sha256_of(job: FileJob, files: Iterable[Path], spans: Sequence[tuple[int, ..
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
-def _models(settings: Settings) -> list[str]:
+def detectors_of(settings: Settings) -> tuple[str, ...]:
     """Return the hashes of the files that detect."""
     roles = roster(settings)
-    return [read_model(role.path).sha256 for role in roles if role.name in DETECTORS]
+    return tuple(read_model(role.path).sha256 for role in roles if role.name in DETECTORS)
 
 
 def _edges(path: Path) -> str:
@@ -225,8 +227,13 @@ def look_at(
     :param looks: each picture's fingerprint, and how to look for what is in it.
     :param stops: whether one that cannot be looked at ends it; else it is left to the one pass,
         which meets it again.
-    :raises AnonymizerError: of such a picture.
+    :raises AnonymizerError: of such a picture; or the detectors are others.
     """
+    if detectors_of(recipe.settings) != chunk.detectors:
+        raise ModelError(
+            f'got other detectors on {socket.gethostname()}, expected the same files at the '
+            'same paths as where the job began'
+        )
     ahead = recipe.networks.concurrency + 1
     fingerprints: list[bytes] = []
     found: list[Detections] = []
@@ -274,7 +281,7 @@ def kept_results(chunks: Sequence[Chunk], journal: Journal) -> dict[int, ChunkRe
 
 
 def detect_in_processes(
-    look: Callable[[_Chunk, int], ChunkResult],
+    look: Callable[..., ChunkResult],
     chunks: Sequence[_Chunk],
     journal: Journal,
     settings: Settings,
@@ -287,7 +294,7 @@ def detect_in_processes(
     """
     Return what is detected in all chunks, by an earlier run that was killed or now.
 
-    :param look: makes the result of a chunk with so many threads; can be pickled.
+    :param look: makes the result of a chunk, with so many `threads`; can be pickled.
     :param workers: processes that look; they share the threads of the settings.
     :param crew: who looks in their place, on the machines of a cluster, to whom the recording and
         the models are at the same paths; None: nobody.
@@ -303,7 +310,7 @@ def detect_in_processes(
     if missing:
         workers = min(workers, len(missing))
         threads = max(1, (settings.threads or cores()) // workers) if crew is None else 0
-        work = _Looking(look, threads, settings, _models(settings))
+        work = functools.partial(look, threads=threads)
         looked = (
             map_in_processes(work, missing, workers=workers)
             if crew is None
@@ -319,22 +326,6 @@ def detect_in_processes(
                 results[result.number] = result
                 bar.update(missing[which].frames)
     return DetectedBefore([results[chunk.number] for chunk in chunks])
-
-
-@dataclass(frozen=True)
-class _Looking:
-    look: Callable[[Any, int], ChunkResult]
-    threads: int
-    settings: Settings
-    models: Sequence[str]
-
-    def __call__(self, chunk: Any) -> ChunkResult:
-        if _models(self.settings) != self.models:
-            raise ModelError(
-                f'got other detectors on {socket.gethostname()}, expected the same files at the '
-                'same paths as where the job began'
-            )
-        return self.look(chunk, self.threads)
 
 
 def finished_report(journal: Journal, tell: Tell) -> Report:

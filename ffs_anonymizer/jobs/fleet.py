@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Sequence
 import contextlib
 from dataclasses import dataclass
 from functools import partial
+import heapq
 import os
 import signal
 import socket
@@ -86,6 +87,57 @@ class Waiting:
 Event = Union[Begun, Lost, Ended[_Result], Waiting]
 
 
+class Backlog(Generic[_Job]):
+    """
+    Hold the jobs that wait, the most urgent first; more may come while others are done.
+
+    :param jobs: that wait from the beginning, equally urgent, the first ones first.
+    :ivar grows: whether more will come, so that all workers are worth their beginning.
+    """
+
+    def __init__(self, jobs: Iterable[_Job] = ()) -> None:
+        self.grows = False
+        self._jobs: list[_Job | None] = []
+        self._waiting: list[tuple[int, int]] = []
+        for job in jobs:
+            self.add(job)
+
+    def __len__(self) -> int:
+        """Return how many wait."""
+        return len(self._waiting)
+
+    def add(self, job: _Job, rank: int = 0) -> int:
+        """
+        Add a job, and return its number.
+
+        :param rank: those of lower ones are done first.
+        """
+        self._jobs.append(job)
+        heapq.heappush(self._waiting, (rank, len(self._jobs) - 1))
+        return len(self._jobs) - 1
+
+    def drop(self, numbers: Iterable[int]) -> None:
+        """Leave those jobs undone that still wait."""
+        dropped = {*numbers}
+        self._waiting = [each for each in self._waiting if each[1] not in dropped]
+        heapq.heapify(self._waiting)
+
+    def take(self) -> tuple[int, int, _Job]:
+        """Return rank, number and job of what is to be done next."""
+        rank, number = heapq.heappop(self._waiting)
+        job = self._jobs[number]
+        assert job is not None
+        return rank, number, job
+
+    def put_back(self, rank: int, number: int) -> None:
+        """Have a job wait again, before all that are not more urgent."""
+        heapq.heappush(self._waiting, (rank, number))
+
+    def forget(self, number: int) -> None:
+        """Hold no longer what a job is that has ended."""
+        self._jobs[number] = None
+
+
 class Fleet(Generic[_Job, _Result]):
     """
     Hold workers on the machines of a Ray cluster, within a `with` block.
@@ -134,24 +186,27 @@ class Fleet(Generic[_Job, _Result]):
         self._ray.shutdown()
 
     def map(  # noqa: A003
-        self, jobs: Sequence[_Job]
+        self, jobs: Backlog[_Job]
     ) -> Generator[Event[_Result], None, None]:
         """
         Yield what happens until an end of each job was yielded.
 
+        :param jobs: more may be added between what is yielded.
         :raises AnonymizerError: no worker can begin.
         """
-        waiting, tries = deque(range(len(jobs))), [0] * len(jobs)
+        tries: Counter[int] = Counter()
         starting: dict[Any, Any] = {}
-        running: dict[Any, tuple[Any, int]] = {}
+        running: dict[Any, tuple[Any, int, int]] = {}
         idle: list[Any] = []
         stillborn = 0
-        for _ in range(min(self.workers, len(jobs))):
-            self._begin(starting)
-        while waiting or running:
-            while idle and waiting:
-                actor, number = idle.pop(), waiting.popleft()
-                running[actor.do.remote(jobs[number], tries[number])] = actor, number
+        while jobs or running:
+            wanted = self.workers if jobs.grows else min(self.workers, len(jobs) + len(running))
+            for _ in range(wanted - len(self._actors)):
+                self._begin(starting)
+            while idle and jobs:
+                actor = idle.pop()
+                rank, number, job = jobs.take()
+                running[actor.do.remote(job, tries[number])] = actor, rank, number
                 tries[number] += 1
                 yield Begun(number, self._names[actor])
             refs = [*starting, *running]
@@ -168,7 +223,7 @@ class Fleet(Generic[_Job, _Result]):
                     stillborn += 1
                     if stillborn > self._crew.retries:
                         raise AnonymizerError(f'no worker can begin: {_line(error)}') from error
-                    self._replace(actor, starting)
+                    self._discard(actor)
                     continue
                 if problem:
                     raise AnonymizerError(f'{name}: {problem}')
@@ -176,26 +231,26 @@ class Fleet(Generic[_Job, _Result]):
                 self._names[actor] = name
                 idle.append(actor)
                 continue
-            actor, number = running.pop(ref)
+            actor, rank, number = running.pop(ref)
             try:
                 result = self._ray.get(ref)
             except self._ray.exceptions.RayTaskError as error:
                 idle.append(actor)
+                jobs.forget(number)
                 yield Ended(number, self._names[actor], None, f'a bug: {_line(error.cause)}')
             except self._ray.exceptions.RayError as error:
                 name = self._names[actor]
+                self._discard(actor)
                 if tries[number] > self._crew.retries:
                     reason = f'its workers died, {tries[number]} of them: {_line(error)}'
+                    jobs.forget(number)
                     yield Ended(number, name, None, reason)
                 else:
-                    waiting.appendleft(number)
+                    jobs.put_back(rank, number)
                     yield Lost(number, name, _line(error))
-                if waiting:
-                    self._replace(actor, starting)
-                else:
-                    self._discard(actor)
             else:
                 idle.append(actor)
+                jobs.forget(number)
                 yield Ended(number, self._names[actor], result)
 
     def _join(self) -> None:
@@ -249,10 +304,6 @@ class Fleet(Generic[_Job, _Result]):
         self._actors.add(actor)
         starting[actor.begin.remote(__version__, self._make_work)] = actor
 
-    def _replace(self, actor: Any, starting: dict[Any, Any]) -> None:
-        self._discard(actor)
-        self._begin(starting)
-
     def _discard(self, actor: Any) -> None:
         # One that cannot be reached may live on; it must not work beside its successor.
         self._kill(actor)
@@ -294,7 +345,7 @@ def map_in_fleet(
     :raises AnonymizerError: of the work; or nobody can do it.
     """
     fleet: Fleet[_Job, tuple[Any, AnonymizerError | None]] = Fleet(crew, partial(_telling, work))
-    with fleet, contextlib.closing(fleet.map(given)) as events:
+    with fleet, contextlib.closing(fleet.map(Backlog(given))) as events:
         for event in events:
             if not isinstance(event, Ended):
                 continue

@@ -172,6 +172,18 @@ class Journal(Outputs):
                         shutil.copyfile(source, partial)
                     source.unlink()
 
+    def close(self, *, stays: bool) -> None:
+        """
+        Leave the journal to others.
+
+        :param stays: whether it is kept for the next run, if it holds anything; else it goes.
+        """
+        try:
+            if not (stays and (self.names or self.is_finished)):
+                shutil.rmtree(self.partial, ignore_errors=True)
+        finally:
+            os.close(self._descriptor)
+
     def _fresh(self, path: Path) -> Path:
         """Return where an output is to be made, in a folder of its own, under its own name."""
         place = self.partial / str(self._begun)
@@ -201,6 +213,23 @@ def journal_of(output: Path, job_sha256: str) -> Iterator[Journal]:
     :param job_sha256: of all that decides about what is kept; another job never takes it up.
     :raises OutputError: the `.partial` is no journal's, of another job, or being written.
     """
+    journal = open_journal(output, job_sha256)
+    try:
+        yield journal
+    except BaseException:
+        journal.close(stays=True)
+        raise
+    journal.close(stays=False)
+
+
+def open_journal(output: Path, job_sha256: str) -> Journal:
+    """
+    Return the journal of an output, a new one or that of a run that did not come to its end.
+
+    :param output: is not there yet; its folder is made where it is missing.
+    :param job_sha256: of all that decides about what is kept; another job never takes it up.
+    :raises OutputError: the `.partial` is no journal's, of another job, or being written.
+    """
     folder = partial_of(output)
     with disk_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -210,16 +239,10 @@ def journal_of(output: Path, job_sha256: str) -> Iterator[Journal]:
             sync(folder.parent)
         descriptor = _locked(folder)
     try:
-        journal = Journal(output, descriptor, _lines(folder, descriptor, job_sha256))
-        try:
-            yield journal
-        except BaseException:
-            if not journal.names and not journal.is_finished:
-                shutil.rmtree(folder, ignore_errors=True)
-            raise
-        shutil.rmtree(folder, ignore_errors=True)
-    finally:
+        return Journal(output, descriptor, _lines(folder, descriptor, job_sha256))
+    except BaseException:
         os.close(descriptor)
+        raise
 
 
 def _locked(folder: Path) -> int:

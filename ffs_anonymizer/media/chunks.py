@@ -17,6 +17,7 @@ from ffs_anonymizer.jobs.chunks import (
     Chunk,
     chunk_frames,
     ChunkResult,
+    detectors_of,
     look_at,
     recipe_that_finds,
     sha256_of,
@@ -54,10 +55,12 @@ def plan_chunks(job: MediaJob, file: MediaFile) -> list[VideoChunk]:
     size = chunk_frames(frames)
     spans = [(first, min(size, frames - first)) for first in range(0, frames, size)]
     job_sha256 = sha256_of(job, [file.source], spans) if spans else ''
+    detectors = detectors_of(job.settings)
     rotation = rotation_of(job.settings.rotation, *file.zone_names)
     return [
         VideoChunk(
             job_sha256=job_sha256,
+            detectors=detectors,
             number=number,
             frames=count,
             settings=job.settings,
@@ -69,16 +72,17 @@ def plan_chunks(job: MediaJob, file: MediaFile) -> list[VideoChunk]:
     ]
 
 
-def run_chunk(chunk: VideoChunk, threads: int = 0) -> ChunkResult:
+def run_chunk(chunk: VideoChunk, threads: int = 0, recipe: Recipe | None = None) -> ChunkResult:
     """
     Detect in all pictures of a chunk; networks stay open for the next one of the same settings.
 
     What cannot be decoded from a keyframe on is left to the one pass, which may.
 
     :param threads: of the processor; 0: as the settings say.
+    :param recipe: that is open already, of the chunk's settings.
     :raises AnonymizerError: the video cannot be read.
     """
-    recipe = recipe_that_finds(chunk.settings, threads)
+    recipe = recipe or recipe_that_finds(chunk.settings, threads)
     return look_at(chunk, _looks(chunk, recipe), recipe, stops=False)
 
 

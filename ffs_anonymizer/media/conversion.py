@@ -63,6 +63,7 @@ def run(
     workers: int = 0,
     crew: Crew | None = None,
     plan: MediaPlan | None = None,
+    detected: Detected | None = None,
     networks: Networks | None = None,
     tell: Tell = nobody,
     warn: Tell = nobody,
@@ -75,6 +76,7 @@ def run(
         a kill, and the same job goes on. 0: one pass in this process.
     :param crew: who detects in their place, on the machines of a cluster.
     :param plan: of the job, where it was made already.
+    :param detected: what was detected in videos already; in other pictures, the networks look.
     :param networks: that are open already.
     :param tell: is told which models run, a line each, and what an earlier run has done.
     :param warn: is told of settings that have no effect.
@@ -99,7 +101,7 @@ def run(
             bar = stack.enter_context(
                 progress_bar(total=total, shown=shows_progress, unit='frame')
             )
-            work = Work(job, recipe, report, found, lines, bar.update, outputs)
+            work = Work(job, recipe, report, found, lines, bar.update, outputs, detected)
             files = [file for file in plan.files if not _is_kept(work, file, earlier)]
             anonymize_images(work, [file for file in files if not file.is_video])
             for file in [*files, *_named(plan, workers)]:

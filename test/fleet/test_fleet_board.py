@@ -3,6 +3,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from ffs_anonymizer.bag.plan import BagJob
+from ffs_anonymizer.fleet.agenda import Looked
 from ffs_anonymizer.fleet.board import Board
 from ffs_anonymizer.fleet.plan import FleetPlan, FleetTask
 from ffs_anonymizer.fleet.worker import Done
@@ -66,6 +67,34 @@ def test_states() -> None:
         *(['a', 'done', '5', '2', 'face', '1', '2.0', 'host:0'],),
         ['e', 'uncovered', '5', '2', 'face', '1', '0.0', 'host:3'],
     ]
+
+
+def test_one_that_is_shared_says_how_far_it_is() -> None:
+    made = board()
+    for number, worker in ((0, 'host:0'), (0, 'host:1'), (1, 'host:2')):
+        made.take(Begun(number, worker))
+    made.take(Looked(0, 'host:0', 16, 64))
+    row = made.rows[0]
+    assert (row.progress, row.workers) == ('running, looked at 16 of 64', 'host:0')
+    made.take(Begun(0, 'host:0'))
+    assert row.workers == '2 workers'
+    assert '<td>running, looked at 16 of 64</td>' in made.page()
+    assert '16 more looked at' in made.line()
+    # One of them dies, the other is still at it; then nobody is.
+    made.take(Lost(0, 'host:1', 'The node died'))
+    assert row.state == 'running'
+    made.take(Looked(0, 'host:0', 64, 64))
+    assert row.progress == 'waiting, looked at 64 of 64'
+    made.take(Begun(0, 'host:0'))
+    assert row.spent_s <= row.seconds
+    made.take(Ended(0, 'host:0', Done(report(seconds=2.0))))
+    assert row.progress == 'done'
+    assert row.seconds == pytest.approx(row.spent_s + 2)
+    assert 'more looked at' not in made.line()
+    # What comes late, after one that failed, changes nothing.
+    made.take(Ended(1, 'host:2', Done(Report(), error='torn')))
+    made.take(Looked(1, 'host:2', 16, 64))
+    assert made.rows[1].progress == 'failed'
 
 
 def test_the_worst_is_the_exit_code() -> None:

@@ -4,21 +4,20 @@ from pathlib import Path
 import shutil
 
 import cv2
+from ffs_anonymizer.anonymizer import Recipe
 from ffs_anonymizer.bag import conversion
 from ffs_anonymizer.bag.plan import BagJob
+from ffs_anonymizer.fleet.parts import Cut, Join, Part
 from ffs_anonymizer.fleet.plan import FleetPlan, FleetTask, STAGING
 from ffs_anonymizer.fleet.worker import Done, Worker
 from ffs_anonymizer.jobs.output import record_of
 from ffs_anonymizer.jobs.report import Report
 from ffs_anonymizer.media.files import MediaJob
-from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 import pytest
 from support.bags import drive, read_bag, SPECS, write_bag
-
-SETTINGS = Settings().updated(
-    {'face.method': 'solid', 'detector.scale': 1.0, 'detector.plate_model_path': 'none'}
-)
+from support.fleet_tasks import SETTINGS, task_of
+from support.media import write_video
 
 
 @pytest.fixture(scope='module')
@@ -60,6 +59,56 @@ def test_each_recording_is_what_one_process_makes_of_it(worker, tasks, tmp_path)
     assert worker(tasks['face.png'], 0).report.written == 1
     assert (cv2.imread(str(tmp_path / 'out' / 'face.png')) == 0).any()
     assert not any((tmp_path / 'out' / STAGING).iterdir())
+
+
+@pytest.mark.parametrize('name', ['bag', 'film.mp4'])
+def test_a_large_recording_is_cut_and_made_of_its_chunks(
+    worker, tmp_path, face_bgr, monkeypatch, name
+) -> None:
+    monkeypatch.setattr('ffs_anonymizer.jobs.chunks.LEAST_FRAMES', 3)
+    source, alone = tmp_path / 'in' / name, tmp_path / 'alone' / name
+    source.parent.mkdir()
+    if name == 'bag':
+        write_bag(source, drive(face_bgr, 4), specs=SPECS)
+    else:
+        write_video(source, face_bgr)
+    task = replace(task_of(str(source), str(tmp_path / 'out')), is_shared=True)
+    # Too few pictures to be worth it.
+    whole = replace(task, job=replace(task.job, target=alone))
+    assert isinstance(worker(whole, 0), Done)
+    monkeypatch.setattr('ffs_anonymizer.fleet.worker._FEWEST_FRAMES', 4)
+
+    cut = worker(task, 0)
+    assert isinstance(cut, Cut)
+    assert len(cut.chunks) > 1
+    results = tuple(worker(Part(task, chunk), 0) for chunk in cut.chunks)
+    looks = []
+    monkeypatch.setattr(Recipe, 'detect', lambda *_: looks.append(1))
+    done = worker(Join(task, results), 0)
+    assert (done.error, done.report.written, looks) == ('', 1, [])
+    assert done.report.regions['face'] > 0
+    out = task.job.target
+    made, expected = (path if path.is_dir() else path.parent for path in (out, alone))
+    if name == 'bag':
+        assert files_of(made) == files_of(expected)
+    else:
+        assert out.read_bytes() == alone.read_bytes()
+    # Whoever takes up what is whole finds it so, and cuts nothing.
+    again = worker(replace(task, resumes=True), 0)
+    assert (again.error, again.kept) == ('', True)
+
+
+def test_what_is_wrong_with_a_chunk_is_said(worker, tmp_path, face_bgr, monkeypatch) -> None:
+    monkeypatch.setattr('ffs_anonymizer.fleet.worker._FEWEST_FRAMES', 4)
+    source = write_bag(tmp_path / 'in', drive(face_bgr, 4), specs=SPECS)
+    task = replace(task_of(str(source), str(tmp_path / 'out')), is_shared=True)
+    chunk = worker(task, 0).chunks[0]
+    done = worker(Part(task, replace(chunk, detectors=('0',))), 0)
+    assert done.error.startswith('got other detectors on ')
+    # One that cannot be cut is done as a whole.
+    compressed = write_bag(tmp_path / 'zstd', drive(face_bgr, 4), specs=SPECS, mode='FILE')
+    task = replace(task_of(str(compressed), str(tmp_path / 'zstd_out')), is_shared=True)
+    assert worker(task, 0).report.written == 1
 
 
 def test_one_that_fails_fails_alone_and_leaves_nothing(worker, tasks, tmp_path) -> None:

@@ -14,7 +14,7 @@ import time
 
 from ffs_anonymizer.cli.program import main
 from ffs_anonymizer.errors import AnonymizerError, BagError
-from ffs_anonymizer.jobs.fleet import Begun, Crew, Ended, Fleet, Lost, map_in_fleet
+from ffs_anonymizer.jobs.fleet import Backlog, Begun, Crew, Ended, Fleet, Lost, map_in_fleet
 import pytest
 import ray
 import ray.cloudpickle
@@ -52,6 +52,31 @@ def work(folder: Path) -> Callable[[str, int], str]:
     return do
 
 
+def test_a_backlog_gives_the_most_urgent_first() -> None:
+    backlog = Backlog(['a', 'b'])
+    assert backlog.add('late', 2) == 2
+    assert backlog.add('now', -1) == 3
+    assert [backlog.take() for _ in range(2)] == [(-1, 3, 'now'), (0, 0, 'a')]
+    # Before what is as urgent, and came later.
+    backlog.put_back(0, 0)
+    backlog.drop([2])
+    assert [backlog.take()[1] for _ in range(2)] == [0, 1]
+    assert not backlog
+
+
+def test_more_jobs_may_come_while_others_are_done(cluster, tmp_path) -> None:
+    backlog, added, done = Backlog(['a']), {'a': ['c', 'd'], 'd': ['b']}, []
+    backlog.grows = True
+    with Fleet(Crew(cluster.address, workers=1), partial(work, tmp_path)) as fleet:
+        for event in fleet.map(backlog):
+            if isinstance(event, Ended):
+                done.append(event.result)
+                for job in added.get(event.result.lower(), ()):
+                    backlog.add(job, -1)
+    # One of them by the second that took it up.
+    assert done == ['A', 'C', 'D', 'B']
+
+
 def begin_badly() -> None:
     raise AnonymizerError('no such model')
 
@@ -61,7 +86,7 @@ def test_who_dies_leaves_its_job_to_another_and_poison_fails_alone(cluster, tmp_
 
     crew = Crew(cluster.address, workers=1, retries=1)
     with Fleet(crew, partial(work, tmp_path)) as fleet:
-        events = list(fleet.map(jobs))
+        events = list(fleet.map(Backlog(jobs)))
     ended = {jobs[e.number]: e for e in events if isinstance(e, Ended)}
     assert {name: e.result for name, e in ended.items()} == {
         'a': 'A',
@@ -85,7 +110,7 @@ def test_the_client_of_a_cluster(cluster, tmp_path) -> None:
     with Fleet(
         Crew(f'ray://127.0.0.1:{CLIENT_PORT}', workers=1), partial(work, tmp_path)
     ) as fleet:
-        events = list(fleet.map(['a', 'b']))
+        events = list(fleet.map(Backlog(['a', 'b'])))
     assert sorted(e.result for e in events if isinstance(e, Ended)) == ['A', 'B']
     assert [e.number for e in events if isinstance(e, Lost)] == [1]
     assert not ray.is_initialized()
@@ -109,13 +134,13 @@ def test_a_client_whose_server_dies_as_it_begins_asks_again(
     far = Crew(f'ray://127.0.0.1:{CLIENT_PORT}', workers=1)
     if deaths < 3:
         with Fleet(far, partial(work, tmp_path)) as fleet:
-            assert [e.result for e in fleet.map(['a']) if isinstance(e, Ended)] == ['A']
+            assert [e.result for e in fleet.map(Backlog(['a'])) if isinstance(e, Ended)] == ['A']
     else:
         with pytest.raises(AnonymizerError, match='cannot join a Ray cluster: the server'):
             Fleet(far, partial(work, tmp_path)).__enter__()
     # What failed must not be in the way of what comes.
     with Fleet(Crew(cluster.address, workers=1), partial(work, tmp_path)) as fleet:
-        assert [e.result for e in fleet.map(['c']) if isinstance(e, Ended)] == ['C']
+        assert [e.result for e in fleet.map(Backlog(['c'])) if isinstance(e, Ended)] == ['C']
 
 
 def test_workers_that_cannot_begin_are_an_error(cluster) -> None:
@@ -123,7 +148,7 @@ def test_workers_that_cannot_begin_are_an_error(cluster) -> None:
         pytest.raises(AnonymizerError, match=r'^.*:\d+: no such model$'),
         Fleet(Crew(cluster.address, workers=1), begin_badly) as fleet,
     ):
-        list(fleet.map(['a']))
+        list(fleet.map(Backlog(['a'])))
 
 
 def test_a_worker_asks_for_no_more_cores_than_one_machine_has(cluster, tmp_path) -> None:
@@ -131,7 +156,7 @@ def test_a_worker_asks_for_no_more_cores_than_one_machine_has(cluster, tmp_path)
     make_work = partial(work, tmp_path)
     with Fleet(Crew(cluster.address, workers=1), make_work) as fleet:
         assert fleet.cpus == 1
-        assert [e.result for e in fleet.map(['a']) if isinstance(e, Ended)] == ['A']
+        assert [e.result for e in fleet.map(Backlog(['a'])) if isinstance(e, Ended)] == ['A']
     cluster.remove_node(node)
     crew = Crew(cluster.address, workers=1, cpus=2)
     with pytest.raises(
@@ -224,22 +249,92 @@ def test_a_node_that_is_killed_loses_nothing(cluster, face_bgr, tmp_path) -> Non
     assert 'worker lost: ' in (output / 'fleet.html').read_text()
 
 
+def one_after_the_other(source: Path, folder: Path) -> dict[str, dict[str, bytes]]:
+    """Return what one process makes of each bag of a folder, by their names."""
+    folder.mkdir()
+    for bag in source.iterdir():
+        assert main(['bag', '-i', str(bag), '-o', str(folder / bag.name), *QUICK]) == 0
+    return {bag.name: contents(folder / bag.name) for bag in source.iterdir()}
+
+
+def uneven(folder: Path, face_bgr, frames: int) -> Path:
+    """Write a large bag and two small ones."""
+    folder.mkdir()
+    for name, count in (('large', frames), ('small_0', 5), ('small_1', 4)):
+        long_bag(folder / name, face_bgr, count)
+    return folder
+
+
+def chunks_kept(output: Path) -> int:
+    """Return how many chunks of its one large bag a fleet has kept."""
+    lines = [path.read_bytes() for path in output.glob('fleet.partial/chunks_*/journal')]
+    return sum(line.count(b'\n') for line in lines) - len(lines)
+
+
+def test_all_workers_share_a_large_bag_and_one_of_them_may_die(cluster, face_bgr, tmp_path):
+    node = added(cluster)
+    source, output = uneven(tmp_path / 'in', face_bgr, 400), tmp_path / 'out'
+    killed = []
+
+    def kill() -> None:
+        if until(lambda: chunks_kept(output) >= 4):
+            cluster.remove_node(node, allow_graceful=False)
+            killed.append(chunks_kept(output))
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    words = ['fleet', '-i', str(source), '-o', str(output), '--address', cluster.address]
+    code = main([*words, '--workers', '2', *QUICK[:-1]])
+    thread.join()
+    page = (output / 'fleet.html').read_text()
+    assert (code, len(killed)) == (0, 1), page
+    assert killed[0] < 25
+    expected = one_after_the_other(source, tmp_path / 'alone')
+    assert {name: contents(output / name) for name in expected} == expected
+    spare = {*expected, *(f'{n}.privacy.json' for n in expected), 'fleet.html', 'fleet.json'}
+    assert {path.name for path in output.iterdir()} == spare
+    assert 'worker lost: ' in page
+    assert re.search('note: looked at in 25 chunks by [123] workers<', page)
+
+
+def test_a_fleet_that_is_killed_goes_on_with_its_chunks(cluster, face_bgr, tmp_path):
+    node = added(cluster)
+    source, output = uneven(tmp_path / 'in', face_bgr, 300), tmp_path / 'out'
+    words = ['fleet', '-i', source, '-o', output, '--address', cluster.address, '--workers', 2]
+    command = [sys.executable, '-m', 'ffs_anonymizer', *map(str, words), *QUICK[:-1]]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert until(lambda: chunks_kept(output) >= 3)
+    process.kill()
+    process.communicate()
+    kept = chunks_kept(output)
+    assert not (output / 'large').exists()
+    assert main([*map(str, words), *QUICK[:-1], '--resume']) == 0
+    cluster.remove_node(node)
+    page = (output / 'fleet.html').read_text()
+    note = f'note: looked at in 19 chunks by [12] workers, {kept} of them by an earlier run<'
+    assert re.search(note, page)
+    expected = one_after_the_other(source, tmp_path / 'alone')
+    assert {name: contents(output / name) for name in expected} == expected
+    assert not (output / 'fleet.partial').exists()
+
+
 def test_interrupted_and_resumed(cluster, face_bgr, tmp_path) -> None:
     source, output = bags(tmp_path / 'in', face_bgr, 3, 4), tmp_path / 'out'
     words = ['fleet', '-i', source, '-o', output, '--address', cluster.address, '--workers', 1]
     command = [sys.executable, '-m', 'ffs_anonymizer', *map(str, words), *QUICK[:-1]]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert until(lambda: (output / 'drive_0').is_dir())
+    # The largest comes first.
+    assert until(lambda: (output / 'drive_2').is_dir())
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130
     assert told.splitlines()[-1] == 'interrupted: what was not finished has no final name'
     left = {path.name for path in output.iterdir()}
-    assert not re.search(r'partial|drive_2', ' '.join(left))
+    assert not re.search(r'partial|drive_0', ' '.join(left))
     assert 'ended early' in (output / 'fleet.html').read_text()
-    before = (output / 'drive_0' / 'drive_0_0.mcap').stat()
+    before = (output / 'drive_2' / 'drive_2_0.mcap').stat()
     assert main([*map(str, words), *QUICK[:-1], '--resume']) == 0
-    assert (output / 'drive_0' / 'drive_0_0.mcap').stat() == before
+    assert (output / 'drive_2' / 'drive_2_0.mcap').stat() == before
     page = (output / 'fleet.html').read_text()
     assert '<td>kept</td>' in page
     assert 'all done' in page
