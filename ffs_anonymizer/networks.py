@@ -8,7 +8,7 @@ import threading
 from types import TracebackType
 from typing import Union
 
-from ffs_anonymizer.backend import gains_by_bytes, open_model
+from ffs_anonymizer.backend import Backend, gains_by_bytes, open_model
 from ffs_anonymizer.backend.device import Device
 from ffs_anonymizer.cores import cores
 from ffs_anonymizer.errors import AnonymizerError
@@ -136,14 +136,18 @@ class Networks:
         with self._lock:
             for painters in self._painters.values():
                 painters.close()
-            for network in self._opened.values():
-                network.model.close()
+            for model in {id(n.model): n.model for n in self._opened.values()}.values():
+                model.close()
             self._painters, self._opened = {}, {}
 
     def _open(self, role: Role, settings: Settings, chooser: Chooser | None) -> _Opened:
         options = settings.generator.crop_scale, settings.generator.max_batch
         key = role.name, role.path, *(options if role.name in GENERATORS else ())
         if key in self._opened:
+            return self._opened[key]
+        shared = self._shared(role)
+        if shared is not None:
+            self._opened[key] = Network(shared, DETECTORS.index(role.name))
             return self._opened[key]
         model = open_model(
             role.path, device=self._device, threads=self._threads, concurrency=self.concurrency
@@ -165,3 +169,11 @@ class Networks:
         else:
             self._opened[key] = Network(model, DETECTORS.index(role.name))
         return self._opened[key]
+
+    def _shared(self, role: Role) -> Backend | None:
+        """Return the model of another detector of the same file, which then runs once for both."""
+        for (name, path, *_), network in self._opened.items():
+            are_detectors = {name, role.name} <= {*DETECTORS}
+            if are_detectors and Path(str(path)).resolve() == role.path.resolve():
+                return network.model
+        return None

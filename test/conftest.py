@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 import pytest
 from support.collection import Executed, uncollectable
 from support.drawn_faces import boxes, packed, photos, table, tiny_settings  # noqa: F401
-from support.drawn_plates import streets  # noqa: F401
+from support.drawn_plates import streets, streets_with_heads  # noqa: F401
 import tqdm
 
 # Its thread would outlive the progress bars, and some tests count threads.

@@ -2,11 +2,20 @@ from ffs_anonymizer import networks
 from ffs_anonymizer.backend.device import Device
 from ffs_anonymizer.errors import ModelError, SettingsError
 from ffs_anonymizer.models import roster
-from ffs_anonymizer.models.manifest import DEFAULT_FOR_CPU, DEFAULT_GENERATOR
+from ffs_anonymizer.models.manifest import (
+    DEFAULT_FOR_CPU,
+    DEFAULT_GENERATOR,
+    file_sha256,
+    Manifest,
+    save_manifest,
+)
 from ffs_anonymizer.networks import Networks
+from ffs_anonymizer.regions.detections import FACE, PLATE
+from ffs_anonymizer.regions.detector import detect
 from ffs_anonymizer.settings.runtime import Settings
+import numpy as np
 import pytest
-from support.onnx_models import save_generator
+from support.onnx_models import save_answering, save_generator
 
 # Faces are drawn, and plates are not looked for.
 DRAWN = {'face.method': 'generate', 'detector.plate_model_path': 'none'}
@@ -98,3 +107,56 @@ def test_who_searches_alone_looks_twice_at_once(threads, concurrency, searches, 
     settings = Settings().updated({**DRAWN, 'face.method': 'blur', 'threads': threads})
     with Networks(settings, concurrency=concurrency, searches=searches) as opened:
         assert opened.lanes == lanes
+
+
+@pytest.fixture
+def of_two_classes(tmp_path):
+    """Find a plate at (8, 16)-(40, 32), scored 0.8, and a face at (48, 48)-(64, 64), 0.6."""
+    values = {}
+    for stride in (8, 16, 32):
+        side = 64 // stride
+        values[f'score_{stride}'] = np.zeros((1, 2, side, side))
+        values[f'box_{stride}'] = np.zeros((1, 4, side, side))
+    values['score_16'][0, 0, 1, 1], values['score_16'][0, 1, 3, 3] = 0.8, 0.6
+    values['box_16'][0, 2, 1, 1] = np.log(2)
+    path = save_answering(tmp_path / 'both.onnx', values)
+    manifest = Manifest(
+        name='both',
+        task='detector',
+        version='1',
+        sha256=file_sha256(path),
+        inputs={'input': (1, 3, 'h', 'w')},
+        outputs={name: value.shape for name, value in values.items()},
+        size_px=0,
+        crop_scale=0.0,
+        precision='fp32',
+        training_data='none',
+        licence='none',
+        layout='ffs',
+        classes=('plate', 'face'),
+    )
+    save_manifest(manifest, path)
+    return path
+
+
+@pytest.mark.parametrize('lanes', [1, 2])
+def test_one_file_for_faces_and_plates_runs_once_a_look(of_two_classes, lanes, monkeypatch):
+    named = {
+        'detector.model_path': str(of_two_classes),
+        'detector.plate_model_path': str(of_two_classes.parent / '.' / 'both.onnx'),
+    }
+    settings = Settings().updated({**named, 'face.method': 'blur'})
+    with Networks(settings) as opened:
+        faces, plates = opened.of(settings)[0]
+        assert faces.model is plates.model
+        assert [running.role for running in opened.describe()] == [*roster.DETECTORS]
+        runs, infer = [], faces.model.infer
+        monkeypatch.setattr(faces.model, 'infer', lambda feed: runs.append(1) or infer(feed))
+        image = np.zeros((64, 64, 3), np.uint8)
+        found = detect(image, (faces, plates), settings, lanes=lanes)
+        assert len(runs) == len(faces.looks((64, 64), 1.0))
+        assert found.classes.tolist() == [FACE, PLATE]
+        np.testing.assert_allclose(found.xyxy_px, [[48, 48, 64, 64], [8, 16, 40, 32]], atol=1e-4)
+        np.testing.assert_allclose(found.scores, [0.6, 0.8], atol=1e-6)
+        alone = faces.detect(image, threshold=0.2, nms_iou=0.3, scale=1.0)
+        np.testing.assert_array_equal(alone.xyxy_px, found.xyxy_px[:1])

@@ -1,4 +1,4 @@
-"""How many plates a detector finds, by their size, and how often it finds what is none."""
+"""How many plates or faces a detector finds, by size, and how often it finds what is none."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import cv2
 from ffs_anonymizer.datasets.photos import read_photo
-from ffs_anonymizer.datasets.pictures import Annotated, ASKED, inside
+from ffs_anonymizer.datasets.pictures import Annotated, CLASSES, IGNORED, inside
 from ffs_anonymizer.datasets.sheet import save_tiles
 from ffs_anonymizer.errors import MediaError
 from ffs_anonymizer.regions import boxes
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 # Edges of the classes of height, in pixels as the network sees them.
 HEIGHTS_PX = (0.0, 8.0, 12.0, 20.0, 40.0, 80.0, 1e9)
-# Overlap from which a plate counts as found, and share of it that has to be covered.
+# Overlap from which an object counts as found, and share of it that has to be covered.
 FOUND_IOU = 0.3
 LEAST_SCORE = 0.02
 FALSE_FINDS = (0.1, 0.3, 1.0)
@@ -32,16 +32,17 @@ MISSED_BGR, FALSE_BGR = (0, 255, 0), (0, 0, 255)
 @dataclass(frozen=True)
 class JudgedDetections:
     """
-    Hold what a detector said of photos with known plates.
+    Hold what a detector said of photos whose objects of one class are known.
 
-    :param boxes_xyxy_px: (N, 4) the known plates, in pixels of their photo.
-    :param heights_px: (N,) of the known plates, as the network sees them.
-    :param best_scores: (N,) the highest score of a box that meets the plate; 0 where none does.
-    :param owners: (N,) the photo of each plate.
-    :param false_scores: (F,) of boxes that meet no plate.
+    :param boxes_xyxy_px: (N, 4) the known objects, in pixels of their photo.
+    :param heights_px: (N,) of the known objects, as the network sees them.
+    :param best_scores: (N,) the highest score of a box that meets the object; 0 where none does.
+    :param owners: (N,) the photo of each object.
+    :param false_scores: (F,) of boxes that meet no object.
     :param false_xyxy_px: (F, 4) of them, in pixels of their photo.
     :param false_owners: (F,) the photo of each.
     :param frames: how many photos.
+    :param name: of the class.
     """
 
     boxes_xyxy_px: NDArray[np.float32]
@@ -52,6 +53,7 @@ class JudgedDetections:
     false_xyxy_px: NDArray[np.float32]
     false_owners: NDArray[np.int64]
     frames: int
+    name: str = 'plate'
 
     def threshold_at(self, false_a_frame: float) -> float:
         """Return the lowest threshold with at most so many false finds a frame."""
@@ -64,7 +66,7 @@ class JudgedDetections:
         return float((self.false_scores >= threshold).sum() / max(self.frames, 1))
 
     def recall(self, threshold: float, low_px: float = 0.0, high_px: float = 1e9) -> float | None:
-        """Return the share of the plates of some heights found; None where there are none."""
+        """Return the share of the objects of some heights found; None where there are none."""
         chosen = (self.heights_px >= low_px) & (self.heights_px < high_px)
         return float((self.best_scores[chosen] >= threshold).mean()) if chosen.any() else None
 
@@ -78,18 +80,18 @@ def judge(
     progress: Callable[[Sequence[Annotated]], Iterator[Annotated]] = iter,
 ) -> JudgedDetections:
     """
-    Look for the plates of photos.
+    Look for the objects of photos that a network finds.
 
-    A plate is found by a box with an overlap of 0.3 or more; a box that meets no plate with a
-    tenth of its area is a false find. Plates lower than 5 px, and what is to be ignored, are
-    neither.
+    One is found by a box with an overlap of 0.3 or more; a box that meets none with a tenth of its
+    area is a false find. Those lower than 5 px, and what is to be ignored, are neither.
 
-    :param photos: with their plates.
+    :param photos: with their objects; the network's class was looked for in all of them.
     :param scale: size at which it sees the photos.
     :param nms_iou: overlap above which two boxes are one.
     :param progress: wraps the photos, for a progress bar.
-    :raises MediaError: a photo cannot be read, a box is outside of it, or there is no plate.
+    :raises MediaError: a photo cannot be read, a box is outside of it, or there is no object.
     """
+    name = CLASSES[network.class_index]
     asked_of: list[NDArray[np.float32]] = []
     heights: list[float] = []
     best: list[float] = []
@@ -99,22 +101,25 @@ def judge(
     false_owners: list[int] = []
     for number, photo in enumerate(progress(photos)):
         image_bgr = read_photo(photo.path)
-        known = inside(photo, image_bgr)
+        every = inside(photo, image_bgr)
+        known = every[photo.classes == network.class_index]
+        unsure = every[photo.classes == IGNORED]
         found = network.detect(image_bgr, threshold=LEAST_SCORE, nms_iou=nms_iou, scale=scale)
         meets = boxes.iou(found.xyxy_px, known)
-        asked = (photo.classes == ASKED) & ((known[:, 3] - known[:, 1]) * scale >= 5.0)
+        asked = (known[:, 3] - known[:, 1]) * scale >= 5.0
         scores = np.where(meets >= FOUND_IOU, found.scores[:, None], 0.0)
         for i in np.flatnonzero(asked):
             asked_of.append(known[i])
             heights.append(float(known[i, 3] - known[i, 1]) * scale)
             best.append(float(scores[:, i].max(initial=0.0)))
             owners.append(number)
-        touches = (boxes.inside(found.xyxy_px, known) >= 0.1).any(1)
+        either = np.concatenate([known, unsure])
+        touches = (boxes.inside(found.xyxy_px, either) >= 0.1).any(1)
         false += found.scores[~touches].astype(float).tolist()
         false_boxes.append(found.xyxy_px[~touches])
         false_owners += [number] * int((~touches).sum())
     if not heights:
-        raise MediaError(f'got no plate in {len(photos)} photos, expected some to judge by')
+        raise MediaError(f'got no {name} in {len(photos)} photos, expected some to judge by')
     return JudgedDetections(
         np.stack(asked_of),
         np.array(heights),
@@ -124,6 +129,7 @@ def judge(
         np.concatenate(false_boxes),
         np.array(false_owners, np.int64),
         len(photos),
+        name,
     )
 
 
@@ -153,7 +159,7 @@ def figures(judged: JudgedDetections, thresholds: Sequence[float] = ()) -> dict[
     pairs = pairwise(HEIGHTS_PX)
     return {
         'frames': judged.frames,
-        'plates': {name_of(*edges): n for edges, n in zip(pairs, counts, strict=True)},
+        f'{judged.name}s': {name_of(*edges): n for edges, n in zip(pairs, counts, strict=True)},
         'rows': rows,
     }
 
@@ -165,11 +171,12 @@ def name_of(low_px: float, high_px: float) -> str:
 
 def to_markdown(values: dict[str, Any]) -> str:
     """
-    Return the table in Markdown: recall by the height of the plates in pixels.
+    Return the table in Markdown: recall by the height of the objects in pixels.
 
     :param values: what figures() returned.
     """
-    names = list(values['plates'])
+    kind = next(key for key in values if key not in ('frames', 'rows'))
+    names = list(values[kind])
     lines = [
         f'| false finds a frame | threshold | 12 px and more | {" | ".join(names)} |',
         '|---' * (len(names) + 3) + '|',
@@ -180,8 +187,8 @@ def to_markdown(values: dict[str, Any]) -> str:
         lines.append(
             f'| {row["false_a_frame"]:.2f} | {row["threshold"]:.3f} | {" | ".join(told)} |'
         )
-    counts = ' | '.join(str(values['plates'][name]) for name in names)
-    lines.append(f'| plates of {values["frames"]} frames | | | {counts} |')
+    counts = ' | '.join(str(values[kind][name]) for name in names)
+    lines.append(f'| {kind} of {values["frames"]} frames | | | {counts} |')
     return '\n'.join(lines) + '\n'
 
 
@@ -189,13 +196,13 @@ def write_sheet(
     path: Path, photos: Sequence[Annotated], judged: JudgedDetections, threshold: float
 ) -> tuple[int, int]:
     """
-    Write a picture of the plates that were missed and, below them, of what is none.
+    Write a picture of the objects that were missed and, below them, of what is none.
 
     The largest misses come first, in green; then the surest false finds, in red. Both with the
     score, of a miss that of the best box that meets it.
 
     :param judged: what came of the photos.
-    :param threshold: below which a plate was missed, and from which a find is false.
+    :param threshold: below which an object was missed, and from which a find is false.
     :returns: how many there were of each; not all of them need be shown.
     """
     missed = np.flatnonzero(judged.best_scores < threshold)
@@ -223,7 +230,7 @@ def tile_around(
     text: str = '',
 ) -> NDArray[np.uint8]:
     """
-    Return a plate in its surroundings, marked, (TILE_PX, TILE_PX, 3).
+    Return an object in its surroundings, marked, (TILE_PX, TILE_PX, 3).
 
     :param image_bgr: (H, W, 3).
     :param box_xyxy_px: (4,).

@@ -15,7 +15,7 @@ from ffs_anonymizer.models.manifest import Manifest
 from ffs_anonymizer.regions import boxes
 from ffs_anonymizer.regions.detections import CLASSES, Detections, FACE, PLATE
 from ffs_anonymizer.regions.lanes import in_lanes
-from ffs_anonymizer.regions.layouts import layout_of
+from ffs_anonymizer.regions.layouts import layout_of, Outputs
 from ffs_anonymizer.regions.looks import Look, looks_at
 from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
@@ -151,8 +151,15 @@ class Network:
         :param threshold: lowest score.
         :raises ModelError: the network fails or returns what is no number.
         """
-        height, width = views.image_bgr.shape[:2]
-        x0, y0, x1, y1 = look.xyxy_px
+        return self.read(self.see(views, look), views, look, threshold)
+
+    def see(self, views: Views, look: Look) -> Outputs:
+        """
+        Return what the network itself says of one look.
+
+        :param views: of the frame.
+        :raises ModelError: the network fails or returns scores that are no numbers.
+        """
         (left, top), (seen_w, seen_h), (canvas_w, canvas_h) = (
             look.at_px,
             look.seen_wh,
@@ -178,8 +185,22 @@ class Network:
         outputs = self.model.infer({self._input.name: feed})
         if not all(np.isfinite(outputs[name]).all() for name in self._score_names):
             raise ModelError(f'{self.model.path}: got scores that are not finite')
+        return outputs
+
+    def read(self, outputs: Outputs, views: Views, look: Look, threshold: float) -> Detections:
+        """
+        Return the objects of this class in what the network said of one look.
+
+        :param outputs: of `see`, of this or another object around the same model.
+        :param views: of the frame.
+        :param threshold: lowest score.
+        :raises ModelError: the network returned what is no number.
+        """
+        height, width = views.image_bgr.shape[:2]
+        x0, y0, x1, y1 = look.xyxy_px
+        (left, top), (seen_w, seen_h) = look.at_px, look.seen_wh
         try:
-            found = self.layout.decode(outputs, threshold, size_wh=(canvas_w, canvas_h))
+            found = self.layout.decode(outputs, threshold, size_wh=look.canvas_wh)
         except ModelError as error:
             raise ModelError(f'{self.model.path}: {error}') from error
         if not np.isfinite(found.xyxy_px).all():
@@ -233,7 +254,7 @@ def detect(
     lanes: int = 1,
 ) -> Detections:
     """
-    Find all that is to be replaced in a frame.
+    Find all that is to be replaced in a frame; a model that several networks share runs once.
 
     :param image_bgr: (H, W, 3) uint8.
     :param settings: thresholds, and the size at which the networks see the frame.
@@ -243,28 +264,39 @@ def detect(
     thresholds = {FACE: settings.face.threshold, PLATE: settings.plate.threshold}
     height, width = image_bgr.shape[:2]
     views = Views(image_bgr)
-    looks = [network.looks((width, height), settings.detector.scale) for network in networks]
+    together: dict[int, list[Network]] = {}
+    for network in networks:
+        together.setdefault(id(network.model), []).append(network)
+    looks = {
+        key: sharing[0].looks((width, height), settings.detector.scale)
+        for key, sharing in together.items()
+    }
     pieces: list[tuple[int, tuple[Look, ...]]] = []
-    for number, own in enumerate(looks):
+    for key, own in looks.items():
         # Tiles are large, and each takes the memory of all layers: one by one.
         is_tiled = sum(not look.level for look in own) > 1
-        pieces += [(number, own)] if is_tiled else [(number, (look,)) for look in own]
+        pieces += [(key, own)] if is_tiled else [(key, (look,)) for look in own]
     pieces.sort(key=lambda piece: piece[1][0].level)
 
-    def work(number: int, some: Sequence[Look]) -> list[Detections]:
-        network = networks[number]
-        threshold = thresholds[network.class_index]
-        return [network.look(views, look, threshold) for look in some]
+    def work(key: int, some: Sequence[Look]) -> list[list[Detections]]:
+        sharing = together[key]
+        said = [(sharing[0].see(views, look), look) for look in some]
+        return [
+            [n.read(outputs, views, look, thresholds[n.class_index]) for outputs, look in said]
+            for n in sharing
+        ]
 
     models = [network.model for network in networks]
     if not all(model.concurrent and model.device.kind == 'cpu' for model in models):
         lanes = 1
     results = in_lanes([partial(work, *piece) for piece in pieces], lanes)
     found = Detections.empty()
-    for number, (network, own) in enumerate(zip(networks, looks, strict=True)):
+    for network in networks:
+        key = id(network.model)
+        place = together[key].index(network)
         by_piece = zip(pieces, results, strict=True)
-        parts = [part for piece, result in by_piece if piece[0] == number for part in result]
-        found += network.joined(own, parts, settings.detector.nms_iou)
+        parts = [part for piece, result in by_piece if piece[0] == key for part in result[place]]
+        found += network.joined(looks[key], parts, settings.detector.nms_iou)
     return found
 
 

@@ -50,10 +50,12 @@ def add_data_parser(subparsers: Subparsers) -> None:
         help='pack the faces, or the plates, of a folder of photos',
         description='Cut one square photo around each face of a folder of photos and pack them '
         'into one file that training maps into memory, with a contact sheet (sheet.jpg). For a '
-        'detector: pack whole photos with the boxes of their plates, and plates of nobody that '
-        'are drawn with fonts of the system.',
+        'detector: pack whole photos with the boxes of their plates and faces, plates of nobody '
+        'that are drawn with fonts of the system, and the heads of packed faces.',
         epilog='examples:\n  ffs_anonymizer data build -i photos -o packed\n'
-        '  ffs_anonymizer data build --task detector -i photos --boxes plates.csv -o packed',
+        '  ffs_anonymizer data build --task detector -i photos --boxes plates.csv -o packed\n'
+        '  ffs_anonymizer data build --task detector -i photos --boxes boxes.csv \\\n'
+        '    --faces faces -o packed',
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_task(build)
@@ -66,9 +68,9 @@ def add_data_parser(subparsers: Subparsers) -> None:
         default=[],
         help='CSV with path, identity, x0, y0, x1, y1, or a folder with a .txt of boxes for each '
         'photo; without it, the detector looks for the largest face of each photo. For a '
-        'detector: CSV with path, x0, y0, x1, y1 and optionally group (the scene) and class '
-        '(plate or ignore), or a folder with a .txt or Pascal VOC .xml for each photo; may be '
-        'repeated: the boxes of all count',
+        'detector: CSV with path, x0, y0, x1, y1 and optionally group (the scene), class (plate, '
+        'face or ignore) and labelled (what was looked for), or a folder with a .txt or Pascal '
+        'VOC .xml for each photo; may be repeated: the boxes of all count',
     )
     build.add_argument('--detector-model', default='', metavar='FILE', help='ONNX face detector')
     build.add_argument(
@@ -85,6 +87,12 @@ def add_data_parser(subparsers: Subparsers) -> None:
     build.add_argument('--min-face-px', type=float, default=24.0, help='least root of face area')
     build.add_argument(
         '--drawn', type=int, default=4000, help='plates to draw, for a detector; 0 for none'
+    )
+    build.add_argument(
+        '--faces',
+        type=Path,
+        metavar='FOLDER',
+        help='detector: packed faces (made without --task), whose heads are put into the scenes',
     )
     build.set_defaults(run=run_data_build)
 
@@ -139,6 +147,7 @@ def one_source(boxes: list[Path]) -> Path | None:
 
 def run_pictures_build(args: argparse.Namespace) -> int:
     """Pack photos and their plates for a detector; return 1 where a photo was left out."""
+    from ffs_anonymizer.datasets.faces import load_packed
     from ffs_anonymizer.datasets.pictures import list_annotated, pack_pictures
 
     if not args.boxes:
@@ -146,12 +155,14 @@ def run_pictures_build(args: argparse.Namespace) -> int:
     if args.drawn < 0:
         raise SettingsError(f'--drawn: got {args.drawn}, expected 0 or more')
     packed = pack_pictures(
-        list_annotated(args.input, args.boxes), args.output, drawn=args.drawn, progress=with_bar
+        list_annotated(args.input, args.boxes),
+        args.output,
+        faces=None if args.faces is None else load_packed(args.faces),
+        drawn=args.drawn,
+        progress=with_bar,
     )
-    print(
-        f'{args.output}: {packed.photos} photos with {packed.plates} plates; look at '
-        f'{args.output / "sheet.jpg"}'
-    )
+    told = ', '.join(f'{count} boxes of {name}' for name, count in packed.objects.items())
+    print(f'{args.output}: {packed.photos} photos, {told}; look at {args.output / "sheet.jpg"}')
     for path in packed.unreadable:
         print(f'{path}: cannot be read as a photo', file=sys.stderr)
     return 1 if packed.unreadable else 0
@@ -391,6 +402,13 @@ def add_evaluate_parser(subparsers: Subparsers) -> None:
         '--detector-model', type=Path, metavar='FILE', help='ONNX plate detector to judge'
     )
     parser.add_argument(
+        '--class',
+        dest='class_name',
+        choices=('plate', 'face'),
+        default='plate',
+        help='detector: what it is judged on (default %(default)s)',
+    )
+    parser.add_argument(
         '--held-out',
         action='store_true',
         help='detector: only photos of groups that `data build` keeps from training',
@@ -506,12 +524,12 @@ def _film(path: Path, judges: Judges) -> Film | None:
 
 
 def run_evaluate_detector(args: argparse.Namespace) -> int:
-    """Judge a plate detector on photos with known plates."""
+    """Judge a detector on photos whose plates or faces are known."""
     from ffs_anonymizer.backend import open_model
     from ffs_anonymizer.datasets.faces import is_held_out
     from ffs_anonymizer.datasets.pictures import HELD_OUT_PERCENT, list_annotated
     from ffs_anonymizer.evaluation.detector import figures, judge, to_markdown, write_sheet
-    from ffs_anonymizer.regions.detections import PLATE
+    from ffs_anonymizer.regions.detections import CLASSES
     from ffs_anonymizer.regions.detector import Network
 
     for option in ('boxes', 'detector_model'):
@@ -519,13 +537,16 @@ def run_evaluate_detector(args: argparse.Namespace) -> int:
             raise SettingsError(f'--task detector: got no --{option.replace("_", "-")}')
     if not 0.1 <= args.scale <= 4.0:
         raise SettingsError(f'--scale: got {args.scale:g}, expected 0.1 to 4')
-    photos = list_annotated(args.input, args.boxes)
+    name = args.class_name
+    photos = [p for p in list_annotated(args.input, args.boxes) if name in p.labelled]
+    told = ', '.join(map(str, args.boxes))
+    if not photos:
+        raise MediaError(f'{told}: got no photo in which a {name} was looked for')
     if args.held_out:
         photos = [p for p in photos if is_held_out(p.group, HELD_OUT_PERCENT)]
         if not photos:
-            told = ', '.join(map(str, args.boxes))
             raise MediaError(f'{told}: got no photo that is held out, expected some')
-    network = Network(open_model(args.detector_model, device='cpu'), PLATE)
+    network = Network(open_model(args.detector_model, device='cpu'), CLASSES.index(name))
     judged = judge(photos, network, scale=args.scale, progress=with_bar)
     values = figures(judged, args.threshold)
     print(to_markdown(values), end='')
@@ -533,8 +554,8 @@ def run_evaluate_detector(args: argparse.Namespace) -> int:
         threshold = args.threshold[0] if args.threshold else values['rows'][1]['threshold']
         missed, false = write_sheet(args.sheet, photos, judged, threshold)
         print(
-            f'{args.sheet}: the largest of {missed} plates missed at {threshold:.3f} (green), and '
-            f'the surest of {false} false finds (red)'
+            f'{args.sheet}: the largest of {missed} {name}s missed at {threshold:.3f} (green), '
+            f'and the surest of {false} false finds (red)'
         )
     if args.json is not None:
         write_json(args.json, values)

@@ -142,13 +142,28 @@ class DetectorTrainSettings(RunSettings):
     rate: float = setting(2e-3, 'learning rate', 0.0, 1.0)
     weight_decay: float = setting(1e-3, 'of the weights', 0.0, 1.0)
     ema_images: int = setting(3000, 'images over which averaged weights forget half', 1)
+    classes: str = setting('plate', 'what it finds, in this order: plate, face; commas between')
     drawn_share: float = setting(0.55, 'share of the scenes with drawn plates', 0.0, 1.0)
+    heads_share: float = setting(
+        0.5, 'share of the scenes with heads put in; a plate detector learns to pass', 0.0, 1.0
+    )
     weight_box: float = setting(2.0, 'of the distance of the boxes', 0.0)
     half: bool = setting(False, 'bfloat16 where it is safe; slow on CPUs without it')
     workers: int = setting(
         1, 'processes that draw scenes; 1 draws them in a thread; the scenes are the same', 0, 256
     )
     init_from: str = setting('', 'checkpoint whose weights a new run starts from')
+
+    def __post_init__(self) -> None:
+        """Check every value against its range, and the words."""
+        super().__post_init__()
+        names = self.class_names()
+        if len({*names}) != len(names) or not {'face', 'plate'} >= {*names}:
+            raise SettingsError(f'classes: got {self.classes!r}, expected plate, face or both')
+
+    def class_names(self) -> tuple[str, ...]:
+        """Return what it finds, in the order of the network's scores."""
+        return tuple(name.strip() for name in self.classes.split(','))
 
 
 def from_mapping(values: Mapping[str, Any], kind: type[S]) -> S:

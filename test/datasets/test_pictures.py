@@ -2,11 +2,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import cv2
+from ffs_anonymizer.datasets.faces import PackedFaces
 from ffs_anonymizer.datasets.pictures import (
     Annotated,
-    ASKED,
     boxes_beside,
     DISTRACTOR,
+    HEAD,
     IGNORED,
     list_annotated,
     load_pictures,
@@ -16,6 +17,8 @@ from ffs_anonymizer.datasets.pictures import (
 )
 from ffs_anonymizer.datasets.plates import missing_fonts
 from ffs_anonymizer.errors import MediaError
+from ffs_anonymizer.regions import detections
+from ffs_anonymizer.regions.detections import FACE
 import numpy as np
 import pytest
 from support.drawn_plates import draw_street, write_streets
@@ -27,7 +30,7 @@ Box = tuple[float, float, float, float]
 def one_photo(folder: Path, *boxes: Box, ignored: tuple[Box, ...] = ()) -> list[Annotated]:
     path = folder / 'a.png'
     cv2.imwrite(str(path), np.zeros((40, 60, 3), np.uint8))
-    classes = np.repeat([ASKED, IGNORED], [len(boxes), len(ignored)]).astype(np.int8)
+    classes = np.repeat([detections.PLATE, IGNORED], [len(boxes), len(ignored)]).astype(np.int8)
     return [Annotated(path, 'a', np.array([*boxes, *ignored], np.float32).reshape(-1, 4), classes)]
 
 
@@ -92,7 +95,7 @@ def test_photos_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     broken.write_bytes(b'no picture')
     lost = replace(photos[0], path=broken, group='b')
     packed = pack_pictures([*photos, lost], tmp_path / 'p', drawn=0)
-    assert (packed.photos, packed.plates, packed.unreadable) == (1, 1, (broken,))
+    assert (packed.photos, packed.objects, packed.unreadable) == (1, {'plate': 1}, (broken,))
     with pytest.raises(MediaError, match='got no plate in 1 photos, 1 of them unreadable'):
         pack_pictures([lost], tmp_path / 'q', drawn=0)
 
@@ -122,7 +125,7 @@ def test_rows_without_a_box_are_photos_without_a_plate(tmp_path: Path) -> None:
     [
         ('path,x0\n', 'got no row'),
         ('name,x0\na.png,1\n', 'expected the columns path, x0, y0, x1, y1'),
-        ('path,class,x0,y0,x1,y1\na.png,sign,1,2,3,4\n', 'class, if any, plate or ignore'),
+        ('path,class,x0,y0,x1,y1\na.png,sign,1,2,3,4\n', 'class, if any, face, plate, ignore'),
         ('path,x0,y0,x1,y1\na.png,1,2,3,four\n', "could not convert string to float: 'four'"),
     ],
 )
@@ -147,7 +150,7 @@ def test_boxes_of_several_files_count_and_what_is_to_be_ignored_takes_plates_wit
     np.testing.assert_array_equal(
         a.boxes_xyxy_px, [[10, 10, 30, 20], [1, 1, 9, 5], [9, 9, 25, 21], [30, 0, 40, 5]]
     )
-    assert a.classes.tolist() == [IGNORED, ASKED, IGNORED, ASKED]
+    assert a.classes.tolist() == [IGNORED, detections.PLATE, IGNORED, detections.PLATE]
     np.testing.assert_array_equal(b.boxes_xyxy_px, [[2, 2, 8, 8]])
 
 
@@ -160,15 +163,15 @@ def test_our_boxes_for_open_images_are_boxes_in_its_photos() -> None:
         assert (photo.boxes_xyxy_px <= 1024).all()
         assert (photo.boxes_xyxy_px[:, 2:] > photo.boxes_xyxy_px[:, :2]).all()
     classes = np.concatenate([photo.classes for photo in photos])
-    assert {ASKED, IGNORED} == set(classes.tolist())
+    assert {detections.PLATE, IGNORED} == set(classes.tolist())
 
 
 def test_what_is_to_be_ignored_is_packed_apart_from_the_plates(tmp_path: Path) -> None:
     photos = one_photo(tmp_path, (10, 10, 30, 20), ignored=((40, 0, 50, 8),))
-    assert pack_pictures(photos, tmp_path / 'packed', drawn=0).plates == 1
+    assert pack_pictures(photos, tmp_path / 'packed', drawn=0).objects == {'plate': 1, 'ignore': 1}
     pictures = load_pictures(tmp_path / 'packed')
-    np.testing.assert_array_equal(pictures.boxes(0), [[10, 10, 30, 20]])
-    np.testing.assert_array_equal(pictures.boxes(0, IGNORED), [[40, 0, 50, 8]])
+    np.testing.assert_array_equal(pictures.boxes(0), [[10, 10, 30, 20], [40, 0, 50, 8]])
+    assert pictures.classes_of(0).tolist() == [detections.PLATE, IGNORED]
     with pytest.raises(MediaError, match='got no plate in 1 photos, expected at least one'):
         pack_pictures(one_photo(tmp_path, ignored=((1, 1, 9, 9),)), tmp_path / 'q', drawn=0)
 
@@ -183,3 +186,53 @@ def test_boxes_are_read_from_text_and_pascal_voc(tmp_path: Path) -> None:
     assert boxes_beside(tmp_path, 'd').shape == (0, 4)
     with pytest.raises(MediaError, match=r'c\.xml: cannot be read as Pascal VOC'):
         boxes_beside(tmp_path, 'c')
+
+
+def test_classes_and_what_was_looked_for_come_back(tmp_path: Path) -> None:
+    for name in 'abc':
+        cv2.imwrite(str(tmp_path / f'{name}.png'), np.zeros((40, 60, 3), np.uint8))
+    (tmp_path / 'boxes.csv').write_text(
+        'path,x0,y0,x1,y1,class,labelled\n'
+        'a.png,10,10,30,20,plate,\na.png,2,2,9,9,face,\n'
+        'b.png,1,1,20,9,plate,plate\nc.png,3,3,9,9,ignore,face\n'
+    )
+    photos = list_annotated(tmp_path, [tmp_path / 'boxes.csv'])
+    assert [photo.labelled for photo in photos] == [('face', 'plate'), ('plate',), ('face',)]
+    assert photos[0].classes.tolist() == [detections.PLATE, FACE]
+    packed = pack_pictures(photos, tmp_path / 'packed', drawn=0)
+    assert packed.objects == {'plate': 2, 'face': 1, 'ignore': 1}
+    pictures = load_pictures(tmp_path / 'packed')
+    assert [pictures.classes_of(i).tolist() for i in range(3)] == [[1, 0], [1], [IGNORED]]
+    assert pictures.labelled.tolist() == [[True, True], [False, True], [True, False]]
+
+
+def test_without_classes_all_boxes_are_plates(streets: Path) -> None:
+    pictures = load_pictures(streets)
+    assert set(pictures.classes.tolist()) == {detections.PLATE}
+    assert pictures.labelled.tolist() == [[False, True]] * len(pictures)
+
+
+def test_heads_are_packed_with_their_face_and_a_soft_mask(tmp_path: Path) -> None:
+    chance = np.random.default_rng(0)
+    faces = PackedFaces(
+        chance.integers(0, 256, (2, 64, 64, 3)).astype(np.uint8),
+        np.array([[20, 16, 44, 48]] * 2, np.float32),
+        np.array([[0, 0, 64, 64], [0, 0, 64, 40]], np.int32),
+        np.full((2, 5, 2), np.nan, np.float32),
+        ('a', 'b'),
+    )
+    photos = one_photo(tmp_path, (10, 10, 30, 20))
+    packed = pack_pictures(photos, tmp_path / 'packed', faces=faces, drawn=0)
+    assert packed.objects == {'plate': 1}
+    pictures = load_pictures(tmp_path / 'packed')
+    heads = pictures.numbers(HEAD)
+    assert [pictures.groups[i] for i in heads] == ['a', 'b']
+    for number, i in enumerate(heads.tolist()):
+        head = pictures.image(i)
+        np.testing.assert_array_equal(head[..., :3], faces.photos_bgr[number])
+        np.testing.assert_array_equal(pictures.boxes(i), [[20, 16, 44, 48]])
+        assert pictures.classes_of(i).tolist() == [FACE]
+        assert (head[20:34, 24:40, 3] == 255).all()
+        assert (head[[0, 0], [0, -1], 3] == 0).all()
+        assert np.abs(np.diff(head[..., 3].astype(int), axis=1)).max() < 130
+    assert (pictures.image(int(heads[1]))[40:, :, 3] == 0).all()

@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 from ffs_anonymizer.backend import open_model
 from ffs_anonymizer.cli.program import main
-from ffs_anonymizer.datasets.pictures import Annotated, ASKED, IGNORED
+from ffs_anonymizer.datasets.pictures import Annotated, IGNORED
 from ffs_anonymizer.errors import MediaError
 from ffs_anonymizer.evaluation.detector import (
     COLUMNS,
@@ -78,7 +78,7 @@ Box = tuple[int, int, int, int]
 def photo(folder: Path, *boxes: Box, ignored: tuple[Box, ...] = ()) -> Annotated:
     path = folder / 'a.png'
     cv2.imwrite(str(path), np.full((64, 64, 3), 60, np.uint8))
-    classes = np.repeat([ASKED, IGNORED], [len(boxes), len(ignored)]).astype(np.int8)
+    classes = np.repeat([PLATE, IGNORED], [len(boxes), len(ignored)]).astype(np.int8)
     return Annotated(path, 'a', np.array([*boxes, *ignored], np.float32).reshape(-1, 4), classes)
 
 
@@ -155,3 +155,26 @@ def test_the_command_writes_table_picture_and_figures(
     assert '| 0.00 | 0.020 | 100.0% |' in capsys.readouterr().out
     assert main([*command, *known]) == 2
     assert 'got no --detector-model' in capsys.readouterr().err
+
+
+def test_one_class_is_judged_where_it_was_looked_for(
+    network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ('a', 'b'):
+        cv2.imwrite(str(tmp_path / f'{name}.png'), np.full((64, 64, 3), 60, np.uint8))
+    known = tmp_path / 'boxes.csv'
+    known.write_text(
+        'path,x0,y0,x1,y1,class,labelled\na.png,8,16,40,32,face,\n'
+        'a.png,44,44,64,64,ignore,\na.png,0,50,30,60,plate,\nb.png,,,,,,plate\n'
+    )
+    command = ['evaluate', '--task', 'detector', '-i', str(tmp_path), '--boxes', str(known)]
+    command += ['--detector-model', str(network), '--json', str(tmp_path / 'a.json')]
+    assert main([*command, '--class', 'face']) == 0
+    values = json.loads((tmp_path / 'a.json').read_text())
+    assert (values['frames'], values['faces']['12-20']) == (1, 1)
+    assert values['rows'][0]['recall_12_px'] == 1.0
+    assert values['rows'][0]['false_a_frame'] == 0
+    assert '| faces of 1 frames |' in capsys.readouterr().out
+    known.write_text('path,x0,y0,x1,y1\na.png,8,16,40,32\n')
+    assert main([*command, '--class', 'face']) == 1
+    assert 'got no photo in which a face was looked for' in capsys.readouterr().err

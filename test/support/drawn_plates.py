@@ -1,9 +1,11 @@
 """Photos of plates made on the spot: bright rectangles with dark strokes on a dim ground."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
+from ffs_anonymizer.datasets.faces import PackedFaces
 from ffs_anonymizer.datasets.pictures import list_annotated, pack_pictures
 from ffs_anonymizer.training.settings import DetectorTrainSettings, from_mapping
 import numpy as np
@@ -48,6 +50,35 @@ def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp('streets')
     boxes_csv = write_streets(folder / 'photos')
     pack_pictures(list_annotated(folder / 'photos', [boxes_csv]), folder / 'packed', drawn=0)
+    return folder / 'packed'
+
+
+def draw_faces(count: int = 12, side: int = 48) -> PackedFaces:
+    """Return round bright faces with dark eyes, each 20 by 24 px in the middle of its photo."""
+    photos = np.full((count, side, side, 3), 60, np.uint8)
+    middle = side // 2
+    for number, photo in enumerate(photos):
+        tone = (90 + 8 * number, 130 + 5 * number, 200)
+        cv2.ellipse(photo, (middle, middle), (10, 12), 0, 0, 360, tone, -1)
+        for x in (middle - 4, middle + 4):
+            cv2.circle(photo, (x, middle - 3), 2, (10, 10, 10), -1)
+    box = [middle - 10, middle - 12, middle + 10, middle + 12]
+    return PackedFaces(
+        photos,
+        np.array([box] * count, np.float32),
+        np.array([[0, 0, side, side]] * count, np.int32),
+        np.full((count, 5, 2), np.nan, np.float32),
+        tuple(f'person {number}' for number in range(count)),
+    )
+
+
+@pytest.fixture(scope='session')
+def streets_with_heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Packed pictures with heads to put in; faces were looked for in half of them."""
+    folder = tmp_path_factory.mktemp('streets_with_heads')
+    photos = list_annotated(folder / 'photos', [write_streets(folder / 'photos')])
+    both = [replace(p, labelled=('face', 'plate')) for p in photos[::2]]
+    pack_pictures([*both, *photos[1::2]], folder / 'packed', faces=draw_faces(), drawn=0)
     return folder / 'packed'
 
 

@@ -28,7 +28,6 @@ import torch
 from torch import nn
 
 OPSET = 17
-CLASSES = ('plate',)
 # Of scores, and of boxes in strides.
 FOLD_LIMIT = 1e-3
 FP32_LIMIT = 1e-3
@@ -76,7 +75,8 @@ def export_detector(
     # The averaged network, folded
     checkpoint = load_checkpoint(checkpoint_path, 'detector')
     settings = from_mapping(checkpoint['settings'], DetectorTrainSettings)
-    detector = make_detector(settings.network).eval()
+    classes = settings.class_names()
+    detector = make_detector(settings.network, len(classes)).eval()
     load_weights(detector, checkpoint['ema'], str(checkpoint_path))
     with torch.no_grad():
         for _, last in detector.heads:
@@ -110,7 +110,8 @@ def export_detector(
     measured = {'score_shift': score_shift, **(provenance.metrics or {})}
     provenance = replace(provenance, metrics=measured)
     for path, precision in ((fp32, 'fp32'), (fp16, 'fp16')):
-        save_manifest(make_manifest(path, name, precision, checkpoint, provenance), path)
+        made = make_manifest(path, name, precision, classes, checkpoint, provenance)
+        save_manifest(made, path)
     exported = Exported(fp32, fp16, fold_error, errors[fp32], errors[fp16])
     text = card(exported, name, settings, checkpoint, provenance, parameters)
     (out / f'{name}.md').write_text(text, encoding='utf-8')
@@ -169,17 +170,23 @@ def write_onnx(folded: DetectorNetwork, path: Path) -> None:
 
 
 def make_manifest(
-    path: Path, name: str, precision: str, checkpoint: Checkpoint, provenance: Provenance
+    path: Path,
+    name: str,
+    precision: str,
+    classes: tuple[str, ...],
+    checkpoint: Checkpoint,
+    provenance: Provenance,
 ) -> Manifest:
     """
     Return the manifest of a written file.
 
     :param name: of the model.
     :param precision: fp32 or fp16.
+    :param classes: what it finds, in the order of its scores.
     :param checkpoint: for the images seen.
     :param provenance: the rest.
     """
-    wide = {'score': len(CLASSES), 'box': 4}
+    wide = {'score': len(classes), 'box': 4}
     shapes: dict[str, Shape] = {
         f'{kind}_{stride}': ('N', wide[kind], f'rows_{stride}', f'columns_{stride}')
         for kind in ('score', 'box')
@@ -199,7 +206,7 @@ def make_manifest(
         licence=provenance.licence,
         metrics={'images_seen': int(checkpoint['images']), **(provenance.metrics or {})},
         layout='ffs',
-        classes=CLASSES,
+        classes=classes,
     )
 
 
@@ -223,7 +230,8 @@ def card(
     lines = [
         f'# {name}',
         '',
-        f'Finds {", ".join(CLASSES)}s in frames of any size.',
+        f'Finds {" and ".join(f"{name}s" for name in settings.class_names())} in frames of any '
+        'size.',
         '',
         '| | |',
         '|---|---|',

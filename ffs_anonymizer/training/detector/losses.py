@@ -36,9 +36,10 @@ class Asked:
     """
     Say what the cells of pictures are asked for.
 
-    :param scores: (N, P) 1 for an object's best cell, less for its others, 0 elsewhere.
-    :param counted: (N, P) 0 where nothing is asked.
-    :param boxes_px: (N, P, 4), meaningful where the score is over 0.
+    :param scores: (N, P, C) 1 for an object's best cell and its class, less for its other cells,
+        0 elsewhere.
+    :param counted: (N, P, C) 0 where nothing is asked.
+    :param boxes_px: (N, P, 4), meaningful where a score is over 0.
     """
 
     scores: torch.Tensor
@@ -107,8 +108,8 @@ def ask(
     scores: torch.Tensor,
     boxes_px: torch.Tensor,
     cells: Cells,
-    objects_px: torch.Tensor,
-    ignored_px: torch.Tensor,
+    objects: torch.Tensor,
+    ignored: torch.Tensor,
 ) -> Asked:
     """
     Choose the cells that are to find each object: those that already do it best.
@@ -118,23 +119,28 @@ def ask(
     to the middle, so that a network that knows nothing yet starts well. All pictures at once, and
     without a look at a value, so that a GPU need not be waited for.
 
-    :param scores: (N, P) in [0, 1], the network's own.
+    :param scores: (N, P, C) in [0, 1], the network's own.
     :param boxes_px: (N, P, 4), the network's own.
     :param cells: the P cells.
-    :param objects_px: (N, G, 4), rows of zeros where a picture has fewer.
-    :param ignored_px: (N, M, 4), where nothing is asked, rows of zeros where a picture has fewer.
+    :param objects: (N, G, 5) boxes in pixels and class, rows of zeros where a picture has fewer.
+    :param ignored: (N, M, 5), where nothing is asked of a class, of none where it is under 0; rows
+        of zeros where a picture has fewer.
     """
     stride = cells.strides_px
     counted = torch.ones_like(scores)
-    if ignored_px.shape[1]:
-        low = ignored_px[:, :, None, :2] - stride[:, None]
-        high = ignored_px[:, :, None, 2:] + stride[:, None]
+    if ignored.shape[1]:
+        low = ignored[:, :, None, :2] - stride[:, None]
+        high = ignored[:, :, None, 2:4] + stride[:, None]
         within = ((cells.centres_px > low) & (cells.centres_px < high)).all(3)
-        counted[(within & is_box(ignored_px)[..., None]).any(1)] = 0.0
-    if not objects_px.shape[1]:
+        within &= is_box(ignored)[..., None]
+        for k in range(scores.shape[2]):
+            kinds = (ignored[..., 4] == k) | (ignored[..., 4] < 0)
+            counted[..., k].masked_fill_((within & kinds[..., None]).any(1), 0.0)
+    if not objects.shape[1]:
         return Asked(torch.zeros_like(scores), counted, torch.zeros_like(boxes_px))
 
     # The cells that may be asked, (N, G, P)
+    objects_px, kinds = objects[..., :4], objects[..., 4].long()
     centre = (objects_px[..., :2] + objects_px[..., 2:]) / 2
     size = objects_px[..., 2:] - objects_px[..., :2]
     root = size.prod(2).sqrt()[..., None]
@@ -146,27 +152,31 @@ def ask(
     # The best of them
     iou, _ = overlap(boxes_px[:, None], objects_px[:, :, None])
     near = torch.exp(-(away / (size[:, :, None] + stride[:, None])).square().sum(3) * 4)
-    worth = (scores[:, None].sqrt() * iou.square() + 0.02 * near) * may
+    own = scores.transpose(1, 2).gather(1, kinds[..., None].expand(-1, -1, scores.shape[1]))
+    worth = (own.sqrt() * iou.square() + 0.02 * near) * may
     best = worth.topk(min(CELLS_AN_OBJECT, worth.shape[2]), 2)
     chosen = torch.zeros_like(worth).scatter_(2, best.indices, best.values)
     share = chosen / chosen.amax(2, keepdim=True).clamp(min=1e-9)
     value, owner = chosen.max(1)
     found = value > 0
-    asked = share.gather(1, owner[:, None])[:, 0] * found
+    value = share.gather(1, owner[:, None])[:, 0] * found
+    asked = torch.zeros_like(scores).scatter_(
+        2, kinds.gather(1, owner)[..., None], value[..., None]
+    )
     wanted = objects_px.gather(1, owner[..., None].expand(-1, -1, 4))
-    return Asked(asked, torch.where(found, 1.0, counted), wanted)
+    return Asked(asked, torch.where(asked > 0, 1.0, counted), wanted)
 
 
 def is_box(boxes_px: torch.Tensor) -> torch.Tensor:
-    """Tell which boxes have an area, (N, G)."""
-    return (boxes_px[..., 2:] > boxes_px[..., :2]).all(-1)
+    """Tell which boxes, the first four of each row, have an area, (N, G)."""
+    return (boxes_px[..., 2:4] > boxes_px[..., :2]).all(-1)
 
 
 def detector_loss(
     answers: Sequence[torch.Tensor],
     cells: Cells,
-    objects_px: torch.Tensor,
-    ignored_px: torch.Tensor,
+    objects: torch.Tensor,
+    ignored: torch.Tensor,
     weight_box: float,
 ) -> dict[str, torch.Tensor]:
     """
@@ -174,22 +184,23 @@ def detector_loss(
 
     The score is a binary cross entropy against a soft 1, so that it is a probability.
 
-    :param answers: of the network with one class.
+    :param answers: of the network.
     :param cells: of its pictures.
-    :param objects_px: (N, G, 4), rows of zeros where a picture has fewer.
-    :param ignored_px: (N, M, 4), rows of zeros where a picture has fewer.
+    :param objects: (N, G, 5) boxes in pixels and class, rows of zeros where a picture has fewer.
+    :param ignored: (N, M, 5), the same, where nothing is asked of a class, or under 0 of any.
     :param weight_box: of the boxes' term.
     """
     flat = flatten(answers).float()
-    logits, boxes = flat[..., 0], boxes_of(flat[..., 1:], cells)
+    logits, boxes = flat[..., :-4], boxes_of(flat[..., -4:], cells)
     with torch.no_grad():
-        asked = ask(logits.sigmoid(), boxes, cells, objects_px, ignored_px)
+        asked = ask(logits.sigmoid(), boxes, cells, objects, ignored)
+        weights = asked.scores.amax(2)
     total = asked.scores.sum().clamp(min=1.0)
     score = functional.binary_cross_entropy_with_logits(logits, asked.scores, reduction='none')
     score = (score * asked.counted).sum() / total
     iou, eiou = overlap(boxes, asked.boxes_px)
-    box = ((1.0 - eiou) * asked.scores).sum() / total
-    found = asked.scores > 0
+    box = ((1.0 - eiou) * weights).sum() / total
+    found = weights > 0
     return {
         'total': score + weight_box * box,
         'score': score,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ffs_anonymizer.errors import ModelError
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+Weights = dict[str, torch.Tensor]
 STRIDES = (8, 16, 32)
 # What a network with random weights takes each cell for: no object.
 PRIOR = 0.01
@@ -144,6 +146,31 @@ class DetectorNetwork(nn.Module):  # type: ignore[misc]
             above = self.join[i](functional.relu(x))
             answers.append(self.heads[i](above))
         return answers[::-1]
+
+
+def with_classes(
+    weights: Weights, was: Sequence[str], classes: Sequence[str], fresh: Weights
+) -> Weights:
+    """
+    Return a detector's weights for other classes: the scores of those it knew, new ones else.
+
+    :param weights: its state.
+    :param was: the classes that it finds.
+    :param classes: those that it is to find.
+    :param fresh: the state of a new network of these, from which unknown scores are taken.
+    """
+    if tuple(was) == tuple(classes):
+        return weights
+    fitted = dict(weights)
+    for number in range(len(STRIDES)):
+        for kind in ('weight', 'bias'):
+            name = f'heads.{number}.1.{kind}'
+            old = weights[name]
+            scores = [
+                old[was.index(k)] if k in was else fresh[name][i] for i, k in enumerate(classes)
+            ]
+            fitted[name] = torch.cat([torch.stack(scores), old[len(was) :]])
+    return fitted
 
 
 def make_detector(name: str, classes: int = 1) -> DetectorNetwork:

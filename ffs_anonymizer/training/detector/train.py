@@ -10,11 +10,12 @@ import time
 from typing import Any
 
 import cv2
-from ffs_anonymizer.datasets.pictures import load_pictures
+from ffs_anonymizer.datasets.pictures import CLASSES, HEAD, load_pictures, PackedPictures
 from ffs_anonymizer.datasets.prefetch import Batches, batches_ahead, batches_of_workers
 from ffs_anonymizer.datasets.scenes import Boxes, Scenes
 from ffs_anonymizer.datasets.sheet import save_tiles
 from ffs_anonymizer.errors import MediaError, ModelError, SettingsError
+from ffs_anonymizer.regions.detections import FACE
 from ffs_anonymizer.training.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -22,7 +23,11 @@ from ffs_anonymizer.training.checkpoint import (
     save_checkpoint,
 )
 from ffs_anonymizer.training.detector.losses import boxes_of, detector_loss, flatten, make_cells
-from ffs_anonymizer.training.detector.network import DetectorNetwork, make_detector
+from ffs_anonymizer.training.detector.network import (
+    DetectorNetwork,
+    make_detector,
+    with_classes,
+)
 from ffs_anonymizer.training.run import (
     choose_device,
     follow,
@@ -31,7 +36,7 @@ from ffs_anonymizer.training.run import (
     rate_at,
     refuse_other_settings,
 )
-from ffs_anonymizer.training.settings import DetectorTrainSettings
+from ffs_anonymizer.training.settings import DetectorTrainSettings, from_mapping
 import numpy as np
 from numpy.typing import NDArray
 import torch
@@ -74,16 +79,17 @@ def train(settings: DetectorTrainSettings, *, quiet: bool = False) -> Path:
     # Data
     pictures = load_pictures(Path(settings.data))
     numbers, held_out = pictures.split()
-    if not any(len(pictures.boxes(int(i))) for i in numbers):
-        raise MediaError(
-            f'{settings.data}: got no plate to train on, all are held out; add photos'
-        )
-    scenes = Scenes(pictures, numbers, settings.size_px, settings.drawn_share)
+    classes = settings.class_names()
+    for name in classes:
+        refuse_nothing_to_learn(pictures, numbers, name, settings.data)
+    scenes = Scenes(
+        pictures, numbers, settings.size_px, settings.drawn_share, classes, settings.heads_share
+    )
     shown_from = held_out if len(held_out) else numbers
     shown = np.empty((SHOWN, settings.size_px, settings.size_px, 3), np.uint8)
-    shown_plates, _ = Scenes(pictures, shown_from, settings.size_px, 0.3).draw_batch(
-        20_000, 0, shown
-    )
+    shown_boxes, _ = Scenes(
+        pictures, shown_from, settings.size_px, 0.3, classes, settings.heads_share
+    ).draw_batch(20_000, 0, shown)
     step, seconds_before = 0, 0.0
     if resumed is not None:
         step, seconds_before = resumed['step'], resumed.get('seconds', 0.0)
@@ -94,10 +100,13 @@ def train(settings: DetectorTrainSettings, *, quiet: bool = False) -> Path:
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
     channels_last: Any = torch.channels_last
-    detector = make_detector(settings.network).to(device, memory_format=channels_last)
+    detector = make_detector(settings.network, len(classes))
     if settings.init_from and resumed is None:
         start = load_checkpoint(Path(settings.init_from), 'detector')
-        load_weights(detector, start['ema'], settings.init_from)
+        was = from_mapping(start['settings'], DetectorTrainSettings).class_names()
+        weights = with_classes(start['ema'], was, classes, detector.state_dict())
+        load_weights(detector, weights, settings.init_from)
+    detector = detector.to(device, memory_format=channels_last)
     average = copy.deepcopy(detector).requires_grad_(False).eval()
     steps = torch.optim.AdamW(
         detector.parameters(), settings.rate, weight_decay=settings.weight_decay
@@ -131,7 +140,7 @@ def train(settings: DetectorTrainSettings, *, quiet: bool = False) -> Path:
     bar = tqdm(total=settings.steps, initial=step, unit='step', disable=quiet, mininterval=10)
     detector.train()
     with closing(drawn), interruptible() as interrupted, bar:
-        for images_bgr, (plates, ignored) in drawn:
+        for images_bgr, (objects, ignored) in drawn:
             progress = progress_at(step, seconds(), settings)
             for group in steps.param_groups:
                 group['lr'] = settings.rate * rate_at(step, progress, settings)
@@ -140,7 +149,7 @@ def train(settings: DetectorTrainSettings, *, quiet: bool = False) -> Path:
             terms = detector_loss(
                 answers,
                 cells,
-                torch.from_numpy(plates).to(device),
+                torch.from_numpy(objects).to(device),
                 torch.from_numpy(ignored).to(device),
                 settings.weight_box,
             )
@@ -167,7 +176,7 @@ def train(settings: DetectorTrainSettings, *, quiet: bool = False) -> Path:
                 told = {name: f'{value:.3f}' for name, value in values.items()}
                 bar.set_postfix(images=images, images_s=f'{speed:.1f}', **told, refresh=False)
             if step % settings.grid_every == 0 or last:
-                write_grid(out / 'grids' / f'{step:07d}.png', average, shown, shown_plates, device)
+                write_grid(out / 'grids' / f'{step:07d}.png', average, shown, shown_boxes, device)
             if step % settings.save_every == 0 or last:
                 save_checkpoint(checkpoint_path, state())
             if last:
@@ -177,6 +186,24 @@ def train(settings: DetectorTrainSettings, *, quiet: bool = False) -> Path:
         speed = (images - images_before) / max(time.monotonic() - started, 1e-9)
         print(f'{checkpoint_path}: step {step}, {images} images seen, {speed:.1f} images/s')
     return checkpoint_path
+
+
+def refuse_nothing_to_learn(
+    pictures: PackedPictures, numbers: NDArray[np.int64], name: str, folder: str
+) -> None:
+    """
+    Refuse a data set that shows none of a class.
+
+    :param numbers: of the photos to train on.
+    :param name: of the class.
+    :param folder: of the data set, for the error.
+    """
+    index = CLASSES.index(name)
+    is_head = index == FACE and len(pictures.numbers(HEAD))
+    if not is_head and not any(index in pictures.classes_of(int(i)) for i in numbers):
+        raise MediaError(
+            f'{folder}: got no {name} to train on, none is there or all are held out; add photos'
+        )
 
 
 def draw_ahead(
@@ -207,26 +234,26 @@ def write_grid(
     path: Path,
     detector: DetectorNetwork,
     images_bgr: NDArray[np.uint8],
-    plates_xyxy_px: Boxes,
+    known: Boxes,
     device: torch.device,
 ) -> None:
     """
-    Write scenes with their plates in green and what is found in red.
+    Write scenes with what is in them in green and what is found in red.
 
     :param path: a PNG.
     :param detector: in evaluation mode.
     :param images_bgr: (N, S, S, 3), never trained on.
-    :param plates_xyxy_px: (N, G, 4).
+    :param known: (N, G, 5) boxes in pixels and class.
     :param device: where the network is.
     """
     with torch.no_grad():
         flat = flatten(detector(as_input(images_bgr, device)))
         side = images_bgr.shape[1]
-        boxes = boxes_of(flat[..., 1:], make_cells(side, side, device)).cpu().numpy()
-        scores = flat[..., 0].sigmoid().cpu().numpy()
+        boxes = boxes_of(flat[..., -4:], make_cells(side, side, device)).cpu().numpy()
+        scores = flat[..., :-4].amax(2).sigmoid().cpu().numpy()
     tiles = images_bgr.copy()
-    for tile, plates, found, score in zip(tiles, plates_xyxy_px, boxes, scores, strict=True):
-        for box in plates:
+    for tile, objects, found, score in zip(tiles, known, boxes, scores, strict=True):
+        for box in objects[:, :4]:
             x0, y0, x1, y1 = (round(float(v)) for v in box)
             cv2.rectangle(tile, (x0, y0), (x1, y1), (0, 255, 0), 1)
         for box in found[score >= SHOWN_SCORE]:

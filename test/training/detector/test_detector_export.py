@@ -93,6 +93,30 @@ def test_a_plate_detector_is_not_taken_for_faces(exported: Path) -> None:
         Network(open_model(exported, device='cpu'), FACE)
 
 
+def test_a_detector_of_two_classes_is_read_as_it_was_taught(
+    streets_with_heads: Path, tmp_path: Path
+) -> None:
+    chosen = detector_settings(streets_with_heads, tmp_path, classes='plate, face', steps=2)
+    path = export_detector(train(chosen, quiet=True), tmp_path / 'out', name='both').fp32
+    manifest = load_manifest(path)
+    assert manifest is not None
+    assert manifest.classes == ('plate', 'face')
+    assert manifest.outputs['score_8'] == ('N', 2, 'rows_8', 'columns_8')
+    assert 'Finds plates and faces' in path.with_suffix('.md').read_text()
+    image, _ = draw_street(5)
+    image = np.ascontiguousarray(image[:224])
+    detector = make_detector('plates-tiny', 2).eval()
+    detector.load_state_dict(load_checkpoint(tmp_path / 'last.pt', 'detector')['ema'])
+    with torch.no_grad():
+        flat = flatten(detector(torch.from_numpy(image).permute(2, 0, 1)[None].float()))[0]
+    for k, class_index in enumerate((PLATE, FACE)):
+        network = Network(open_model(path, device='cpu'), class_index)
+        found = network.detect(image, threshold=0.0, nms_iou=0.3, scale=1.0)
+        assert float(found.scores.max()) == pytest.approx(
+            float(flat[:, k].max().sigmoid()), abs=1e-5
+        )
+
+
 def test_the_command_exports(checkpoint: Path, tmp_path: Path) -> None:
     out = ['-o', str(tmp_path / 'out')]
     assert main(['export', '--task', 'detector', '-i', str(checkpoint), *out]) == 0

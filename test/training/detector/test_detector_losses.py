@@ -12,7 +12,12 @@ import pytest
 import torch
 
 CELLS = make_cells(128, 128, torch.device('cpu'))
-NONE = torch.zeros(1, 0, 4)
+NONE = torch.zeros(1, 0, 5)
+
+
+def of_class(k: int, *boxes: tuple[float, ...]) -> torch.Tensor:
+    """Return the objects of one picture, (1, G, 5)."""
+    return torch.tensor([[*box, k] for box in boxes]).float()[None]
 
 
 def raw_of(box: tuple[float, ...], cell: int) -> torch.Tensor:
@@ -51,9 +56,10 @@ def test_overlap(other: tuple[float, ...], iou: float) -> None:
 
 @pytest.mark.parametrize('box', [(60.0, 62.0, 72.0, 66.0), (40, 50, 80, 60), (4, 20, 124, 100)])
 def test_every_plate_of_any_size_is_asked_for_around_its_middle(box: tuple[float, ...]) -> None:
-    blank = torch.full((1, len(CELLS.strides_px)), 0.01)
-    asked = ask(blank, torch.zeros(*blank.shape, 4), CELLS, torch.tensor([[box]]).float(), NONE)
-    found = asked.scores[0] > 0
+    blank = torch.full((1, len(CELLS.strides_px), 1), 0.01)
+    boxes = torch.zeros(1, len(CELLS.strides_px), 4)
+    asked = ask(blank, boxes, CELLS, of_class(0, box), NONE)
+    found = asked.scores[0, :, 0] > 0
     assert 1 <= int(found.sum()) <= CELLS_AN_OBJECT
     assert float(asked.scores.max()) == pytest.approx(1.0)
     assert (asked.boxes_px[0, found] == torch.tensor(box)).all()
@@ -62,35 +68,60 @@ def test_every_plate_of_any_size_is_asked_for_around_its_middle(box: tuple[float
 
 
 def test_the_cell_that_does_it_best_is_asked_for_most() -> None:
-    box = torch.tensor([[40.0, 50.0, 80.0, 60.0]])
-    scores = torch.full((1, len(CELLS.strides_px)), 0.1)
-    boxes = torch.zeros(*scores.shape, 4)
+    box = (40.0, 50.0, 80.0, 60.0)
+    scores = torch.full((1, len(CELLS.strides_px), 1), 0.1)
+    boxes = torch.zeros(1, len(CELLS.strides_px), 4)
     best = 16 * 6 + 7  # stride 8, centre (60, 52)
-    boxes[0, best], scores[0, best] = box[0], 0.9
-    assert int(ask(scores, boxes, CELLS, box[None], NONE).scores.argmax()) == best
+    boxes[0, best], scores[0, best] = torch.tensor(box), 0.9
+    assert int(ask(scores, boxes, CELLS, of_class(0, box), NONE).scores.argmax()) == best
+
+
+def test_objects_ask_for_the_score_of_their_own_class() -> None:
+    face, plate = (20.0, 20.0, 40.0, 45.0), (70.0, 80.0, 110.0, 90.0)
+    objects = torch.cat([of_class(1, face), of_class(0, plate)], 1)
+    scores = torch.full((1, len(CELLS.strides_px), 2), 0.1)
+    boxes = torch.zeros(1, len(CELLS.strides_px), 4)
+    asked = ask(scores, boxes, CELLS, objects, NONE)
+    for k, box in ((0, plate), (1, face)):
+        alone = ask(scores[..., :1], boxes, CELLS, of_class(0, box), NONE)
+        torch.testing.assert_close(asked.scores[..., k], alone.scores[..., 0])
+        found = alone.scores[0, :, 0] > 0
+        assert (asked.boxes_px[0, found] == torch.tensor(box)).all()
+    assert not ((asked.scores > 0).sum(2) > 1).any()
+
+
+def test_of_classes_that_nobody_looked_for_nothing_is_asked_but_what_is_known() -> None:
+    scores = torch.full((1, len(CELLS.strides_px), 2), 0.1)
+    boxes = torch.zeros(1, len(CELLS.strides_px), 4)
+    face = of_class(1, (20.0, 20.0, 40.0, 45.0))
+    asked = ask(scores, boxes, CELLS, face, of_class(1, (0.0, 0.0, 128.0, 128.0)))
+    assert (asked.counted[..., 0] == 1).all()
+    assert ((asked.counted[..., 1] == 1) == (asked.scores[..., 1] > 0)).all()
+    assert (asked.scores[..., 1] > 0).any()
+    unsure = ask(scores, boxes, CELLS, face, of_class(-1, (0.0, 0.0, 128.0, 128.0)))
+    assert (unsure.counted[..., 0] == 0).all()
 
 
 def test_nothing_is_asked_where_a_plate_is_to_be_ignored() -> None:
-    scores = torch.full((1, len(CELLS.strides_px)), 0.1)
-    ignored = torch.tensor([[40.0, 40.0, 80.0, 60.0]])
-    asked = ask(scores, torch.zeros(*scores.shape, 4), CELLS, NONE, ignored[None])
-    inside = (CELLS.centres_px > ignored[0, :2]).all(1) & (CELLS.centres_px < ignored[0, 2:]).all(
-        1
-    )
+    scores = torch.full((1, len(CELLS.strides_px), 1), 0.1)
+    low, high = torch.tensor([40.0, 40.0]), torch.tensor([80.0, 60.0])
+    ignored = of_class(0, (*low.tolist(), *high.tolist()))
+    asked = ask(scores, torch.zeros(1, len(CELLS.strides_px), 4), CELLS, NONE, ignored)
+    inside = (CELLS.centres_px > low).all(1) & (CELLS.centres_px < high).all(1)
     assert (asked.counted[0, inside] == 0).all()
     assert (asked.scores == 0).all()
-    assert asked.counted[0, 0] == 1
+    assert asked.counted[0, 0, 0] == 1
 
 
 def test_what_a_picture_is_asked_does_not_depend_on_those_beside_it() -> None:
     torch.manual_seed(1)
-    scores = torch.rand(3, len(CELLS.strides_px))
+    scores = torch.rand(3, len(CELLS.strides_px), 1)
     boxes = torch.rand(3, len(CELLS.strides_px), 2) * 100
     boxes = torch.cat([boxes, boxes + 20], 2)
-    plates = torch.tensor([[10.0, 10, 40, 20], [60, 60, 110, 75], [62, 63, 108, 77]])
-    together = torch.zeros(3, 3, 4)
+    plates = of_class(0, (10, 10, 40, 20), (60, 60, 110, 75), (62, 63, 108, 77))[0]
+    together = torch.zeros(3, 3, 5)
     together[1, :1], together[2] = plates[:1], plates
-    ignored = torch.zeros(3, 1, 4)
+    ignored = torch.zeros(3, 1, 5)
     ignored[1, 0] = plates[1]
     asked = ask(scores, boxes, CELLS, together, ignored)
     for i in range(3):
@@ -98,25 +129,25 @@ def test_what_a_picture_is_asked_does_not_depend_on_those_beside_it() -> None:
         alone = ask(scores[own], boxes[own], CELLS, together[own, : i * i], ignored[own, : i % 2])
         torch.testing.assert_close(asked.scores[own], alone.scores)
         torch.testing.assert_close(asked.counted[own], alone.counted)
-        found = alone.scores > 0
+        found = alone.scores[..., 0] > 0
         assert found.any() == (i > 0)
         assert (asked.boxes_px[own][found] == alone.boxes_px[found]).all()
 
 
 def test_the_loss_falls_to_a_perfect_answer_and_has_a_slope_without_plates() -> None:
     box = (40.0, 50.0, 80.0, 60.0)
-    wanted = torch.tensor([[box]])
+    wanted = of_class(0, box)
     perfect = torch.full((1, len(CELLS.strides_px), 5), 0.0)
     for cell in range(len(CELLS.strides_px)):
         perfect[0, cell, 1:] = raw_of(box, cell)
     asked = ask(
-        torch.full((1, len(CELLS.strides_px)), 0.5),
-        wanted.expand(1, len(CELLS.strides_px), 4),
+        torch.full((1, len(CELLS.strides_px), 1), 0.5),
+        wanted[..., :4].expand(1, len(CELLS.strides_px), 4),
         CELLS,
         wanted,
         NONE,
     )
-    perfect[0, :, 0] = torch.logit(asked.scores[0], eps=1e-4)
+    perfect[0, :, 0] = torch.logit(asked.scores[0, :, 0], eps=1e-4)
     maps, start = [], 0
     for stride in STRIDES:
         side = 128 // stride

@@ -7,7 +7,7 @@ from ffs_anonymizer.training.detector.losses import boxes_of, flatten, make_cell
 from ffs_anonymizer.training.detector.network import make_detector
 from ffs_anonymizer.training.detector.train import train
 import pytest
-from support.drawn_plates import detector_settings, draw_street
+from support.drawn_plates import detector_settings, draw_faces, draw_street
 import torch
 
 
@@ -90,9 +90,49 @@ def test_a_detector_learns_what_a_plate_is(streets: Path, tmp_path: Path) -> Non
     assert float(iou.max()) > 0.4
 
 
+def test_a_detector_of_plates_learns_faces_beside_them(
+    whole: Path, streets_with_heads: Path, tmp_path: Path
+) -> None:
+    changes = {'init_from': str(whole), 'rate': 0.0, 'steps': 1, 'weight_decay': 0.0}
+    both = {'classes': 'face, plate', 'heads_share': 1.0}
+    tuned = train(detector_settings(streets_with_heads, tmp_path, **changes, **both), quiet=True)
+    before, after = (load_checkpoint(path, 'detector')['ema'] for path in (whole, tuned))
+    for number in range(3):
+        weight = f'heads.{number}.1.weight'
+        assert after[weight].shape[0] == 6
+        torch.testing.assert_close(after[weight][1:], before[weight])
+    settings = detector_settings(
+        streets_with_heads,
+        tmp_path / 'both',
+        **both,
+        steps=250,
+        batch=4,
+        rate=1e-2,
+        warm_steps=5,
+        ema_images=40,
+    )
+    detector = make_detector(settings.network, 2).eval()
+    detector.load_state_dict(load_checkpoint(train(settings, quiet=True), 'detector')['ema'])
+    image, plates = draw_street(202)
+    image = image[:224, :320].copy()
+    faces = draw_faces()
+    for number, x in enumerate((40, 140, 240)):
+        image[170:218, x : x + 48] = faces.photos_bgr[3 * number]
+    seen = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+    with torch.no_grad():
+        flat = flatten(detector(seen))[0]
+    found = boxes_of(flat[:, 2:], make_cells(224, 320, torch.device('cpu')))
+    face = torch.tensor([[x + 14, 182, x + 34, 206] for x in (40, 140, 240)]).float()
+    for k, wanted in ((0, face), (1, torch.tensor(plates).float())):
+        iou, _ = overlap(found[int(flat[:, k].argmax())], wanted)
+        assert float(iou.max()) > 0.4
+
+
 @pytest.mark.parametrize(
     ('changes', 'error', 'text'),
     [
+        ({'classes': 'plate, lorry'}, SettingsError, "got 'plate, lorry', expected plate, face"),
+        ({'classes': 'face'}, MediaError, 'got no face to train on'),
         ({'data': ''}, SettingsError, 'expected a folder each'),
         ({'size_px': 100}, SettingsError, 'got 100, expected a multiple of 32'),
         ({'network': 'plates-huge'}, ModelError, "got 'plates-huge', expected one of plates"),
