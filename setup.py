@@ -20,7 +20,14 @@ setup(
     python_requires='>=3.10',
     packages=find_packages(exclude=['test', 'test.*']),
     package_data={
-        PACKAGE: ['py.typed', 'models/*.onnx', 'models/*.json', 'models/*.md', 'models/*.jpg'],
+        PACKAGE: [
+            'py.typed',
+            'models/*.onnx',
+            'models/*.json',
+            'models/*.md',
+            'models/*.jpg',
+            'models/*.csv',
+        ],
         f'{PACKAGE}.painting': ['*.cu', '*.h'],
         f'{PACKAGE}.fleet': ['*.html'],
         f'{PACKAGE}.review': ['*.html', '*.css', '*.js'],

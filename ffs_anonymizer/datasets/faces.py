@@ -21,6 +21,9 @@ POINT_COLUMNS = tuple(
     for name in ('right_eye', 'left_eye', 'nose', 'mouth_right', 'mouth_left')
     for axis in 'xy'
 )
+# What surroundings tell of a face, as it looks, each from 0 to 1: from a man to a woman, from a
+# child to an old person, from the lightest to the darkest skin.
+TRAIT_COLUMNS = ('woman', 'age', 'skin')
 HELD_OUT_PERCENT = 10
 
 
@@ -33,6 +36,7 @@ class PackedFaces:
     :param boxes_xyxy_px: (N, 4) float32, the face, in pixels of the photo.
     :param inside_xyxy_px: (N, 4) int32, the part of the photo that was inside its source.
     :param points_px: (N, 5, 2) float32, eyes, nose and mouth corners; NaN where not known.
+    :param traits: (N, 3) float32 of TRAIT_COLUMNS, from 0 to 1; NaN where not known.
     :param identities: N names; photos of one name never fall on both sides of the split.
     """
 
@@ -40,6 +44,7 @@ class PackedFaces:
     boxes_xyxy_px: NDArray[np.float32]
     inside_xyxy_px: NDArray[np.int32]
     points_px: NDArray[np.float32]
+    traits: NDArray[np.float32]
     identities: tuple[str, ...]
 
     def __post_init__(self) -> None:
@@ -49,11 +54,12 @@ class PackedFaces:
             self.boxes_xyxy_px.shape,
             self.inside_xyxy_px.shape,
             self.points_px.shape,
+            self.traits.shape,
             len(self.identities),
         )
-        if got != ((n, 4), (n, 4), (n, 5, 2), n):
+        if got != ((n, 4), (n, 4), (n, 5, 2), (n, len(TRAIT_COLUMNS)), n):
             raise ValueError(
-                f'PackedFaces: got {got}, expected boxes, points and names of {n} photos'
+                f'PackedFaces: got {got}, expected boxes, points, traits and names of {n} photos'
             )
 
     def __len__(self) -> int:
@@ -92,6 +98,7 @@ def load_packed(folder: Path) -> PackedFaces:
         boxes = [[float(row[c]) for c in BOX_COLUMNS] for row in rows]
         inside = [[int(row[c]) for c in INSIDE_COLUMNS] for row in rows]
         points = [[float(row.get(c) or 'nan') for c in POINT_COLUMNS] for row in rows]
+        traits = [[float(row.get(c) or 'nan') for c in TRAIT_COLUMNS] for row in rows]
         identities = tuple(row['identity'] for row in rows)
     except (OSError, ValueError, KeyError) as error:
         raise MediaError(
@@ -107,5 +114,6 @@ def load_packed(folder: Path) -> PackedFaces:
         np.array(boxes, np.float32).reshape(-1, 4),
         np.array(inside, np.int32).reshape(-1, 4),
         np.array(points, np.float32).reshape(-1, 5, 2),
+        np.array(traits, np.float32).reshape(-1, len(TRAIT_COLUMNS)),
         identities,
     )

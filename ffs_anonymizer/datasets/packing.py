@@ -15,6 +15,7 @@ from ffs_anonymizer.datasets.faces import (
     INSIDE_COLUMNS,
     PHOTOS,
     POINT_COLUMNS,
+    TRAIT_COLUMNS,
 )
 from ffs_anonymizer.datasets.photos import list_photos, read_photo
 from ffs_anonymizer.datasets.sheet import save_tiles
@@ -38,6 +39,7 @@ class Face:
     :param box_xyxy_px: (4,) float32, None where a detector has to find it.
     :param inside_xyxy_px: (4,) float32, the part of the photo that shows something; None: all.
     :param points_px: (5, 2) float64 eyes, nose and mouth corners, None where not known.
+    :param traits: of TRAIT_COLUMNS, None each where not known.
     """
 
     path: Path
@@ -45,6 +47,7 @@ class Face:
     box_xyxy_px: NDArray[np.float32] | None
     inside_xyxy_px: NDArray[np.float32] | None = None
     points_px: NDArray[np.float64] | None = None
+    traits: tuple[float | None, ...] = (None,) * len(TRAIT_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,9 @@ def list_faces(folder: Path, boxes: Path | None) -> list[Face]:
     Return the faces to pack, with a box each where boxes are given.
 
     :param boxes: a CSV with the columns path, identity, x0, y0, x1, y1 (paths below the folder),
-        perhaps in_x0 to in_y1 (the part that shows something) and the columns of the points,
-        or a folder with a .txt of the same stem for each photo, or None to detect.
+        perhaps in_x0 to in_y1 (the part that shows something), the columns of the points and
+        those of traits, or a folder with a .txt of the same stem for each photo, or None to
+        detect.
     """
     if boxes is None:
         return [Face(path, identity_of(path), None) for path in list_photos(folder)]
@@ -107,6 +111,10 @@ def face_of(row: Mapping[str, str], folder: Path) -> Face:
         texts = [row.get(c) for c in columns]
         return np.array([float(t) for t in texts if t]) if all(texts) else None
 
+    traits = tuple(float(row[c]) if row.get(c) else None for c in TRAIT_COLUMNS)
+    off = [v for v in traits if v is not None and not 0.0 <= v <= 1.0]
+    if off:
+        raise ValueError(f'{row["path"]}: got {off[0]:g}, expected traits from 0 to 1')
     box = np.array([float(row[c]) for c in BOX_COLUMNS], np.float32)
     inside, points = numbers(INSIDE_COLUMNS), numbers(POINT_COLUMNS)
     return Face(
@@ -115,6 +123,7 @@ def face_of(row: Mapping[str, str], folder: Path) -> Face:
         box,
         None if inside is None else inside.astype(np.float32),
         None if points is None else points.reshape(5, 2),
+        traits,
     )
 
 
@@ -210,7 +219,10 @@ def pack(
             numbers = [f'{v:.1f}' for v in in_photo]
             unknown = [''] * len(POINT_COLUMNS)
             placed = unknown if points is None else [f'{v:.1f}' for v in points.ravel()]
-            rows.append([face.path.name, face.identity, *numbers, *inside.tolist(), *placed])
+            told = ['' if value is None else f'{value:g}' for value in face.traits]
+            rows.append(
+                [face.path.name, face.identity, *numbers, *inside.tolist(), *placed, *told]
+            )
         if not rows:
             raise MediaError(
                 f'got no face in {len({f.path for f in faces})} photos ({len(unreadable)} '
@@ -220,7 +232,8 @@ def pack(
         shrink(partial, len(rows))
         with (out / INDEX).open('w', newline='', encoding='utf-8') as file:
             writer = csv.writer(file)
-            writer.writerow(['path', 'identity', *BOX_COLUMNS, *INSIDE_COLUMNS, *POINT_COLUMNS])
+            columns = (*BOX_COLUMNS, *INSIDE_COLUMNS, *POINT_COLUMNS, *TRAIT_COLUMNS)
+            writer.writerow(['path', 'identity', *columns])
             writer.writerows(rows)
         write_sheet(out / 'sheet.jpg', photos[: len(rows)], rows)
         partial.replace(out / PHOTOS)
@@ -265,7 +278,7 @@ def write_sheet(
         tile = np.array(photos_bgr[i])  # a copy: the photos themselves are mapped from disk
         x0, y0, x1, y1 = (int(float(str(v))) for v in rows[i][2:6])
         cv2.rectangle(tile, (x0, y0), (x1 - 1, y1 - 1), (0, 255, 0), 1)
-        placed = [float(str(v)) for v in rows[i][-len(POINT_COLUMNS) :] if v]
+        placed = [float(str(v)) for v in rows[i][10 : 10 + len(POINT_COLUMNS)] if v]
         for x, y in zip(placed[::2], placed[1::2], strict=True):
             cv2.circle(tile, (round(x), round(y)), 1, (0, 255, 255), -1)
         tiles.append(tile)

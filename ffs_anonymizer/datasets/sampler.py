@@ -30,6 +30,7 @@ class Batch:
     :param rects_xyxy_px: (N, 4), the crop's own region.
     :param points_px: (N, 5, 2), eyes, nose and mouth corners; NaN where not known.
     :param mean_points_px: (N, 5, 2), where they are on average in the region's box.
+    :param traits: (N, 3), of TRAIT_COLUMNS; NaN where not known.
     """
 
     condition: torch.Tensor
@@ -38,6 +39,7 @@ class Batch:
     rects_xyxy_px: torch.Tensor
     points_px: torch.Tensor
     mean_points_px: torch.Tensor
+    traits: torch.Tensor
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -106,6 +108,7 @@ class Sampler:
         self.boxes = torch.from_numpy(faces.boxes_xyxy_px[numbers]).to(device)
         self.inside = torch.from_numpy(faces.inside_xyxy_px[numbers]).float().to(device)
         self.points = torch.from_numpy(faces.points_px[numbers]).to(device)
+        self.traits = torch.from_numpy(faces.traits[numbers]).to(device)
         self.chances = torch.from_numpy(faces.chances[numbers]).float().to(device)
         # Moved once: a step that sends anything to a GPU waits for it
         self._endless = BEYOND_PX * torch.tensor([-1.0, -1.0, 1.0, 1.0], device=device)
@@ -155,7 +158,8 @@ class Sampler:
         cut = self._cut(rows, mirrored, rect, holes, inside, ends, black)
         image, mask, left_top, side = cut
         image = self._lit(image, chance)
-        return self._batch(image, mask, rect, whole, points, left_top, side, chance)
+        traits = self.traits[rows]
+        return self._batch(image, mask, rect, whole, points, traits, left_top, side, chance)
 
     def plain(self, index: NDArray[np.int64]) -> Batch:
         """
@@ -173,7 +177,8 @@ class Sampler:
         holes = torch.zeros(count, MAX_HOLES, 4, device=self.device)
         cut = self._cut(rows, no, rect, holes, inside, self._endless.repeat(count, 1), no)
         image, mask, left_top, side = cut
-        return self._batch(image, mask, rect, rect, points, left_top, side, None)
+        traits = self.traits[rows]
+        return self._batch(image, mask, rect, rect, points, traits, left_top, side, None)
 
     def _seen(
         self, rows: torch.Tensor, mirrored: torch.Tensor
@@ -272,6 +277,7 @@ class Sampler:
         rect: torch.Tensor,
         whole: torch.Tensor,
         points: torch.Tensor,
+        traits: torch.Tensor,
         left_top: torch.Tensor,
         side: torch.Tensor,
         chance: Chance | None,
@@ -299,4 +305,5 @@ class Sampler:
             rects,
             (points - left_top[:, None]) * scale[:, None],
             corner + self._mean_points * size_wh[:, None] / self.region_scale,
+            traits,
         )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ffs_anonymizer.backend import Backend
 from ffs_anonymizer.errors import ModelError
-from ffs_anonymizer.models.manifest import is_chooser
+from ffs_anonymizer.models.manifest import crop_scale_of, is_chooser
 from ffs_anonymizer.painting.crops import Crops, cut_squares, enclosing_squares
 from ffs_anonymizer.painting.generator import Generator
 from ffs_anonymizer.painting.inputs import in_crops, latent_seeds, latents_of, points_of
@@ -28,6 +28,7 @@ class Chooser:
     Any ONNX fits with `condition` [N, 3, S, S], `mask` [N, 1, S, S], `chance` [N, K] and `points`
     [N, 5, 2] in, `latent` [N, Z] out: what the generator beside it takes.
 
+    :param crop_scale: side of its crops over the longer side of a region.
     :param size_px: S.
     :param chance_length: K.
     :param latent_length: Z.
@@ -55,6 +56,7 @@ class Chooser:
                 'and latent [N, Z]'
             )
         self.size_px, self.chance_length, self.latent_length = int(size), chance[1], latent[1]
+        self.crop_scale = crop_scale_of(model.manifest)
 
     def choose(
         self,
@@ -133,8 +135,7 @@ def choose_faces(
         for attempt in range(ATTEMPTS):
             if not len(new):
                 break
-            scales = np.full(len(new), generator.crop_scale)
-            squares = enclosing_squares(rects_xyxy_px[new], scales)
+            squares = enclosing_squares(rects_xyxy_px[new], chooser.crop_scale)
             crops = cut_squares(
                 image_bgr, squares, holes_xyxy_px=rects_xyxy_px, size_px=chooser.size_px
             )

@@ -59,10 +59,10 @@ class Generator:
         self.latent_length = int(shapes['latent'][1]) if 'latent' in shapes else 0
         self.chooser = chooser
         if chooser is not None:
-            got, expected = ((each.size_px, each.latent_length) for each in (chooser, self))
+            got, expected = chooser.latent_length, self.latent_length
             if got != expected:
                 raise ModelError(
-                    f'{chooser.model.path}: got crops and latents of {got}, expected {expected} '
+                    f'{chooser.model.path}: got latents of {got} numbers, expected {expected} '
                     f'as {model.path.name} takes them; export both again'
                 )
 

@@ -45,14 +45,15 @@ def feeds_of(
     return values
 
 
-def usual_points(count: int, size_px: int) -> NDArray[np.float32]:
+def usual_points(count: int, size_px: int, crop_scale: float = USUAL_CROP) -> NDArray[np.float32]:
     """
     Return the mean places of eyes, nose and mouth corners in a usual crop, (N, 5, 2).
 
     :param count: N.
     :param size_px: S.
+    :param crop_scale: of the crop.
     """
-    height = size_px / USUAL_CROP / USUAL_REGION
+    height = size_px / crop_scale / USUAL_REGION
     half = np.array([height * USUAL_WIDTH, height], np.float32) / 2
     box = np.concatenate([size_px / 2 - half, size_px / 2 + half]).astype(np.float32)
     return np.repeat(mean_points(box[None]), count, axis=0)

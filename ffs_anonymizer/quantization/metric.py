@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -183,11 +183,14 @@ def crop_feeds(
         yield {name: value[start : start + _BATCH] for name, value in whole.items()}
 
 
-def chosen_latents(generator_path: Path, crops: Crops) -> NDArray[np.float32] | None:
+def chosen_latents(
+    generator_path: Path, crops_at: Callable[[int, float], Crops]
+) -> NDArray[np.float32] | None:
     """
     Return the faces that a generator's chooser picks for crops, (N, Z), None where it has none.
 
     :param generator_path: the ONNX file.
+    :param crops_at: cuts the crops at a size and a crop_scale, those of the chooser.
     :raises ModelError: the chooser's file is missing or unfit.
     """
     path = chooser_of(generator_path)
@@ -195,9 +198,11 @@ def chosen_latents(generator_path: Path, crops: Crops) -> NDArray[np.float32] | 
         return None
     model = open_model(path, device='cpu')
     try:
+        chooser = Chooser(model)
+        crops = crops_at(chooser.size_px, chooser.crop_scale)
         seeds = np.arange(len(crops), dtype=np.uint64)
-        points = usual_points(len(crops), crops.condition.shape[-1])
-        return Chooser(model).choose(crops, seeds=seeds, points_px=points)
+        points = usual_points(len(crops), chooser.size_px, chooser.crop_scale)
+        return chooser.choose(crops, seeds=seeds, points_px=points)
     finally:
         model.close()
 

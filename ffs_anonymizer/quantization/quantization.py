@@ -21,6 +21,7 @@ from ffs_anonymizer.models.manifest import (
     save_manifest,
     Shape,
 )
+from ffs_anonymizer.painting.crops import Crops
 from ffs_anonymizer.painting.generator import Generator
 from ffs_anonymizer.quantization.calibration import (
     found_by,
@@ -232,21 +233,25 @@ class Quantization:
                 )
             feeds = photo_feeds(reference, others)
             return Prepared(quality, feeds, len(others), 0, 0.0, len(others), len(judged))
-        settings = Settings()
         generator = Generator(open_model(args.input, device='cpu'))
         inputs = generator.model.inputs
         generator.close()
-        crops = load_crops(
-            args.calibration,
-            self.crops + args.evaluate,
-            size_px=generator.size_px,
-            crop_scale=generator.crop_scale,
-            region_scale=settings.face.region_scale,
-            seed=args.seed,
-        )
+        region_scale = Settings().face.region_scale
+
+        def crops_at(size_px: int, crop_scale: float) -> Crops:
+            return load_crops(
+                args.calibration,
+                self.crops + args.evaluate,
+                size_px=size_px,
+                crop_scale=crop_scale,
+                region_scale=region_scale,
+                seed=args.seed,
+            )
+
+        crops = crops_at(generator.size_px, generator.crop_scale)
         count = min(args.evaluate, len(crops))
         first, rest = parted(crops, count)
-        latents = chosen_latents(args.input, crops)
+        latents = chosen_latents(args.input, crops_at)
         of_first = of_rest = latents
         if not len(rest):
             rest = crops

@@ -256,8 +256,15 @@ def add_export_parser(subparsers: Subparsers) -> None:
         default='',
         metavar='NAMES',
         help='names of people in the packed faces who do not exist, with * and ?, commas between; '
-        '! before one leaves out who matches: whose faces the generator wears (needed for '
-        'generators)',
+        '! before one leaves out who matches; or a .csv with the column identity, all of whom '
+        'stay: whose faces the generator wears (needed for generators)',
+    )
+    parser.add_argument(
+        '--matching',
+        type=Path,
+        metavar='CHECKPOINT',
+        help='of a run with `learns: matching`, which tells what sort of face fits; without it, '
+        'that of the generator',
     )
     parser.add_argument(
         '--picture-data',
@@ -315,6 +322,7 @@ def run_export(args: argparse.Namespace) -> int:
             args.input,
             args.output,
             gallery=args.gallery,
+            matching=args.matching,
             name=args.name,
             data=args.data,
             picture_data=args.picture_data,

@@ -67,8 +67,8 @@ class TrainSettings(RunSettings):
     network: str = setting('ffs-128-small', 'key of the table of architectures')
     learns: str = setting(
         ALL,
-        'all; matching: which face fits where and how it is turned; steadying: the same face '
-        'whatever the edges of the hole',
+        'all; matching: what sort of face fits where; steadying: the same face whatever the '
+        'edges of the hole',
     )
     size_px: int = setting(128, 'S, side of the crops', 16, 512)
     region_scale: float = setting(1.2, 'side of a region over that of its box', 1.0, 3.0)
@@ -107,7 +107,7 @@ class TrainSettings(RunSettings):
     weight_ring: float = setting(3.0, 'of the pixel distance outside the hole', 0.0)
     weight_tone: float = setting(2.0, "of the distance of the faces' mean colours", 0.0)
     weight_points: float = setting(0.2, 'of the distance of guessed from own points', 0.0)
-    weight_match: float = setting(0.1, 'of telling which face fits which surroundings', 0.0)
+    weight_match: float = setting(0.1, 'of telling what sort of face surroundings want', 0.0)
     look_px: int = setting(
         104, 'side of the window, drawn anew each step, that critic and features see', 16, 512
     )

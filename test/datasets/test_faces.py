@@ -13,6 +13,7 @@ def test_split_keeps_each_person_on_one_side() -> None:
         np.zeros((2000, 4), np.float32),
         np.zeros((2000, 4), np.int32),
         np.zeros((2000, 5, 2), np.float32),
+        np.zeros((2000, 3), np.float32),
         names,
     )
     train, held = faces.split()

@@ -5,6 +5,7 @@ from ffs_anonymizer.datasets.faces import (
     INSIDE_COLUMNS,
     load_packed,
     POINT_COLUMNS,
+    TRAIT_COLUMNS,
 )
 from ffs_anonymizer.datasets.packing import (
     Face,
@@ -118,4 +119,15 @@ def test_boxes_from_a_table(tmp_path: Path, photos: Path) -> None:
     assert placed == pytest.approx(points, abs=1)
     table.write_text('path,x0\na,1\n')
     with pytest.raises(MediaError, match=r'boxes\.csv: cannot be read as boxes'):
+        list_faces(photos, table)
+
+
+def test_traits_of_a_table_are_packed_and_others_left_open(tmp_path: Path, photos: Path) -> None:
+    table = tmp_path / 'boxes.csv'
+    columns = f'{",".join(("path", *BOX_COLUMNS, *TRAIT_COLUMNS))}\n'
+    table.write_text(f'{columns}persona_1.png,46,30,114,126,1,,0.25\n')
+    pack(list_faces(photos, table), tmp_path / 'out')
+    assert str(load_packed(tmp_path / 'out').traits.tolist()) == '[[1.0, nan, 0.25]]'
+    table.write_text(f'{columns}persona_1.png,46,30,114,126,30,,\n')
+    with pytest.raises(MediaError, match=r'persona_1\.png: got 30, expected traits from 0 to 1'):
         list_faces(photos, table)

@@ -219,6 +219,7 @@ def test_heads_are_packed_with_their_face_and_a_soft_mask(tmp_path: Path) -> Non
         np.array([[20, 16, 44, 48]] * 2, np.float32),
         np.array([[0, 0, 64, 64], [0, 0, 64, 40]], np.int32),
         np.full((2, 5, 2), np.nan, np.float32),
+        np.full((2, 3), np.nan, np.float32),
         ('a', 'b'),
     )
     photos = one_photo(tmp_path, (10, 10, 30, 20))

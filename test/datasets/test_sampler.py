@@ -11,13 +11,14 @@ import pytest
 import torch
 
 BOX = np.array([[46, 30, 114, 126]], np.float32)
+TRAITS = np.array([[1.0, 0.5, np.nan]], np.float32)
 POINTS = np.array([[62, 68], [100, 64], [80, 84], [64, 104], [96, 108]], np.float32)
 
 
 def one_face(photo_bgr: NDArray[np.uint8]) -> PackedFaces:
     side = len(photo_bgr)
     inside = np.array([[0, 0, side, side]], np.int32)
-    return PackedFaces(photo_bgr[None], BOX, inside, POINTS[None], ('ann',))
+    return PackedFaces(photo_bgr[None], BOX, inside, POINTS[None], TRAITS, ('ann',))
 
 
 def sampler_of(faces: PackedFaces, size_px: int = 32) -> Sampler:
@@ -107,6 +108,7 @@ def test_people_are_drawn_alike_however_many_photos_there_are_of_them() -> None:
         np.tile(np.array([10, 10, 30, 30], np.float32), (100, 1)),
         np.tile(np.array([0, 0, 40, 40], np.int32), (100, 1)),
         np.full((100, 5, 2), np.nan, np.float32),
+        np.full((100, 3), np.nan, np.float32),
         names,
     )
     batch = sampler_of(faces).draw(400, seed=0, step=0)

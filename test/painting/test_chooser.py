@@ -22,11 +22,15 @@ SIDE, LENGTH = 32, 8
 BOX = (30, 20, 60, 55)
 
 
-def save_pair(folder, *, length=LENGTH, **options):
+def save_pair(folder, *, length=LENGTH, wide=None, **options):
     """Write a generator, its chooser and the manifest that ties them together."""
     generator = save_coded_generator(folder / 'g.onnx', size_px=SIDE, length=LENGTH)
-    save_chooser(folder / 'f.onnx', size_px=SIDE, length=length, **options)
+    side = SIDE if wide is None else SIDE // 2
+    chooser = save_chooser(folder / 'f.onnx', size_px=side, length=length, **options)
     empty = {'condition': ('N', 3, SIDE, SIDE)}
+    if wide is not None:
+        told = 'f', 'chooser', '0', file_sha256(chooser), empty, empty, side, wide
+        save_manifest(Manifest(*told, 'fp32', '', ''), chooser)
     manifest = Manifest(
         'g',
         'generator',
@@ -72,9 +76,10 @@ def opened(tmp_path):
         networks.close()
 
 
-def shown(recipe, stream, stamp_ms, *, level=100, boxes=(BOX,), inside=None):
+def shown(recipe, stream, stamp_ms, *, level=100, boxes=(BOX,), inside=None, far=100):
     """Return the latent of the first region, and the stream after it."""
     image = np.full((72, 96, 3), level, np.uint8)
+    image[:, 86:] = far
     if inside is not None:
         x0, y0, x1, y1 = BOX
         image[y0:y1, x0:x1] = inside
@@ -102,6 +107,14 @@ def test_nothing_of_the_face_itself_has_a_say(opened):
         shown(recipe, Stream(('front',)), 0, inside=inside)[0][0] for inside in (0, noise)
     )
     assert np.array_equal(plain, covered)
+
+
+@pytest.mark.parametrize(('wide', 'alike'), [(1.2, True), (3.0, False)])
+def test_a_chooser_sees_as_much_as_its_manifest_says(opened, wide, alike):
+    recipe = opened(wide=wide)
+    (plain,), _ = shown(recipe, Stream(('front',)), 0)
+    (other,), _ = shown(recipe, Stream(('front',)), 0, far=200)
+    assert np.array_equal(plain, other) == alike
 
 
 def test_not_even_the_brightness_of_a_deep_image_follows_from_the_face(opened):
@@ -223,7 +236,7 @@ def test_a_generator_without_chooser_draws_its_latents(opened, tmp_path):
 
 
 def test_a_pair_that_does_not_fit_is_refused(opened):
-    text = r'f\.onnx: got crops and latents of \(32, 5\), expected \(32, 8\)'
+    text = r'f\.onnx: got latents of 5 numbers, expected 8'
     with pytest.raises(ModelError, match=text):
         opened(length=5)
 

@@ -68,6 +68,7 @@ def draw_faces(count: int = 12, side: int = 48) -> PackedFaces:
         np.array([box] * count, np.float32),
         np.array([[0, 0, side, side]] * count, np.int32),
         np.full((count, 5, 2), np.nan, np.float32),
+        np.full((count, 3), np.nan, np.float32),
         tuple(f'person {number}' for number in range(count)),
     )
 

@@ -17,7 +17,13 @@ from ffs_anonymizer.models.manifest import file_sha256, Manifest, save_manifest,
 from ffs_anonymizer.quantization.half import halved
 from ffs_anonymizer.training.checkpoint import Checkpoint, load_checkpoint, load_weights
 from ffs_anonymizer.training.generator.fold import fold
-from ffs_anonymizer.training.generator.gallery import make_chooser, of_nobody
+from ffs_anonymizer.training.generator.gallery import (
+    EVENLY_LIT,
+    is_table,
+    make_chooser,
+    of_nobody,
+    write_gallery,
+)
 from ffs_anonymizer.training.generator.network import (
     CHANCE,
     Chooser,
@@ -25,6 +31,7 @@ from ffs_anonymizer.training.generator.network import (
     FaceNetwork,
     LATENT,
     make_network,
+    Matcher,
 )
 from ffs_anonymizer.training.generator.onnx_file import (
     chooser_probe,
@@ -94,6 +101,7 @@ def export(
     out: Path,
     *,
     gallery: str,
+    matching: Path | None = None,
     name: str = '',
     data: Path | None = None,
     picture_data: Path | None = None,
@@ -102,8 +110,11 @@ def export(
     """
     Write <name>.onnx, <name>-fp16.onnx, <name>-faces.onnx, manifests, a card and a picture.
 
-    :param gallery: names of people in the data who do not exist, with * and ?, commas between: the
-        faces that are worn.
+    :param gallery: people in the data who do not exist, as of_nobody() reads them: theirs are the
+        faces that are worn, all of a table's and the most evenly lit ones of others;
+        <name>-faces.csv says which.
+    :param matching: checkpoint of a run that learned matching alone, whose matcher and crops are
+        taken; None takes those of the generator's.
     :param name: of the files; the network's name where there is none.
     :param data: the packed faces; None takes those that it was trained on.
     :param picture_data: packed faces for the card's picture, which shows their surroundings;
@@ -119,15 +130,22 @@ def export(
     load_weights(network, checkpoint['ema'], str(checkpoint_path))
     where = data if data is not None else Path(settings.data)
     network = settle_on_data(network, settings, where)
+    matcher, seen = network.matcher, settings
+    if matching is not None:
+        matcher, seen = load_matcher(matching, where)
     faces = load_packed(where)
     nobody = of_nobody(faces, gallery)
     sampler = sampler_of(faces, nobody, settings, torch.device('cpu'))
     source = f'{where}: {gallery!r}'
-    chooser = make_chooser(network, sampler, list(range(len(nobody))), error=source)
-    shown = held_out_faces(picture_data if picture_data is not None else where, settings)
+    kept = 1.0 if is_table(gallery) else EVENLY_LIT
+    chooser, stayed = make_chooser(
+        network, matcher, sampler, list(range(len(nobody))), kept=kept, error=source
+    )
+    pictured = picture_data if picture_data is not None else where
+    shown = [held_out_faces(pictured, each) for each in (settings, seen)]
 
     # Folded
-    inputs, choosing = probe(settings.size_px), chooser_probe(settings.size_px)
+    inputs, choosing = probe(settings.size_px), chooser_probe(seen.size_px)
     folded, chooser_folded = fold(network.generator), fold(chooser)
     with torch.no_grad():
         reference = network.generator(*inputs.values()).numpy()
@@ -161,16 +179,33 @@ def export(
 
     # With what says what it is
     cost = measure(folded, settings.size_px)
-    count = len(chooser.keys)
+    count = len(chooser.latents)
     for path, precision in ((fp32, 'fp32'), (fp16, 'fp16'), (third, 'fp32')):
         kind = 'chooser' if path == third else 'generator'
-        manifest = make_manifest(path, name, kind, precision, settings, checkpoint, provenance)
+        cut = seen if kind == 'chooser' else settings
+        manifest = make_manifest(path, name, kind, precision, cut, checkpoint, provenance)
         save_manifest(manifest, path)
-    write_picture(out / f'{name}.jpg', folded, chooser_folded, shown)
+    write_gallery(third.with_suffix('.csv'), faces, nobody[stayed].tolist())
+    write_picture(out / f'{name}.jpg', folded, chooser_folded, *shown)
     exported = Exported(fp32, fp16, fold_error, errors[fp32], errors[fp16])
     text = card(exported, name, settings, checkpoint, provenance, cost, (third, count))
     (out / f'{name}.md').write_text(text, encoding='utf-8')
     return exported
+
+
+def load_matcher(path: Path, data: Path) -> tuple[Matcher, TrainSettings]:
+    """
+    Return a matcher that is ready to be used, and the settings of its training.
+
+    :param path: its checkpoint.
+    :param data: the packed faces.
+    :raises ModelError: the checkpoint is unfit.
+    """
+    checkpoint = load_checkpoint(path)
+    settings = from_mapping(checkpoint['settings'], TrainSettings)
+    network = make_network(settings.network).eval()
+    load_weights(network, checkpoint['ema'], str(path))
+    return settle_on_data(network, settings, data).matcher, settings
 
 
 def _two_rows(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -268,7 +303,9 @@ def make_manifest(
     )
 
 
-def write_picture(path: Path, generator: torch.nn.Module, chooser: Chooser, batch: Batch) -> None:
+def write_picture(
+    path: Path, generator: torch.nn.Module, chooser: Chooser, batch: Batch, seen: Batch
+) -> None:
     """
     Write worn faces beside nothing but their surroundings: no original is shown.
 
@@ -276,12 +313,14 @@ def write_picture(path: Path, generator: torch.nn.Module, chooser: Chooser, batc
     :param generator: in evaluation mode.
     :param chooser: in evaluation mode.
     :param batch: the crops.
+    :param seen: what the chooser sees of the same.
     """
     condition, mask, points = batch.condition, batch.mask, batch.mean_points_px
     seeded = torch.Generator().manual_seed(PICTURE_SEED)
     chance = torch.randn((len(batch), CHANCE), generator=seeded)
     with torch.no_grad():
-        painted = generator(condition, mask, chooser(condition, mask, chance, points), points)
+        faces = chooser(seen.condition, seen.mask, chance, seen.mean_points_px)
+        painted = generator(condition, mask, faces, points)
     filled = composite(painted, condition, mask)
     shown = filled.permute(0, 2, 3, 1).numpy()[..., ::-1]
     tiles = np.rint((shown.clip(-1, 1) + 1) * 127.5).astype(np.uint8)
@@ -321,8 +360,9 @@ def card(
         f'| input | {settings.size_px} px crops, {settings.crop_scale:g} times the longer side '
         f'of a region of {settings.region_scale:g} times the box; a latent of {LATENT} numbers, '
         'the face that is worn; five points |',
-        f'| faces | {gallery[1]}, of people who do not exist or mirror images of them, as '
-        f'codes in `{gallery[0].name}`, which chooses one that fits the surroundings |',
+        f'| faces | {gallery[1]}, of people who do not exist or mirror images of them '
+        f'(`{gallery[0].with_suffix(".csv").name}`), as codes in `{gallery[0].name}`, which '
+        'chooses one that fits the surroundings |',
         f'| files | `{exported.fp32.name}` (FP32), `{exported.fp16.name}` (FP16 inside) |',
         f'| largest difference from torch | folding {exported.fold_error:.1e}, '
         f'FP32 {exported.fp32_error:.1e}, FP16 {exported.fp16_error:.1e} (range -1 to 1) |',

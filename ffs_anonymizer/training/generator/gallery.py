@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+import csv
 from fnmatch import fnmatchcase
+from pathlib import Path
 
-from ffs_anonymizer.datasets.faces import PackedFaces
+from ffs_anonymizer.datasets.faces import PackedFaces, TRAIT_COLUMNS
 from ffs_anonymizer.datasets.sampler import Batch, MIRRORED_POINTS, Sampler
 from ffs_anonymizer.errors import MediaError
 from ffs_anonymizer.training.generator.alignment import align
 from ffs_anonymizer.training.generator.network import (
     Chooser,
     FaceNetwork,
+    Matcher,
     packed,
     turned,
 )
@@ -23,36 +26,45 @@ from torch.nn import functional
 
 _BATCH = 32
 MOST_TURNED = 0.45
-KEPT = 0.35
+EVENLY_LIT = 0.35
 _BROAD_PX = 8
 
 
 def make_chooser(
-    network: FaceNetwork, sampler: Sampler, numbers: Sequence[int], *, error: str
-) -> Chooser:
+    network: FaceNetwork,
+    matcher: Matcher,
+    sampler: Sampler,
+    numbers: Sequence[int],
+    *,
+    kept: float,
+    error: str,
+) -> tuple[Chooser, list[int]]:
     """
-    Return a chooser among the faces of photos and their mirror images.
+    Return a chooser among the faces of photos and their mirror images, and which photos stayed.
 
     What is worn in any light must have no strong one of its own, and nothing before it: the faces
-    whose broad light and dark are the most unlike the usual ones are left out, and those that are
-    turned far away.
+    whose broad light and dark are the most unlike the usual ones may be left out, and those that
+    are turned far away are.
 
-    :param network: settled.
+    :param network: settled; it reads the faces.
+    :param matcher: settled; it looks at surroundings.
     :param sampler: of the photos.
     :param numbers: which of its photos.
+    :param kept: the share of the faces that stays, the most evenly lit ones.
     :param error: whose faces were looked for, told where none is left.
     :raises MediaError: no face is left.
     """
-    latents, keys, broad = [], [], []
+    latents, traits, broad, rows = [], [], [], []
     with torch.no_grad():
-        for batch in _batches(sampler, numbers):
+        for start, batch in _batches(sampler, numbers):
             face, points = align(batch.image, batch.points_px / batch.image.shape[-1])
             other = points.clone()[:, MIRRORED_POINTS]
             other[..., 0] = 1.0 - other[..., 0]
             for each, at in ((face, points), (face.flip(-1), other)):
                 ahead = turned(at).abs() < MOST_TURNED
                 latents.append(packed(network.encoder(each), at)[ahead])
-                keys.append(network.matcher.key(each)[ahead])
+                traits.append(batch.traits[ahead])
+                rows.append(start + torch.nonzero(ahead)[:, 0])
                 light = network.encoder.evened(each)[ahead].mean(1, keepdim=True)
                 small = functional.interpolate(light, size=_BROAD_PX, mode='area').flatten(1)
                 broad.append(functional.normalize(small, dim=1))
@@ -60,12 +72,11 @@ def make_chooser(
             raise MediaError(f'{error}: got no face with known points that looks ahead')
         patterns = torch.cat(broad)
         usual = patterns @ patterns.mean(0)
-        best = usual.argsort(descending=True)[: max(1, round(KEPT * len(usual)))]
+        best = usual.argsort(descending=True)[: max(1, round(kept * len(usual)))]
     best = best.sort().values
-    chooser = Chooser(
-        network.matcher, network.generator.pose, torch.cat(latents)[best], torch.cat(keys)[best]
-    )
-    return chooser.requires_grad_(False).eval()  # type: ignore[no-any-return]
+    chooser = Chooser(matcher, torch.cat(latents)[best], torch.cat(traits)[best])
+    stayed = sorted({numbers[i] for i in torch.cat(rows)[best].tolist()})
+    return chooser.requires_grad_(False).eval(), stayed
 
 
 def of_nobody(faces: PackedFaces, patterns: str) -> NDArray[np.int64]:
@@ -74,8 +85,13 @@ def of_nobody(faces: PackedFaces, patterns: str) -> NDArray[np.int64]:
 
     :param faces: the data set.
     :param patterns: of names, with * and ?, commas between; ! before one leaves out who matches.
+        Or a .csv file with the names in its column `identity`, as `export` writes one.
+    :raises MediaError: the file cannot be read.
     """
-    given = [pattern.strip() for pattern in patterns.split(',') if pattern.strip()]
+    if is_table(patterns):
+        given = _names_in(Path(patterns))
+    else:
+        given = [pattern.strip() for pattern in patterns.split(',') if pattern.strip()]
     unwanted = [pattern[1:] for pattern in given if pattern.startswith('!')]
     wanted = [pattern for pattern in given if not pattern.startswith('!')]
     numbers, _ = with_points(faces)
@@ -84,10 +100,42 @@ def of_nobody(faces: PackedFaces, patterns: str) -> NDArray[np.int64]:
     return np.asarray(numbers[np.array(matching, bool)], np.int64)
 
 
+def is_table(patterns: str) -> bool:
+    """Tell a table of names from patterns of them."""
+    return patterns.endswith('.csv')
+
+
+def write_gallery(path: Path, faces: PackedFaces, numbers: Sequence[int]) -> None:
+    """
+    Write whose faces are worn, and what is known of them.
+
+    :param path: a .csv.
+    :param faces: the data set.
+    :param numbers: of their photos.
+    """
+    with path.open('w', newline='', encoding='utf-8') as file:
+        writer = csv.writer(file, lineterminator='\n')
+        writer.writerow(['identity', *TRAIT_COLUMNS])
+        for i in numbers:
+            traits = ['' if np.isnan(value) else f'{value:.2f}' for value in faces.traits[i]]
+            writer.writerow([faces.identities[i], *traits])
+
+
+def _names_in(path: Path) -> list[str]:
+    try:
+        with path.open(newline='', encoding='utf-8') as file:
+            return [row['identity'] for row in csv.DictReader(file)]
+    except (OSError, KeyError, UnicodeDecodeError) as error:
+        raise MediaError(
+            f'{path}: cannot be read as a gallery ({error}), expected a table with the column '
+            'identity'
+        ) from error
+
+
 def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _batches(sampler: Sampler, numbers: Sequence[int]) -> Iterator[Batch]:
+def _batches(sampler: Sampler, numbers: Sequence[int]) -> Iterator[tuple[int, Batch]]:
     for start in range(0, len(numbers), _BATCH):
-        yield sampler.plain(np.array(numbers[start : start + _BATCH], np.int64))
+        yield start, sampler.plain(np.array(numbers[start : start + _BATCH], np.int64))

@@ -18,23 +18,26 @@ from ffs_anonymizer.training.generator.losses import (
     generator_hinge,
     gradient_distance,
     inner_border,
-    match_distance,
     pixel_distance,
     tone_distance,
+    trait_distance,
 )
 from ffs_anonymizer.training.generator.network import (
     composite,
     FaceNetwork,
     GUMBEL,
-    KEY,
+    likeness,
     packed,
     place,
+    TURN_UNIT,
+    turned,
 )
-from ffs_anonymizer.training.settings import ALL, TrainSettings
+from ffs_anonymizer.training.settings import TrainSettings
 import torch
 
 FOCUS_RADIUS = 9.0 / 128.0
-EARLIER = 256
+HIDDEN = 0.5
+HIDDEN_SIDES = (0.1, 0.5)
 Terms = dict[str, tuple[float, torch.Tensor]]
 
 
@@ -97,14 +100,32 @@ class Lesson:
         """
         raise NotImplementedError
 
-    def worn_by(self, query: torch.Tensor, key: torch.Tensor, chance: Chance) -> torch.Tensor:
+    def matching(self, condition: torch.Tensor, batch: Batch, chance: Chance) -> Terms:
+        """
+        Return what is asked of the matcher: traits, and how heads are turned.
+
+        :param condition: (N, 3, S, S), what is around the holes.
+        :param batch: of the step.
+        :param chance: of the step.
+        """
+        weight = self.settings.weight_match
+        mask = hidden(batch.mask, chance)
+        seen = relight(condition, chance) * mask
+        with autocast(self.settings, self.device):
+            logits, turns = self.network.matcher.logits(seen, mask, batch.mean_points_px)
+        off = (turns - turned(batch.points_px)) / TURN_UNIT
+        return {
+            'traits': (weight, trait_distance(logits, batch.traits)),
+            'turns': (weight, off.square().mean()),
+        }
+
+    def worn_by(self, batch: Batch, chance: Chance) -> torch.Tensor:
         """
         Return whose face each row of a batch wears, (N,): its own, or that of another who fits.
 
-        :param query: (N, KEY), what the surroundings look for.
-        :param key: (N, KEY), of the faces.
+        :param batch: its traits say who fits whom, where they are known.
         """
-        fits = (query @ key.T).detach()
+        fits = likeness(batch.traits, batch.traits)
         fits = fits + GUMBEL * chance.normal(*fits.shape)
         best = fits.fill_diagonal_(-torch.inf).argmax(1)
         return torch.where(self.rows < self.share, self.rows, best)
@@ -129,7 +150,6 @@ class Wearing(Lesson):
         self.critic_steps = torch.optim.Adam(
             critic.heads.parameters(), settings.rate_critic, betas=(0.0, 0.99)
         )
-        self.earlier = torch.zeros((0, KEY), device=device)
 
     def begin(self, batch: Batch, start: Checkpoint | None) -> None:
         """
@@ -149,7 +169,6 @@ class Wearing(Lesson):
         return {
             'critic': self.critic.state_dict(),
             'scales': self.features.scales.state_dict(),
-            'earlier': self.earlier,
             'critic_steps': self.critic_steps.state_dict(),
         }
 
@@ -163,7 +182,6 @@ class Wearing(Lesson):
         load_weights(self.critic, resumed['critic'], whence)
         load_weights(self.features.scales, resumed['scales'], whence)
         self.critic_steps.load_state_dict(resumed['critic_steps'])
-        self.earlier = resumed['earlier'].to(self.device)
 
     def set_rate(self, factor: float) -> None:
         """Multiply the critic's rate."""
@@ -200,97 +218,120 @@ class Wearing(Lesson):
         with autocast(settings, device):
             seen = relight(condition, chance) * mask
             guessed = network.generator.pose(seen, mask, points)
-            query = network.matcher.query(seen, mask, points)
-            key = network.matcher.key(relight(face, chance))
         if teacher is None:
             off = (guessed - true) / (size / 64)  # squared, else rare turned heads are given up
             terms['points'] = settings.weight_points, off.square().mean()
-            terms['match'] = settings.weight_match, match_distance(query, key, self.earlier)
-            self.earlier = torch.cat([key.detach(), self.earlier])[:EARLIER]
+            terms.update(self.matching(condition, batch, chance))
 
-        if settings.learns == ALL:
-            with autocast(settings, device):
-                code = network.encoder(relight(face, chance))
-            own, wears, at = len(batch), self.rows, true + chance.normal(len(batch), 1, 2) * 0.4
-            if step >= settings.drawn_from:
-                own = self.share
-                wears = self.worn_by(query, key, chance)
-                at = torch.where((self.rows < own)[:, None, None], at, guessed.detach())
+        with autocast(settings, device):
+            code = network.encoder(relight(face, chance))
+        own, wears, at = len(batch), self.rows, true + chance.normal(len(batch), 1, 2) * 0.4
+        if step >= settings.drawn_from:
+            own = self.share
+            wears = self.worn_by(batch, chance)
+            at = torch.where((self.rows < own)[:, None, None], at, guessed.detach())
 
-            # It is painted
-            noisy = code + chance.normal(*code.shape) * settings.code_noise
-            latent = packed(noisy, face_points)[wears]
-            with autocast(settings, device):
-                levels = network.generator.features(condition, mask, latent, at)
-                painted = network.generator.paint(levels[-1], condition, mask)
-            filled = composite(painted, image, mask)
-            focus = place(true, size, FOCUS_RADIUS)[:, ::2].amax(1, keepdim=True)
-            counts = (1.0 - mask) * (1.0 + settings.focus * focus)
+        # It is painted
+        noisy = code + chance.normal(*code.shape) * settings.code_noise
+        latent = packed(noisy, face_points)[wears]
+        with autocast(settings, device):
+            levels = network.generator.features(condition, mask, latent, at)
+            painted = network.generator.paint(levels[-1], condition, mask)
+        filled = composite(painted, image, mask)
+        focus = place(true, size, FOCUS_RADIUS)[:, ::2].amax(1, keepdim=True)
+        counts = (1.0 - mask) * (1.0 + settings.focus * focus)
 
-            # What critic and feature distance see of it
-            looked = settings.weight_features > 0 and step >= settings.features_from
-            looked = looked and step % settings.features_every == 0
-            if looked:
-                told = torch.cat([mask, place(at, size)], 1)
-                (real, fake), (told, seen_counts) = augment(
-                    (image, filled), (told, counts), chance, settings.look_px
-                )
-                real, fake = (magnified(each, settings.look_zoom) for each in (real, fake))
-                seen_mask = told[:, :1]
-                with autocast(settings, device):
-                    with torch.no_grad():
-                        real_taps = [tap.float() for tap in features(real)]
-                    fake_taps = [tap.float() for tap in features(fake)]
-
-            # The critic learns
-            adversarial = (
-                looked and settings.weight_critic > 0 and progress >= settings.critic_from
+        # What critic and feature distance see of it
+        looked = settings.weight_features > 0 and step >= settings.features_from
+        looked = looked and step % settings.features_every == 0
+        if looked:
+            told = torch.cat([mask, place(at, size)], 1)
+            (real, fake), (told, seen_counts) = augment(
+                (image, filled), (told, counts), chance, settings.look_px
             )
-            if adversarial:
-                critic.heads.requires_grad_(True)
-                real_logits = critic(real_taps, told)
-                fake_logits = critic([tap.detach() for tap in fake_taps], told)
-                self.scalars['critic'] = critic_hinge(real_logits, fake_logits, seen_mask)
-                self.critic_steps.zero_grad(set_to_none=True)
-                self.scalars['critic'].backward()
-                self.critic_steps.step()
-                critic.heads.requires_grad_(False)
+            real, fake = (magnified(each, settings.look_zoom) for each in (real, fake))
+            seen_mask = told[:, :1]
+            with autocast(settings, device):
+                with torch.no_grad():
+                    real_taps = [tap.float() for tap in features(real)]
+                fake_taps = [tap.float() for tap in features(fake)]
 
-            # The networks learn
-            if adversarial:
-                logits = critic(fake_taps, told)
-                rises = max(settings.critic_full - settings.critic_from, 1e-6)
-                risen = min(1.0, (progress - settings.critic_from) / rises)
-                weight = settings.weight_critic * settings.features_every * risen
-                terms['adversarial'] = weight, generator_hinge(logits, seen_mask)
-            if looked:
-                distance = feature_distance(
-                    [tap[:own] for tap in real_taps],
-                    [tap[:own] for tap in fake_taps],
-                    1.0 - seen_counts[:own],
-                )
-                terms['features'] = (
-                    settings.weight_features * settings.features_every,
-                    distance,
-                )
-            mine = painted[:own], image[:own], counts[:own]
-            terms['hole'] = settings.weight_hole, pixel_distance(*mine)
-            terms['gradient'] = settings.weight_gradient, gradient_distance(*mine)
-            if settings.weight_detail > 0:
-                terms['detail'] = (
-                    settings.weight_detail,
-                    detail_distance(painted, image, counts),
-                )
-            border = pixel_distance(painted, image, inner_border(mask))
-            terms['border'] = settings.weight_border, border
-            terms['ring'] = settings.weight_ring, pixel_distance(painted, image, mask)
-            tone = tone_distance(painted, image, batch.rects_xyxy_px)
-            terms['tone'] = settings.weight_tone, tone
-            if teacher is not None:
-                with autocast(settings, device):
-                    distance = teacher(levels, painted, condition, mask, latent, at)
-                terms['distil'] = settings.weight_distil, distance
+        # The critic learns
+        adversarial = looked and settings.weight_critic > 0 and progress >= settings.critic_from
+        if adversarial:
+            critic.heads.requires_grad_(True)
+            real_logits = critic(real_taps, told)
+            fake_logits = critic([tap.detach() for tap in fake_taps], told)
+            self.scalars['critic'] = critic_hinge(real_logits, fake_logits, seen_mask)
+            self.critic_steps.zero_grad(set_to_none=True)
+            self.scalars['critic'].backward()
+            self.critic_steps.step()
+            critic.heads.requires_grad_(False)
+
+        # The networks learn
+        if adversarial:
+            logits = critic(fake_taps, told)
+            rises = max(settings.critic_full - settings.critic_from, 1e-6)
+            risen = min(1.0, (progress - settings.critic_from) / rises)
+            weight = settings.weight_critic * settings.features_every * risen
+            terms['adversarial'] = weight, generator_hinge(logits, seen_mask)
+        if looked:
+            distance = feature_distance(
+                [tap[:own] for tap in real_taps],
+                [tap[:own] for tap in fake_taps],
+                1.0 - seen_counts[:own],
+            )
+            terms['features'] = (
+                settings.weight_features * settings.features_every,
+                distance,
+            )
+        mine = painted[:own], image[:own], counts[:own]
+        terms['hole'] = settings.weight_hole, pixel_distance(*mine)
+        terms['gradient'] = settings.weight_gradient, gradient_distance(*mine)
+        if settings.weight_detail > 0:
+            terms['detail'] = (
+                settings.weight_detail,
+                detail_distance(painted, image, counts),
+            )
+        border = pixel_distance(painted, image, inner_border(mask))
+        terms['border'] = settings.weight_border, border
+        terms['ring'] = settings.weight_ring, pixel_distance(painted, image, mask)
+        tone = tone_distance(painted, image, batch.rects_xyxy_px)
+        terms['tone'] = settings.weight_tone, tone
+        if teacher is not None:
+            with autocast(settings, device):
+                distance = teacher(levels, painted, condition, mask, latent, at)
+            terms['distil'] = settings.weight_distil, distance
         return terms
+
+
+class Matching(Lesson):
+    """Ask for nothing but what sort of face surroundings want."""
+
+    def __call__(self, batch: Batch, chance: Chance, step: int, progress: float) -> Terms:
+        """
+        Return what is asked for, name to weight and loss.
+
+        :param batch: of the step.
+        :param chance: of the step.
+        :param step: not looked at.
+        :param progress: not looked at.
+        """
+        return self.matching(softened(batch, chance)[1], batch, chance)
+
+
+def hidden(mask: torch.Tensor, chance: Chance) -> torch.Tensor:
+    """
+    Return masks of which half have lost one more rectangle, anywhere.
+
+    :param mask: (N, 1, S, S), 1 = keep.
+    """
+    n, size = len(mask), mask.shape[-1]
+    at = (torch.arange(size, device=mask.device, dtype=torch.float32) + 0.5) / size
+    sides = chance.uniform(*HIDDEN_SIDES, n, 2) * chance.happens(HIDDEN, n, 1)
+    first = chance.uniform(0.0, 1.0, n, 2) * (1.0 - sides)
+    within = (at >= first[..., None]) & (at < (first + sides)[..., None])  # (N, 2, S)
+    return mask * ~(within[:, 0, None, :] & within[:, 1, :, None])[:, None]
 
 
 def softened(batch: Batch, chance: Chance) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -160,17 +160,15 @@ def _fine(image: torch.Tensor) -> torch.Tensor:
     return (grey - smoothed(grey, 3)).abs()
 
 
-def match_distance(
-    queries: torch.Tensor, keys: torch.Tensor, others: torch.Tensor
-) -> torch.Tensor:
+def trait_distance(logits: torch.Tensor, traits: torch.Tensor) -> torch.Tensor:
     """
-    Return how badly surroundings and faces that belong together are told from others (InfoNCE).
+    Return how badly traits are told, as binary cross entropy over those that are known.
 
-    :param queries: (N, K), of the surroundings.
-    :param keys: (N, K), of their own faces.
-    :param others: (Q, K), keys of earlier faces.
+    :param logits: (N, 3).
+    :param traits: (N, 3), from 0 to 1; NaN where not known.
     """
-    fits = queries @ torch.cat([keys, others]).T
-    own = torch.arange(len(queries), device=queries.device)
-    back = functional.cross_entropy(fits[:, : len(keys)].T, own)
-    return (functional.cross_entropy(fits, own) + back) / 2
+    known = traits.isfinite()
+    each = functional.binary_cross_entropy_with_logits(
+        logits, traits.nan_to_num(), reduction='none'
+    )
+    return (each * known).sum() / known.sum().clamp_min(1)

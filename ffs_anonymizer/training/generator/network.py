@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
+from ffs_anonymizer.datasets.faces import TRAIT_COLUMNS
 from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.training.generator.alignment import (
     FACE_PX,
@@ -24,12 +25,14 @@ LATENT = CODE + 10
 # How far five points lie off the template, in shares of an aligned face: the unit in latents.
 POINTS_SPREAD = 0.04
 CHANCE = 64
-KEY = 32
 # Standard deviation of a Gumbel variable, by which a softmax is drawn from as a maximum.
 GUMBEL = 1.2825
-TURN_SPREAD = 0.02  # of what a head may be turned otherwise, in distances of the eyes
+# How far a face may be off what its surroundings want: its traits, and how it is turned, in
+# distances between the eyes.
+TRAIT_SPREADS = (0.25, 0.2, 0.25)
+TURN_SPREAD = 0.02
+TURN_UNIT = 0.1
 READER_CHANNELS = (32, 48, 64)
-KEY_CHANNELS = (32, 64, 96, 128)
 SURVEYOR_CHANNELS = (32, 64, 96, 128, 160)
 SURVEYED_SIDE = 4
 LEAK = 0.2
@@ -330,49 +333,65 @@ class Encoder(nn.Module):  # type: ignore[misc]
         return USUAL_CONTRAST * off / contrast.clamp_min(0.02)
 
 
-class Key(nn.Module):  # type: ignore[misc]
-    """Say of an aligned face into what surroundings it fits, as a direction."""
+class Matcher(Surveyor):
+    """Say what sort of face surroundings want: its traits, and how its head is turned."""
 
     def __init__(self) -> None:
         """Make the layers."""
-        super().__init__()
-        self.layers = halving(3, KEY_CHANNELS)
-        self.exit = nn.Linear(KEY_CHANNELS[-1] * SURVEYED_SIDE**2, KEY)
-        self.register_buffer('oval', oval(FACE_PX))
+        super().__init__(len(TRAIT_COLUMNS) + 1)
 
-    def forward(self, face: torch.Tensor) -> torch.Tensor:
-        """
-        Return the keys, (N, KEY) of length 1.
-
-        :param face: (N, 3, FACE_PX, FACE_PX), aligned, RGB in [-1, 1].
-        """
-        seen = self.layers(face * self.oval).flatten(1)
-        key: torch.Tensor = functional.normalize(self.exit(seen).float(), dim=1)
-        return key
-
-
-class Matcher(nn.Module):  # type: ignore[misc]
-    """Tell how well faces fit surroundings: what CLIP does for pictures and texts."""
-
-    def __init__(self) -> None:
-        """Make the layers."""
-        super().__init__()
-        self.survey = Surveyor(KEY)
-        self.key = Key()
-        self.sharpness = nn.Parameter(torch.tensor(2.3))  # of the softmax, its logarithm
-
-    def query(
+    def logits(
         self, condition: torch.Tensor, mask: torch.Tensor, points_px: torch.Tensor
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        Return what is looked for, (N, KEY): logits are its products with keys.
+        Return what is wanted: (N, 3) logits of the traits, and (N,) how heads are turned.
 
         :param condition: (N, 3, S, S), RGB in [-1, 1], 0.0 in the hole.
         :param mask: (N, 1, S, S), 1 = keep.
         :param points_px: (N, 5, 2), in pixels of the crop.
         """
-        told = functional.normalize(self.survey(condition, mask, points_px), dim=1)
-        return told * self.sharpness.clamp(max=4.0).exp()
+        told = super().forward(condition, mask, points_px)
+        return told[:, :-1], told[:, -1] * TURN_UNIT
+
+    def forward(
+        self, condition: torch.Tensor, mask: torch.Tensor, points_px: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Return what is wanted: (N, 3) traits from 0 to 1, and (N,) how heads are turned.
+
+        :param condition: (N, 3, S, S), RGB in [-1, 1], 0.0 in the hole.
+        :param mask: (N, 1, S, S), 1 = keep.
+        :param points_px: (N, 5, 2), in pixels of the crop.
+        """
+        logits, turns = self.logits(condition, mask, points_px)
+        return logits.sigmoid(), turns
+
+
+def likeness(wanted: torch.Tensor, traits: torch.Tensor) -> torch.Tensor:
+    """
+    Return how well faces fit, (N, M), as logits: 0 is a perfect fit.
+
+    :param wanted: (N, 3) traits; NaN where not known, which is as good as met.
+    :param traits: (M, 3) of the faces; NaN where not known.
+    """
+    known = wanted.isfinite()[:, None] & traits.isfinite()
+    return -misfit(wanted.nan_to_num(), traits.nan_to_num(), known / spreads_on(traits.device))
+
+
+def misfit(wanted: torch.Tensor, traits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """
+    Return half the squared distances from faces to what is wanted, (N, M).
+
+    :param wanted: (N, 3).
+    :param traits: (M, 3).
+    :param weights: (M, 3) or (N, M, 3), what distances are multiplied by.
+    """
+    return 0.5 * ((wanted[:, None] - traits) * weights).square().sum(-1)
+
+
+def spreads_on(device: torch.device) -> torch.Tensor:
+    """Return how far off traits may be, (3,), on a device."""
+    return torch.tensor(TRAIT_SPREADS, device=device)
 
 
 class Chooser(nn.Module):  # type: ignore[misc]
@@ -383,22 +402,19 @@ class Chooser(nn.Module):  # type: ignore[misc]
     normal noise): the same chance and the same surroundings, the same face.
 
     :param matcher: trained.
-    :param pose: trained.
     :param latents: (M, LATENT), the faces of the gallery.
-    :param keys: (M, KEY), what the matcher says of them.
+    :param traits: (M, 3) of them, from 0 to 1; NaN where not known.
     """
 
-    def __init__(
-        self, matcher: Matcher, pose: Poser, latents: torch.Tensor, keys: torch.Tensor
-    ) -> None:
+    def __init__(self, matcher: Matcher, latents: torch.Tensor, traits: torch.Tensor) -> None:
         """Draw the directions by which chance tells faces apart."""
         super().__init__()
         self.matcher = matcher
-        self.pose = pose
         self.register_buffer('latents', latents.half())
         _, points = unpacked(latents, torch.tensor(TEMPLATE)[None])
         self.register_buffer('turns', turned(points))
-        self.register_buffer('keys', keys)
+        self.register_buffer('traits', traits.nan_to_num())
+        self.register_buffer('weights', traits.isfinite() / spreads_on(traits.device))
         seeded = torch.Generator().manual_seed(0)
         directions = torch.randn((len(latents), CHANCE), generator=seeded)
         self.register_buffer('directions', functional.normalize(directions, dim=1) * GUMBEL)
@@ -418,8 +434,8 @@ class Chooser(nn.Module):  # type: ignore[misc]
         :param chance: (N, CHANCE), standard normal: which of the faces that fit.
         :param points_px: (N, 5, 2), in pixels of the crop.
         """
-        fits = self.matcher.query(condition, mask, points_px) @ self.keys.T
-        turns = turned(self.pose(condition, mask, points_px))
+        wanted, turns = self.matcher(condition, mask, points_px)
+        fits = -misfit(wanted, self.traits, self.weights)
         fits = fits - 0.5 * ((turns[:, None] - self.turns) / TURN_SPREAD).square()
         best = (fits + chance @ self.directions.T).argmax(1)
         return self.latents[best].float()

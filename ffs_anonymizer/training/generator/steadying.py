@@ -61,8 +61,7 @@ class Steadying(Lesson):
         with torch.no_grad():
             face, face_points = align(batch.image, batch.points_px / size)
             code = network.encoder(relight(face, chance))
-            query = network.matcher.query(condition, mask, mean_points)
-            wears = self.worn_by(query, network.matcher.key(face), chance)
+            wears = self.worn_by(batch, chance)
             own = self.share
             guessed = earlier.pose(condition, mask, mean_points)
             at = torch.where((self.rows < own)[:, None, None], batch.points_px, guessed)

@@ -22,11 +22,12 @@ from ffs_anonymizer.training.checkpoint import (
 )
 from ffs_anonymizer.training.generator.alignment import align
 from ffs_anonymizer.training.generator.distil import load_teacher, Teacher
-from ffs_anonymizer.training.generator.lessons import Wearing
+from ffs_anonymizer.training.generator.lessons import Matching, Wearing
 from ffs_anonymizer.training.generator.network import (
     composite,
     ConvNorm,
     FaceNetwork,
+    likeness,
     make_network,
     packed,
 )
@@ -115,12 +116,11 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
     elif teacher is not None:
         frozen += [network.encoder, network.matcher, network.generator.pose]
     if settings.learns == MATCHING:
-        painting = [m for n, m in network.generator.named_children() if n != 'pose']
-        frozen += [each.requires_grad_(False) for each in (network.encoder, *painting)]
+        frozen += [each.requires_grad_(False) for each in (network.encoder, network.generator)]
     learning = [p for p in network.parameters() if p.requires_grad]
     learning += [] if teacher is None else list(teacher.adapters.parameters())
     generator_steps = torch.optim.Adam(learning, settings.rate_generator, betas=(0.5, 0.99))
-    kind = Wearing if between is None else Steadying
+    kind = {MATCHING: Matching, STEADYING: Steadying}.get(settings.learns, Wearing)
     lesson = kind(settings, network, teacher, device)
     step = images = 0
     seconds = 0.0
@@ -286,14 +286,14 @@ def with_points(faces: PackedFaces) -> tuple[NDArray[np.int64], NDArray[np.int64
     return numbers[known[numbers]], held_out[known[held_out]]
 
 
-def worn(network: FaceNetwork, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+def worn(network: FaceNetwork, batch: Batch) -> torch.Tensor:
     """
-    Return the faces of a batch as latents and as keys, (N, LATENT) and (N, KEY).
+    Return the faces of a batch as latents, (N, LATENT).
 
     :param network: in evaluation mode.
     """
     face, points = align(batch.image, batch.points_px / batch.image.shape[-1])
-    return packed(network.encoder(face), points), network.matcher.key(face)
+    return packed(network.encoder(face), points)
 
 
 def settle(average: FaceNetwork, batches: Iterable[Batch]) -> FaceNetwork:
@@ -311,11 +311,11 @@ def settle(average: FaceNetwork, batches: Iterable[Batch]) -> FaceNetwork:
             norm.momentum = None
             norm.train()
         for batch in batches:
-            latents, _ = worn(settled, batch)
+            latents = worn(settled, batch)
             settled.generator(
                 batch.condition, batch.mask, latents.roll(1, 0), batch.mean_points_px
             )
-            settled.matcher.query(batch.condition, batch.mask, batch.mean_points_px)
+            settled.matcher(batch.condition, batch.mask, batch.mean_points_px)
         for norm in norms:
             norm.momentum = 0.1
             norm.eval()
@@ -346,7 +346,7 @@ def retake(network: FaceNetwork, batches: Iterable[Batch]) -> None:
             for i, layer in enumerate(layers)
         ]
         for batch in batches:
-            latents, _ = worn(network, batch)
+            latents = worn(network, batch)
             network.generator(
                 batch.condition, batch.mask, latents.roll(1, 0), batch.mean_points_px
             )
@@ -374,10 +374,11 @@ def write_grid(path: Path, average: FaceNetwork, batch: Batch) -> None:
     """
     condition, mask, image = batch.condition, batch.mask, batch.image
     with torch.no_grad():
-        latents, keys = worn(average, batch)
+        latents = worn(average, batch)
         levels = average.generator.features(condition, mask, latents, batch.points_px)
         rows = [condition, average.generator.paint(levels[-1], condition, mask)]
-        fits = average.matcher.query(condition, mask, batch.mean_points_px) @ keys.T
+        wanted, _ = average.matcher(condition, mask, batch.mean_points_px)
+        fits = likeness(wanted, batch.traits)
         best = fits.fill_diagonal_(-torch.inf).topk(min(GRID_DRAWS, len(batch) - 1), 1).indices
         points = batch.mean_points_px
         rows += [average.generator(condition, mask, latents[others], points) for others in best.T]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ffs_anonymizer.backend import open_model
 from ffs_anonymizer.datasets.faces import load_packed
-from ffs_anonymizer.errors import ModelError
+from ffs_anonymizer.errors import MediaError, ModelError
 from ffs_anonymizer.models.manifest import load_manifest
 from ffs_anonymizer.painting.crops import Crops
 from ffs_anonymizer.painting.generator import Generator
@@ -47,8 +47,19 @@ def test_a_gallery_leaves_out_who_is_named_with_an_exclamation_mark(packed: Path
     assert len(of_nobody(faces, '!*')) == 0
 
 
+def test_whose_faces_are_worn_is_written_and_read_again(exported: Path, packed: Path) -> None:
+    faces = load_packed(packed)
+    table = exported / 'tiny-faces.csv'
+    names = [line.split(',')[0] for line in table.read_text().splitlines()[1:]]
+    assert 0 < len(names) <= len(of_nobody(faces, 'person*'))
+    assert {faces.identities[i] for i in of_nobody(faces, str(table))} == set(names)
+    with pytest.raises(MediaError, match=r'none\.csv: cannot be read as a gallery'):
+        of_nobody(faces, str(exported / 'none.csv'))
+
+
 def test_export_writes_both_files_with_manifest_card_and_picture(exported: Path) -> None:
     assert sorted(p.name for p in exported.iterdir()) == [
+        'tiny-faces.csv',
         'tiny-faces.json',
         'tiny-faces.onnx',
         'tiny-fp16.json',
@@ -122,3 +133,20 @@ def test_manifest_is_what_the_issue_of_the_file_says(exported: Path) -> None:
     assert values['task'] == 'generator'
     assert values['version'] == '3'
     assert values['outputs'] == {'inpainted': ['N', 3, 32, 32]}
+
+
+def test_another_run_may_tell_what_sort_of_face_fits(
+    tiny_settings: Settled, checkpoint: Path, packed: Path, tmp_path: Path
+) -> None:
+    settings = tiny_settings(
+        packed, tmp_path / 'run', learns='matching', steps=2, size_px=64, crop_scale=1.6
+    )
+    matching = train(settings, quiet=True)
+    out = tmp_path / 'models'
+    export(checkpoint, out, gallery='person*', name='tiny', matching=matching)
+    chooser, generator = (load_manifest(out / f'tiny{end}.onnx') for end in ('-faces', ''))
+    assert chooser is not None
+    assert generator is not None
+    assert (chooser.size_px, chooser.crop_scale) == (64, 1.6)
+    assert (generator.size_px, generator.crop_scale) == (32, 1.3)
+    assert (tmp_path / 'models' / 'tiny.jpg').is_file()

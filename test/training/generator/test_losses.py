@@ -1,5 +1,3 @@
-import math
-
 from ffs_anonymizer.training.generator.losses import (
     critic_hinge,
     detail_distance,
@@ -8,9 +6,9 @@ from ffs_anonymizer.training.generator.losses import (
     gradient_distance,
     hole_mean,
     inner_border,
-    match_distance,
     pixel_distance,
     tone_distance,
+    trait_distance,
 )
 import pytest
 import torch
@@ -77,14 +75,17 @@ def test_steps_between_pixels_are_compared_and_not_their_level() -> None:
     assert gradient_distance(stripes, image, torch.zeros(2, 1, 32, 32)) == 0
 
 
-def test_what_belongs_together_is_told_from_all_others() -> None:
-    keys = torch.eye(4)
-    right = match_distance(20 * keys, keys, torch.empty(0, 4))
-    wrong = match_distance(20 * keys.roll(1, 0), keys, torch.empty(0, 4))
-    assert right < 1e-3
-    assert wrong > 10
-    taken = match_distance(20 * keys, keys, keys)  # each has a double among the earlier faces
-    assert float(taken) == pytest.approx(math.log(2) / 2, abs=1e-3)
+def test_traits_that_are_not_known_are_not_asked_for() -> None:
+    nan = float('nan')
+    traits = torch.tensor([[1.0, nan, 0.0], [nan, nan, nan]])
+    right = torch.tensor([[20.0, 5.0, -20.0], [3.0, 3.0, 3.0]], requires_grad=True)
+    loss = trait_distance(right, traits)
+    loss.backward()
+    assert float(loss.detach()) < 1e-6
+    assert right.grad is not None
+    assert right.grad[1].abs().max() == 0 == right.grad[0, 1]
+    assert float(trait_distance(-right.detach(), traits)) == pytest.approx(20.0)
+    assert float(trait_distance(right.detach(), torch.full((2, 3), nan))) == 0
 
 
 def test_detail_counts_by_its_amount_and_not_by_its_place() -> None:

@@ -10,8 +10,8 @@ from ffs_anonymizer.training.generator.network import (
     CODE_CHANNELS,
     CODE_SIDE,
     composite,
-    KEY,
     LATENT,
+    likeness,
     make_network,
     meet,
     packed,
@@ -68,10 +68,9 @@ def test_a_code_says_nothing_of_light_and_colours() -> None:
 
 def chooser(count: int = 50) -> Chooser:
     torch.manual_seed(0)
-    keys = torch.nn.functional.normalize(torch.randn(count, KEY), dim=1)
-    network = make_network('ffs-tiny')
-    latents = 0.5 * torch.randn(count, LATENT)
-    return Chooser(network.matcher, network.generator.pose, latents, keys).eval()
+    matcher = make_network('ffs-tiny').matcher
+    torch.nn.init.normal_(matcher.exit.weight, std=1.0)
+    return Chooser(matcher, 0.5 * torch.randn(count, LATENT), torch.rand(count, 3)).eval()
 
 
 def test_chance_and_surroundings_choose_a_face_of_the_gallery() -> None:
@@ -91,23 +90,34 @@ def test_what_fits_best_is_chosen_most() -> None:
     many = {name: value.expand(500, *value.shape[1:]) for name, value in inputs.items()}
     many['chance'] = torch.randn(500, CHANCE)
     with torch.no_grad():
-        query = choose.matcher.query(inputs['condition'], inputs['mask'], inputs['points'])
+        seen = [inputs[k] for k in ('condition', 'mask', 'points')]
+        wanted, _ = choose.matcher(*seen)
         choose.turns.zero_()
         faces = choose(*many.values())
-        order = (query @ choose.keys.T)[0].argsort(descending=True)
+        order = likeness(wanted, choose.traits)[0].argsort(descending=True)
     chosen = [(choose.latents[i].float() == faces).all(1).sum() for i in order.tolist()]
     assert sum(chosen[:10]) > 2 * sum(chosen[-10:])
 
 
+def test_what_is_not_known_fits_as_well_as_anything() -> None:
+    nan = float('nan')
+    wanted = torch.tensor([[1.0, 0.5, 0.5], [nan, nan, nan]])
+    faces = torch.tensor([[1.0, 0.5, 0.5], [0.0, 0.5, 0.5], [nan, 0.5, 0.5]])
+    fits = likeness(wanted, faces)
+    assert fits[0, 0] == fits[0, 2] == 0
+    assert fits[0, 1] < -2
+    assert (fits[1] == 0).all()
+    choose = Chooser(make_network('ffs-tiny').matcher, torch.zeros(3, LATENT), faces)
+    assert choose.weights[2, 0] == 0 < choose.weights[2, 1]
+
+
 def test_a_face_is_chosen_that_is_turned_as_the_head_is() -> None:
     choose, inputs = chooser(400), chooser_probe(64, 60)
-    inputs['points'][:30, 2, 0] += 3
-    inputs['points'][30:, 2, 0] -= 3
+    heads = torch.linspace(-0.1, 0.1, 60)
+    choose.matcher.forward = lambda *_: (torch.full((60, 3), 0.5), heads)  # type: ignore[method-assign]
     with torch.no_grad():
-        heads = turned(choose.pose(*[inputs[k] for k in ('condition', 'mask', 'points')]))
         _, points = unpacked(choose(*inputs.values()), torch.tensor(TEMPLATE)[None])
-    assert heads[:30].min() > heads[30:].max()
-    assert turned(points)[:30].mean() > turned(points)[30:].mean() + 0.1
+    assert (turned(points) - heads).abs().max() < 0.06
 
 
 def test_points_become_spots() -> None:
