@@ -21,7 +21,7 @@ from ffs_anonymizer.jobs.report import Report
 # Joining is what takes one worker longest, so it comes first, and what leads to it second.
 _JOIN, _PART, _WHOLE = range(3)
 # A recording is shared that is more than so many times what each worker would have to do. Sharing
-# costs a twentieth, and what joins the chunks is a sixth, which nobody shares: where no recording
+# costs a twentieth, and an eighth, which joins the chunks, nobody shares: where no recording
 # outlasts the others, they are done sooner whole.
 _SHARE = 1.1
 
