@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 # How many places are tried for a head, and what it may cover of what is there.
 TRIES, MOST_COVERED = 6, 0.25
+# Reached by blur beside a head.
+BLUR_PX = 4
 
 
 def cut_out(faces: PackedFaces, number: int) -> NDArray[np.uint8]:
@@ -95,10 +97,11 @@ def put_head(
     room = np.array([head.shape[1] - box_px[0] - wide / 2, head.shape[0] - box_px[1] - high / 2])
     opaque = head[..., 3].mean() > 200
     above, below = (room * scale, room * scale) if opaque else (half * 1.5, half * 1.9)
+    others = np.stack(taken) if taken else np.empty((0, 4), np.float32)
     for centre in np.clip(centres, half * 0.7, side - half * 0.7):
         box = np.concatenate([centre - half, centre + half])
         cover = np.concatenate([centre - above, centre + below])
-        if all(covered(other, cover) < MOST_COVERED for other in taken):
+        if (covered(others, cover) < MOST_COVERED).all():
             break
     else:
         return None
@@ -114,9 +117,10 @@ def put_head(
     middle = (box_px[:2] + box_px[2:]) / 2
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     turn = turn @ np.diag([scale * narrow, scale])
-    reach = np.abs(turn) @ (np.array(head.shape[1::-1]) * 0.75)
-    low = np.maximum(np.floor(centre - reach), 0).astype(int)
-    end = np.minimum(np.ceil(centre + reach), side).astype(int)
+    ends = np.array([[x, y] for x in (0, head.shape[1]) for y in (0, head.shape[0])])
+    corners = (ends - middle) @ turn.T + centre
+    low = np.maximum(np.floor(corners.min(0)) - BLUR_PX, 0).astype(int)
+    end = np.minimum(np.ceil(corners.max(0)) + BLUR_PX, side).astype(int)
     matrix = np.column_stack([turn, centre - low - turn @ middle])
     warped = cv2.warpAffine(np.ascontiguousarray(head), matrix, tuple((end - low).tolist()))
     sigma = chance.uniform(0.2, 0.02 * high_px + 0.8) if chance.random() < 0.5 else 0.0
@@ -143,8 +147,15 @@ def put_head(
     return np.asarray(np.clip(box, 0, side), np.float32)
 
 
-def covered(box: NDArray[np.float32], by: NDArray[np.floating[Any]]) -> float:
-    """Return the share of a box that another covers."""
-    low, high = np.maximum(box[:2], by[:2]), np.minimum(box[2:4], by[2:4])
-    area = float(np.prod(box[2:4] - box[:2]))
-    return float(np.prod(np.clip(high - low, 0, None))) / max(area, 1e-6)
+def covered(
+    boxes: NDArray[np.float32], by: NDArray[np.floating[Any]]
+) -> NDArray[np.floating[Any]]:
+    """
+    Return the share of each box that another covers, (N,).
+
+    :param boxes: (N, 4) or more columns.
+    :param by: (4,).
+    """
+    low, high = np.maximum(boxes[:, :2], by[:2]), np.minimum(boxes[:, 2:4], by[2:4])
+    area = np.prod(boxes[:, 2:4] - boxes[:, :2], axis=1)
+    return np.asarray(np.prod(np.clip(high - low, 0, None), axis=1) / np.maximum(area, 1e-6))

@@ -35,6 +35,7 @@ class DetectorArchitecture:
 
 ARCHITECTURES = {
     'plates': DetectorArchitecture((8, 24, 48, 96, 192), (1, 3, 4, 3), neck=48),
+    'streets': DetectorArchitecture((16, 32, 64, 128, 256), (1, 3, 4, 3), neck=64),
     'plates-tiny': DetectorArchitecture((4, 8, 8, 8, 16), (0, 0, 0, 0), neck=8, wide_px=3),
 }
 
