@@ -105,7 +105,7 @@ def test_a_detector_of_plates_learns_faces_beside_them(
         streets_with_heads,
         tmp_path / 'both',
         **both,
-        steps=250,
+        steps=400,
         batch=4,
         rate=1e-2,
         warm_steps=5,
