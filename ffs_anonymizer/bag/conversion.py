@@ -33,8 +33,8 @@ from ffs_anonymizer.jobs.job import (
     written_list,
 )
 from ffs_anonymizer.jobs.output import BESIDE, Outputs, record_of, sync
-from ffs_anonymizer.jobs.record import describing, FORMAT, summary_of, write_record
-from ffs_anonymizer.jobs.report import counted, progress_bar, Report
+from ffs_anonymizer.jobs.record import Describing, FORMAT, summary_of, write_record
+from ffs_anonymizer.jobs.report import counted, progress_bar, Report, Tally
 from ffs_anonymizer.pipeline import anonymize_all, Outcome, Task, unhurried
 from ffs_anonymizer.regions.detections import CLASSES
 from ffs_anonymizer.regions.detections_file import DetectionsReader, DetectionsWriter, Found
@@ -42,7 +42,7 @@ from ffs_anonymizer.rosbag2 import cdr
 from ffs_anonymizer.rosbag2.prefetch import read_ahead
 from ffs_anonymizer.rosbag2.reader import BagReader, decompressed
 from ffs_anonymizer.rosbag2.storage import Attachment, Item, Message, Note, Topic
-from ffs_anonymizer.rosbag2.writer import BagWriter
+from ffs_anonymizer.rosbag2.writer import BagWriter, Follow
 from ffs_anonymizer.settings.parameter_file import to_yaml
 
 if TYPE_CHECKING:
@@ -116,8 +116,8 @@ def run(
             for name in plan.hidden_data
         ]
     )
-    with describing() as describe, contextlib.ExitStack() as stack:
-        source = describe(job.source)
+    with Describing() as describing, contextlib.ExitStack() as stack:
+        source = describing.describe(job.source)
         recipe = (
             stack.enter_context(opened(job.settings, report, tell, networks))
             if plan.chosen
@@ -128,7 +128,7 @@ def run(
         lines = stack.enter_context(written_list(job, outputs))
         folder = stack.enter_context(outputs.folder(job.target))
         conversion = _Conversion(plan, folder, report, found, detected, earlier, lines)
-        conversion.write(recipe, shows_progress=shows_progress)
+        conversion.write(recipe, follow=describing.follow, shows_progress=shows_progress)
         if recipe is not None:
             (folder / SETTINGS_FILE).write_text(to_yaml(job.settings), encoding='utf-8')
         # Nothing may come or go in the folder while it is described, and it has this name only
@@ -136,10 +136,10 @@ def run(
         if plan.layout.compression_mode == 'file':
             conversion.verify_and_sync()
             conversion.remove_scratch()
-            about = describe(folder)
+            about = describing.describe(folder)
         else:
             conversion.remove_scratch()
-            about = describe(folder)
+            about = describing.describe(folder)
             conversion.verify_and_sync()
         wait([about])
         stack.close()
@@ -192,6 +192,7 @@ class _Conversion:
         self._detected = detected
         self._lines = lines
         self._decided: dict[Topic, Action] = {}
+        self._tallies: dict[Topic, Tally] = {}
         self._read = plan.ledger()
         video = plan.job.settings.video
         self._videos = Videos(encoder=video.encoder, decoder=video.decoder)
@@ -204,10 +205,16 @@ class _Conversion:
             if action is Action.DROP:
                 report.stream(plan.label(key), action.value)
 
-    def write(self, recipe: Recipe | None, *, shows_progress: bool) -> None:
-        """Write all that the new bag is to hold."""
-        job = self._job
-        writer = BagWriter(self._folder, job.target.name, self._plan.layout, self._reader.metadata)
+    def write(self, recipe: Recipe | None, *, follow: Follow, shows_progress: bool) -> None:
+        """
+        Write all that the new bag is to hold.
+
+        :param follow: reads the bag's files while they are written.
+        """
+        job, layout = self._job, self._plan.layout
+        writer = BagWriter(
+            self._folder, job.target.name, layout, self._reader.metadata, follow=follow
+        )
         try:
             with (
                 contextlib.closing(self._outcomes(recipe)) as outcomes,
@@ -460,10 +467,10 @@ class _Conversion:
         elif isinstance(item, MeasuredMessage):
             self._write_measured(writer, item)
         elif isinstance(item, Message):
-            self._report.stream(self._label(item.topic)).items += 1
+            self._tallies[item.topic].items += 1
             writer.add_message(item, item.data, is_compressed=self._reader.messages_compressed)
         elif isinstance(item, Topic):
-            self._report.stream(self._label(item), self._decided[item].value)
+            self._tallies[item] = self._report.stream(self._label(item), self._decided[item].value)
             writer.add_topic(item)
         elif isinstance(item, Attachment):
             writer.add_attachment(item)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import datetime, timezone
 from functools import partial
 import hashlib
@@ -12,7 +11,7 @@ import json
 import os
 from pathlib import Path
 import threading
-from typing import Any
+from typing import Any, NamedTuple
 
 from ffs_anonymizer import __version__
 from ffs_anonymizer.cores import cores
@@ -25,6 +24,8 @@ from ffs_anonymizer.settings.runtime import Settings
 FORMAT = 'ffs_anonymizer privacy record'
 VERSION = 1
 _BLOCK_BYTES = 1 << 20
+# A file that is followed is looked at again.
+_FOLLOWED_EVERY_S = 0.01
 # What a record says of files.
 Described = Mapping[str, Any]
 
@@ -114,20 +115,44 @@ def summary_of(settings: Settings, report: Report) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def describing() -> Iterator[Callable[[Path], Future[Described]]]:
+class Describing:
     """
-    Yield how to have files described in threads, while other work is done.
+    Have files described in threads, while other work is done, within a `with` block.
 
     Where the block ends before they are, they are given up.
     """
-    stopped = threading.Event()
-    with ThreadPoolExecutor(2, thread_name_prefix='hash') as pool:
-        try:
-            yield lambda path: pool.submit(described, path, stopped=stopped)
-        finally:
-            stopped.set()
-            pool.shutdown(cancel_futures=True)
+
+    def __init__(self) -> None:
+        self._stopped = threading.Event()
+        # One thread each for a source, for an output, and for what an output waits for.
+        self._pool = ThreadPoolExecutor(3, thread_name_prefix='hash')
+        self._followed: dict[Path, Future[_Hash]] = {}
+
+    def __enter__(self) -> Describing:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give up what is not done."""
+        self._stopped.set()
+        self._pool.shutdown(cancel_futures=True)
+
+    def describe(self, path: Path) -> Future[Described]:
+        """Return what will be told of a file or a folder."""
+        return self._pool.submit(
+            described, path, stopped=self._stopped, followed={**self._followed}
+        )
+
+    def follow(self, path: Path) -> Callable[[], None]:
+        """
+        Read a file while it is written, so that its hash is there soon after its end.
+
+        :param path: to which more is appended, and which changes nowhere else; one at a time.
+        :returns: what is to be called when it is whole.
+        """
+        whole = threading.Event()
+        self._followed[path] = self._pool.submit(_hash, path, stopped=self._stopped, whole=whole)
+        return whole.set
 
 
 def described(
@@ -135,12 +160,14 @@ def described(
     *,
     only: Sequence[Path] | None = None,
     stopped: threading.Event | None = None,
+    followed: Mapping[Path, Future[_Hash]] | None = None,
 ) -> dict[str, Any]:
     """
     Return name, sizes and SHA-256 of a file, or of all files of a folder.
 
     :param only: files of the folder that count; None: all.
     :param stopped: is set when nobody wants to know any more.
+    :param followed: hashes of files that were read while they were written.
     :raises MediaError: a file cannot be read.
     """
     if not path.exists():
@@ -149,7 +176,8 @@ def described(
     try:
         files = [path] if path.is_file() else sorted(only or _files(path))
         with ThreadPoolExecutor(min(4, cores())) as pool:
-            hashes = list(pool.map(partial(_sha256, stopped=stopped), files))
+            look = partial(_sha256, stopped=stopped, followed=followed or {})
+            hashes = list(pool.map(look, files))
         return {
             'name': path.name,
             'files': [
@@ -240,14 +268,47 @@ def _files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _sha256(path: Path, stopped: threading.Event | None = None) -> str:
-    digest = hashlib.sha256()
+class _Hash(NamedTuple):
+    """Hold the SHA-256 of so many bytes."""
+
+    sha256: str
+    size_bytes: int
+
+
+def _sha256(
+    path: Path, *, stopped: threading.Event | None, followed: Mapping[Path, Future[_Hash]]
+) -> str:
+    if path in followed:
+        found = followed[path].result()
+        # Else somebody has written to it since.
+        if found.size_bytes == path.stat().st_size:
+            return found.sha256
+    return _hash(path, stopped=stopped).sha256
+
+
+def _hash(
+    path: Path, *, stopped: threading.Event | None, whole: threading.Event | None = None
+) -> _Hash:
+    """
+    Return the hash of a file.
+
+    :param stopped: is set when nobody wants to know any more.
+    :param whole: is set when nothing more is appended to it; None: nothing is.
+    """
+    digest, size_bytes = hashlib.sha256(), 0
     with path.open('rb', buffering=0) as file:
-        while block := file.read(_BLOCK_BYTES):
+        while True:
+            is_whole = whole is None or whole.is_set()
+            block = file.read(_BLOCK_BYTES)
             digest.update(block)
+            size_bytes += len(block)
             if stopped is not None and stopped.is_set():
                 raise MediaError(f'{path}: nobody wants to know any more')
-    return digest.hexdigest()
+            if not block and is_whole:
+                return _Hash(digest.hexdigest(), size_bytes)
+            if not block:
+                assert whole is not None
+                whole.wait(_FOLLOWED_EVERY_S)
 
 
 def _text(record: Mapping[str, Any]) -> str:

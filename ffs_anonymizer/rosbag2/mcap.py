@@ -72,6 +72,7 @@ class McapReader:
         except OSError as error:
             raise BagError(f'cannot read {path}: {error.strerror}') from error
         self._size = path.stat().st_size
+        self._read_bytes = 0
         self._schemas: dict[int, Schema] = {}
         self._channels: dict[int, Channel] = {}
         self._topics: dict[int, Topic] = {}
@@ -118,7 +119,7 @@ class McapReader:
 
     def progress(self) -> float:
         """Return the share of the file that has been read, 0 to 1."""
-        return self._file.tell() / self._size
+        return min(self._read_bytes / self._size, 1.0)
 
     def close(self) -> None:
         """Close the file."""
@@ -154,7 +155,10 @@ class McapReader:
     def _raw_items(self, start_ns: int | None, end_ns: int | None) -> Iterator[Item]:
         checked = self._has_checksum()
         self._file.seek(0)
+        self._read_bytes = 0
         for opcode, content in records(self._file, most_bytes=self._size, checked=checked):
+            # Asked for with each message, so the system is not.
+            self._read_bytes += RECORD.size + len(content)
             if opcode == Opcode.CHUNK:
                 chunk = parsed_chunk(content)
                 outside = (start_ns is not None and chunk.message_end_time < start_ns) or (

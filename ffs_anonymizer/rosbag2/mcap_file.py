@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 import io
 from pathlib import Path
@@ -297,11 +297,11 @@ class McapFileWriter:
         if not chunk.places:
             return
         self._chunk = _OpenChunk()
-        crc, stored, stored_size = 0, chunk.parts, chunk.size
-        for part in chunk.parts:
+        crc, stored, stored_size = 0, [*_together(chunk.parts)], chunk.size
+        for part in stored:
             crc = zlib.crc32(part, crc)
         if self._compression:
-            stored = [COMPRESSIONS[self._compression](b''.join(chunk.parts))]
+            stored = [COMPRESSIONS[self._compression](b''.join(stored))]
             stored_size = len(stored[0])
         name = self._compression.encode()
         head = b''.join(
@@ -337,29 +337,32 @@ class McapFileWriter:
         self._write(RECORD.pack(Opcode.CHUNK, size) + head, *stored, *indexes)
 
     def _write(self, *parts: Data) -> None:
-        waiting: list[Data] = []
-        size = 0
-        for part in parts:
-            if len(part) < _TOGETHER_BYTES:
-                waiting.append(part)
-                size += len(part)
-                if size < _TOGETHER_BYTES:
-                    continue
-                part = b''
-            if waiting:
-                self._write_all(b''.join(waiting))
-                waiting, size = [], 0
-            if len(part):
-                self._write_all(part)
-        if waiting:
-            self._write_all(b''.join(waiting))
+        for part in _together(parts):
+            left = memoryview(part)
+            while len(left):
+                done = self._file.write(left)
+                self._at += done
+                left = left[done:]
 
-    def _write_all(self, data: Data) -> None:
-        left = memoryview(data)
-        while len(left):
-            done = self._file.write(left)
-            self._at += done
-            left = left[done:]
+
+def _together(parts: Iterable[Data]) -> Iterator[Data]:
+    """Yield the parts, small ones as one: of each, threads would wait for one another."""
+    waiting: list[Data] = []
+    size = 0
+    for part in parts:
+        if len(part) < _TOGETHER_BYTES:
+            waiting.append(part)
+            size += len(part)
+            if size < _TOGETHER_BYTES:
+                continue
+            part = b''
+        if waiting:
+            yield b''.join(waiting)
+            waiting, size = [], 0
+        if len(part):
+            yield part
+    if waiting:
+        yield b''.join(waiting)
 
 
 def _built(record: McapRecord) -> bytes:

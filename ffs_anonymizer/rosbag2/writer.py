@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 import contextlib
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ import zstandard
 ZSTD_LEVEL = 1
 # The disk begins to take in what is written while more is, instead of all of it at the end.
 _SYNC_BYTES = 32 << 20
+# Reads a file while it is written; what it returns is called when the file is whole.
+Follow = Callable[[Path], Callable[[], None]]
 SUFFIXES = {'mcap': '.mcap', 'sqlite3': '.db3'}
 
 
@@ -50,9 +53,21 @@ class BagWriter:
     :param folder: an existing, empty folder.
     :param name: of the bag, which its files are named after.
     :param source: of the bag that this one is made from.
+    :param follow: is told of each file that grows at its end alone.
     """
 
-    def __init__(self, folder: Path, name: str, layout: Format, source: BagMetadata) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        layout: Format,
+        source: BagMetadata,
+        *,
+        follow: Follow | None = None,
+    ) -> None:
+        grows = layout.storage == 'mcap' and layout.compression_mode != 'file'
+        self._follow = follow if grows else None
+        self._tell_whole: Callable[[], None] | None = None
         self._folder = folder
         self._name = name
         self._layout = layout
@@ -129,6 +144,8 @@ class BagWriter:
             if self._layout.storage == 'mcap'
             else SqliteWriter(path)
         )
+        if self._follow is not None:
+            self._tell_whole = self._follow(path)
         for topic in self._counts:
             storage.add_topic(topic)
         return storage
@@ -138,6 +155,8 @@ class BagWriter:
         self._storage.finish(
             metadata.dump(section), section['version'], section.get('ros_distro', '')
         )
+        if self._tell_whole is not None:
+            self._tell_whole()
         if self._layout.compression_mode == 'file':
             plain = self._folder / self._spans[-1].name
             with (

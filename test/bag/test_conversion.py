@@ -11,7 +11,8 @@ from ffs_anonymizer.frames.containers import parse
 from ffs_anonymizer.frames.jpeg import dressed
 from ffs_anonymizer.frames.metadata import orientation_tiff
 from ffs_anonymizer.frames.upright import Turn
-from ffs_anonymizer.jobs.record import described
+from ffs_anonymizer.jobs.output import record_of
+from ffs_anonymizer.jobs.record import described, differences, read_record
 from ffs_anonymizer.regions import boxes
 from ffs_anonymizer.rosbag2 import cdr
 from ffs_anonymizer.settings.runtime import Settings
@@ -165,6 +166,24 @@ def test_attachments_and_metadata_records(tmp_path, face_bgr, capsys):
     errors = capsys.readouterr().err
     assert "attachment 'driver.jpg' () is a picture: left out" in errors
     assert "attachment 'blob' (application/octet-stream) is a picture: left out" in errors
+
+
+@pytest.mark.parametrize(
+    'words',
+    [
+        ('--max-bag-size', 100_000),
+        ('--max-bag-size', 100_000, '--storage', 'sqlite3'),
+        ('--compression-mode', 'file', '--compression-format', 'zstd'),
+    ],
+    ids=['split', 'sqlite3', 'file'],
+)
+def test_the_record_has_the_hashes_of_all_files(tmp_path, face_bgr, words):
+    source = write_bag(tmp_path / 'in', drive(face_bgr, 3))
+    target = tmp_path / 'out'
+    assert run(source, target, *words) == 0
+    record = read_record(record_of(target))
+    assert differences(record, target) == []
+    assert (len(record['output']['files']) > 3) == (words[0] == '--max-bag-size')
 
 
 def test_time_window_keeps_both_ends(tmp_path, face_bgr):

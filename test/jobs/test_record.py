@@ -1,5 +1,8 @@
 from datetime import datetime, timezone
+import hashlib
 import json
+import os
+import time
 
 from ffs_anonymizer.errors import MediaError
 from ffs_anonymizer.jobs.job import FileJob
@@ -7,6 +10,7 @@ from ffs_anonymizer.jobs.output import record_of
 from ffs_anonymizer.jobs.record import (
     add_audit,
     described,
+    Describing,
     differences,
     read_record,
     write_record,
@@ -130,6 +134,36 @@ def test_what_is_no_record(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(MediaError, match=message):
         read_record(path)
+
+
+def test_a_file_is_hashed_while_it_grows(tmp_path):
+    path, parts = tmp_path / 'out' / 'a.mcap', [os.urandom(3_000_000) for _ in range(3)]
+    path.parent.mkdir()
+    (path.parent / 'metadata.yaml').write_text('x')
+    with Describing() as describing, path.open('wb', buffering=0) as file:
+        tell_whole = describing.follow(path)
+        about = describing.describe(path.parent)
+        for part in parts:
+            file.write(part)
+            time.sleep(0.03)
+            assert not about.done()
+        tell_whole()
+        assert about.result() == described(path.parent)
+        files = {told['name']: told['sha256'] for told in about.result()['files']}
+        assert files['a.mcap'] == hashlib.sha256(b''.join(parts)).hexdigest()
+        # What is appended to what was whole counts.
+        file.write(b'more')
+        assert describing.describe(path.parent).result() == described(path.parent)
+
+
+def test_a_file_that_does_not_become_whole_holds_nobody(tmp_path):
+    path = tmp_path / 'a.mcap'
+    path.write_bytes(b'half')
+    with Describing() as describing:
+        describing.follow(path)
+        about = describing.describe(path)
+    with pytest.raises(MediaError, match='nobody wants to know any more'):
+        about.result()
 
 
 def test_what_is_missing(tmp_path):

@@ -1,5 +1,6 @@
 """Test the reader on bags that are damaged, cut off or none."""
 
+from ffs_anonymizer.rosbag2.reader import BagReader
 import pytest
 from support.bags import (
     bag_yaml,
@@ -17,6 +18,14 @@ from support.bags import (
     zstd,
 )
 import yaml
+
+
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
+def test_what_has_been_read_grows_to_all_of_it(tmp_path, face_bgr, storage):
+    reader = BagReader(write_bag(tmp_path / 'in', drive(face_bgr, 6), storage=storage))
+    read = [reader.read_bytes for _ in reader.items()]
+    assert read == sorted(read)
+    assert 0 < read[len(read) // 2] <= reader.read_bytes == reader.size_bytes
 
 
 @pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
