@@ -29,7 +29,7 @@ CHANCE = 64
 GUMBEL = 1.2825
 # How far a face may be off what its surroundings want: its traits, and how it is turned, in
 # distances between the eyes.
-TRAIT_SPREADS = (0.25, 0.25, 0.3)
+TRAIT_SPREADS = (0.25, 0.12, 0.3)
 TURN_SPREAD = 0.03
 TURN_UNIT = 0.1
 READER_CHANNELS = (32, 48, 64)
