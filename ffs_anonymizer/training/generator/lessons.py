@@ -100,11 +100,26 @@ class Lesson:
         """
         raise NotImplementedError
 
-    def matching(self, condition: torch.Tensor, batch: Batch, chance: Chance) -> Terms:
+    def given_points(self, batch: Batch, chance: Chance) -> torch.Tensor:
+        """
+        Return points as they are given at run time, (N, 5, 2): some rows' own, and mean ones.
+
+        :param batch: of the step.
+        :param chance: of the step.
+        """
+        true = batch.points_px
+        own = chance.happens(self.settings.points_share, len(batch), 1, 1)
+        moved = true + chance.normal(*true.shape) * self.settings.points_noise_px
+        return torch.where(own, moved, batch.mean_points_px)
+
+    def matching(
+        self, condition: torch.Tensor, points_px: torch.Tensor, batch: Batch, chance: Chance
+    ) -> Terms:
         """
         Return what is asked of the matcher: traits, and how heads are turned.
 
         :param condition: (N, 3, S, S), what is around the holes.
+        :param points_px: (N, 5, 2), as they are given.
         :param batch: of the step.
         :param chance: of the step.
         """
@@ -112,7 +127,7 @@ class Lesson:
         mask = hidden(batch.mask, chance)
         seen = relight(condition, chance) * mask
         with autocast(self.settings, self.device):
-            logits, turns = self.network.matcher.logits(seen, mask, batch.mean_points_px)
+            logits, turns = self.network.matcher.logits(seen, mask, points_px)
         off = (turns - turned(batch.points_px)) / TURN_UNIT
         return {
             'traits': (weight, trait_distance(logits, batch.traits)),
@@ -210,9 +225,7 @@ class Wearing(Lesson):
         # Where is the face, and whose would fit? That shall not hang on colours of backgrounds
         size = settings.size_px
         true = batch.points_px
-        given = chance.happens(settings.points_share, len(batch), 1, 1)
-        moved = true + chance.normal(*true.shape) * settings.points_noise_px
-        points = torch.where(given, moved, batch.mean_points_px)
+        points = self.given_points(batch, chance)
         face, face_points = align(batch.image, true / size)
         terms: dict[str, tuple[float, torch.Tensor]] = {}
         with autocast(settings, device):
@@ -221,7 +234,7 @@ class Wearing(Lesson):
         if teacher is None:
             off = (guessed - true) / (size / 64)  # squared, else rare turned heads are given up
             terms['points'] = settings.weight_points, off.square().mean()
-            terms.update(self.matching(condition, batch, chance))
+            terms.update(self.matching(condition, points, batch, chance))
 
         with autocast(settings, device):
             code = network.encoder(relight(face, chance))
@@ -317,7 +330,8 @@ class Matching(Lesson):
         :param step: not looked at.
         :param progress: not looked at.
         """
-        return self.matching(softened(batch, chance)[1], batch, chance)
+        _, condition, _ = softened(batch, chance)
+        return self.matching(condition, self.given_points(batch, chance), batch, chance)
 
 
 def hidden(mask: torch.Tensor, chance: Chance) -> torch.Tensor:
