@@ -25,8 +25,10 @@ import cv2
 from ffs_anonymizer.anonymizer import Recipe
 from ffs_anonymizer.frames.message import decode, decode_image
 from ffs_anonymizer.networks import Networks
+from ffs_anonymizer.painting.crops import cut_square, enclosing_squares, resize_square
 from ffs_anonymizer.regions.boxes import iou
 from ffs_anonymizer.settings.runtime import Settings
+from ffs_anonymizer.stream import Stream
 import numpy as np
 import recording
 from recording import FRONT, IMAGE_TOPICS, INFO_TOPICS, TYPESTORE
@@ -43,6 +45,10 @@ CHECKED_EVERY = 4
 FACE_SCORE = 0.5
 SAME_PLACE_IOU = 0.3
 BAG = 'anonymized_bag'
+FILM_FRAMES = 8
+FILM_PX = 160
+FILM_SCALE = 1.9
+FILM_MARGIN_PX = 12
 PROGRAMS = Path(sys.executable).parent
 
 
@@ -102,6 +108,7 @@ def main() -> int:
     offline(output, messages, findings)
     check_faces(messages, read(output / BAG), findings)
     draw(output / 'before_after.png', messages, read(output / BAG))
+    draw_film(output / 'film.png', messages)
 
     verdict = [f'- WRONG: {problem}' for problem in findings.problems] or ['All checks passed.']
     text = '\n'.join(['# Demo', '', findings.table(), '', *verdict, ''])
@@ -324,6 +331,29 @@ def draw(path: Path, before: Messages, after: Messages) -> None:
         generated = decode_image(source).image_bgr
         columns.append(Recipe(networks, drawn).anonymize_array(generated))
     cv2.imwrite(str(path), np.hstack(columns))
+
+
+def draw_film(path: Path, before: Messages) -> None:
+    """Draw one person in a moving camera, before and with the face that is generated for them."""
+    settings = Settings().updated({'face.method': 'generate', 'detector.plate_model_path': 'none'})
+    columns = []
+    with Networks(settings) as networks:
+        recipe, stream = Recipe(networks, settings), Stream((FRONT,))
+        for data in before[FRONT]:
+            source = message(FRONT, data)
+            frame = decode_image(source)
+            stamp_ns = source.header.stamp.sec * 10**9 + source.header.stamp.nanosec
+            done, stream = recipe.anonymize(frame, stream, stamp_ns=stamp_ns)
+            whole = done.regions.ungrown_xyxy_px[:, :2].min(1) >= FILM_MARGIN_PX
+            if whole.any():
+                box = done.regions.ungrown_xyxy_px[whole.argmax()]
+                rect = np.rint(box).astype(np.int32)[None]
+                (square,) = enclosing_squares(rect, FILM_SCALE)
+                tiles = (decode_image(source).image_bgr, frame.image_bgr)
+                columns.append([resize_square(cut_square(t, square), FILM_PX) for t in tiles])
+    shown = np.linspace(0, len(columns) - 1, FILM_FRAMES).astype(int) if columns else []
+    film = [np.vstack(columns[i]) for i in shown]
+    cv2.imwrite(str(path), np.hstack(film) if film else np.zeros((1, 1, 3), np.uint8))
 
 
 def call(program: str, *words: str | Path, output: Path) -> int:

@@ -74,8 +74,9 @@ def test_files_that_are_linked_to_exist() -> None:
         local = [target for target in targets if '://' not in target]
         missing = [target for target in local if not (page.parent / target).is_file()]
         assert missing == [], page.name
-    assert '](docs/before_after.jpg)' in README
-    assert (ROOT / 'docs' / 'before_after.jpg').stat().st_size < 300_000
+    for name in ('before_after', 'faces', 'film'):
+        assert f'](docs/{name}.jpg)' in README
+        assert (ROOT / 'docs' / f'{name}.jpg').stat().st_size < 300_000
 
 
 def test_headings_that_are_linked_to_exist() -> None:
