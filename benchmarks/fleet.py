@@ -13,11 +13,13 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Iterator
+import contextlib
 from contextlib import contextmanager
 import hashlib
 import os
 from pathlib import Path
 import random
+import re
 import shutil
 import signal
 import statistics
@@ -77,14 +79,14 @@ def face() -> NDArray[np.uint8]:
     return np.ascontiguousarray(cv2.resize(data.astronaut()[:216, 80:368, ::-1], (384, 288)))
 
 
-def bags(folder: Path, count: int, frames: int) -> Path:
-    """Write bags of one portrait that moves."""
+def bags(folder: Path, count: int, frames: int, *, large: int = 0) -> Path:
+    """Write bags of one portrait that moves, and one of `large` frames."""
     folder.mkdir()
     image = face()
-    for number in range(count):
+    for number, length in enumerate([frames] * count + [large] * bool(large)):
         records = [
             Record('/cam/image', T0 + i * STEP, T0, i, raw_cdr(np.roll(image, i + number, 1)))
-            for i in range(frames)
+            for i in range(length)
         ]
         write_bag(folder / f'drive_{number:03}', records, specs=SPECS[:1], splits=1)
     return folder
@@ -108,7 +110,7 @@ def hashes(folder: Path) -> dict[str, str]:
 def kill(folder: Path, cluster: Any, nodes: list[Any], kills: int) -> int:
     """Kill workers, machines and fleets at random times; all must come to the same bytes."""
     chosen = random.Random(SEED)
-    source = bags(folder / 'killed_in', 4, 5)
+    source = bags(folder / 'killed_in', 4, 5, large=160)
     whole = folder / 'whole'
     for bag in sorted(source.iterdir()):
         one = [sys.executable, '-m', 'ffs_anonymizer', 'bag', '-i', str(bag)]
@@ -120,28 +122,31 @@ def kill(folder: Path, cluster: Any, nodes: list[Any], kills: int) -> int:
         kind = KILLED[number % len(KILLED)]
         output = folder / f'killed_{number}'
         command = words(source, output, '--address', cluster.address, '--workers', '2')
-        process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
+        log = folder / 'told'
+        with log.open('w') as file:
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file)
         staging = output / 'fleet.partial'
         while process.poll() is None and not list(staging.glob('*')):
             time.sleep(0.01)
-        time.sleep(chosen.uniform(0, 2))
+        time.sleep(chosen.uniform(0, 4))
         attempts = list(staging.glob('*'))
+        in_chunks = any(path.name.startswith('chunks') for path in attempts)
         if kind == 'fleet':
             process.kill()
-            process.communicate()
+            process.wait()
             # Ray needs a moment to end the workers of one that is gone.
             again = subprocess.run([*command, '--resume'], capture_output=True, text=True)
             code, told = again.returncode, again.stderr
         else:
             if kind == 'machine':
                 cluster.remove_node(nodes.pop(0), allow_graceful=False)
-            elif attempts:
-                os.kill(int(chosen.choice(attempts).name.rpartition('.')[2]), signal.SIGKILL)
-            _, told = process.communicate()
-            code = process.returncode
-        tried[f'{kind}, {"at work" if attempts else "between jobs"}'] += 1
+            else:
+                seen = sorted({*re.findall(r'running.*:(\d+)\)', log.read_text())})
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(chosen.choice(seen)), signal.SIGKILL)
+            code, told = process.wait(), log.read_text()
+        where = 'a recording that is shared' if in_chunks else 'at work' if attempts else 'idle'
+        tried[f'{kind}, {where}'] += 1
         names = {path.name for path in output.iterdir()}
         outputs = {path.name for path in source.iterdir()}
         spare = names - outputs - {f'{n}.privacy.json' for n in outputs}
