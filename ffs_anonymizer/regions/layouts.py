@@ -258,10 +258,9 @@ class Yolo:
         if table.ndim == 2:
             boxes, kind, score = rows[:, 1:5], rows[:, 5], rows[:, 6]
         elif len(rows) in cells and rows.shape[1] >= 5:
-            boxes, kind, score = _corners(rows), rows[:, 4:].argmax(1), rows[:, 4:].max(1)
+            return _of_any_class(rows, rows[:, 4:], threshold)
         elif len(rows) in [3 * n for n in cells] and rows.shape[1] >= 6:
-            kind = rows[:, 5:].argmax(1)
-            boxes, score = _corners(rows), rows[:, 4] * rows[:, 5:].max(1)
+            return _of_any_class(rows, rows[:, 4:5] * rows[:, 5:], threshold)
         elif rows.shape[1] == 6:
             boxes, score, kind = rows[:, :4], rows[:, 4], rows[:, 5]
         else:
@@ -274,10 +273,21 @@ class Yolo:
         return Candidates.of(boxes[found], score[found], None, kind[found])
 
 
-def _corners(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return corners of boxes, (N, 4), that begin with their centre and size."""
-    half = rows[:, 2:4] / 2
-    return np.concatenate([rows[:, :2] - half, rows[:, :2] + half], axis=1)
+def _of_any_class(
+    rows: NDArray[np.float32], scores: NDArray[np.float32], threshold: float
+) -> Candidates:
+    """
+    Return the boxes of rows, once for each class whose score is high enough.
+
+    The best class alone would hide a face where another class, which may be nobody's, is surer.
+
+    :param rows: (N, 4) or wider, centre and size.
+    :param scores: (N, classes).
+    """
+    row, kind = np.nonzero(scores >= threshold)
+    centre, half = rows[row, :2], rows[row, 2:4] / 2
+    boxes = np.concatenate([centre - half, centre + half], axis=1)
+    return Candidates.of(boxes, scores[row, kind], None, kind)
 
 
 LAYOUTS: tuple[Layout, ...] = (CenterFace(), YuNet(), Own(), Yolo())
