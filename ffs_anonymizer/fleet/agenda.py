@@ -8,15 +8,18 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Union
 
+from ffs_anonymizer.bag.plan import BagJob
 from ffs_anonymizer.errors import AnonymizerError
 from ffs_anonymizer.fleet.parts import Cut, Join, Part
 from ffs_anonymizer.fleet.plan import FleetPlan, FleetTask, size_of
 from ffs_anonymizer.fleet.worker import Done
 from ffs_anonymizer.jobs.chunks import Chunk, ChunkResult, kept_results
 from ffs_anonymizer.jobs.fleet import Backlog, Begun, Ended, Event, Lost, Waiting
+from ffs_anonymizer.jobs.job import FileJob
 from ffs_anonymizer.jobs.journal import Journal, open_journal
 from ffs_anonymizer.jobs.remote import RemotePath
 from ffs_anonymizer.jobs.report import Report
+from ffs_anonymizer.media.files import kind_of, VIDEO_SUFFIXES
 
 # Joining is what takes one worker longest, so it comes first, and what leads to it second.
 _JOIN, _PART, _WHOLE = range(3)
@@ -93,7 +96,8 @@ class Agenda:
         for task in sorted(plan.tasks, key=lambda one: -sizes[one.number]):
             # Videos and bags have not the same pictures to a byte.
             share = _SHARE * totals[type(task.job)] / workers
-            is_shared = workers > 1 and sizes[task.number] > share
+            is_large = workers > 1 and sizes[task.number] > share
+            is_shared = is_large and _has_many_pictures(task.job)
             self._add(replace(task, is_shared=is_shared), task.number, _WHOLE)
             self.backlog.grows |= is_shared
 
@@ -187,3 +191,8 @@ class Agenda:
         earlier = f', {shared.kept} of them by an earlier run' if shared.kept else ''
         note = f'looked at in {len(shared.chunks)} chunks by {len(shared.workers)} workers'
         return replace(done, notes=(*done.notes, f'{note}{earlier}'))
+
+
+def _has_many_pictures(job: FileJob) -> bool:
+    """Return whether a recording may fall into chunks: all but a photo."""
+    return isinstance(job, BagJob) or kind_of(job.source)[0] in VIDEO_SUFFIXES

@@ -25,7 +25,7 @@ def plan_of(folder: Path, sizes: dict[str, int]) -> FleetPlan:
     for number, (name, size_bytes) in enumerate(sizes.items()):
         source = folder / name
         source.write_bytes(bytes(size_bytes))
-        kind = MediaJob if name.endswith('.mp4') else BagJob
+        kind = MediaJob if '.' in name else BagJob
         job = kind(source=source, target=folder / 'out' / name)
         tasks.append(FleetTask(number, name, job, folder / 'staging'))
     return FleetPlan(tuple(tasks), '')
@@ -56,6 +56,8 @@ def taken(agenda: Agenda) -> list:
         ({'a': 34, 'b': 33, 'c': 33}, 4, ['a', 'b', 'c']),
         # A film is not measured by what bags weigh.
         ({'a': 500, 'b': 500, 'c.mp4': 10}, 2, ['c.mp4']),
+        # A photo has nothing to share, and needs no worker but its own.
+        ({'a.jpg': 100, 'b.png': 10}, 4, []),
         ({}, 2, []),
     ],
 )
