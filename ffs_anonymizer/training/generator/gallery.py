@@ -88,15 +88,16 @@ def of_nobody(faces: PackedFaces, patterns: str) -> NDArray[np.int64]:
         Or a .csv file with the names in its column `identity`, as `export` writes one.
     :raises MediaError: the file cannot be read.
     """
+    numbers, _ = with_points(faces)
+    names = [faces.identities[i] for i in numbers]
     if is_table(patterns):
-        given = _names_in(Path(patterns))
+        listed = _names_in(Path(patterns))
+        matching = [n in listed for n in names]
     else:
         given = [pattern.strip() for pattern in patterns.split(',') if pattern.strip()]
-    unwanted = [pattern[1:] for pattern in given if pattern.startswith('!')]
-    wanted = [pattern for pattern in given if not pattern.startswith('!')]
-    numbers, _ = with_points(faces)
-    names = (faces.identities[i] for i in numbers.tolist())
-    matching = [_matches(name, wanted) and not _matches(name, unwanted) for name in names]
+        unwanted = [pattern[1:] for pattern in given if pattern.startswith('!')]
+        wanted = [pattern for pattern in given if not pattern.startswith('!')]
+        matching = [_matches(n, wanted) and not _matches(n, unwanted) for n in names]
     return np.asarray(numbers[np.array(matching, bool)], np.int64)
 
 
@@ -121,10 +122,10 @@ def write_gallery(path: Path, faces: PackedFaces, numbers: Sequence[int]) -> Non
             writer.writerow([faces.identities[i], *traits])
 
 
-def _names_in(path: Path) -> list[str]:
+def _names_in(path: Path) -> set[str]:
     try:
         with path.open(newline='', encoding='utf-8') as file:
-            return [row['identity'] for row in csv.DictReader(file)]
+            return {row['identity'] for row in csv.DictReader(file)}
     except (OSError, KeyError, UnicodeDecodeError) as error:
         raise MediaError(
             f'{path}: cannot be read as a gallery ({error}), expected a table with the column '

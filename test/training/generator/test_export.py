@@ -47,12 +47,18 @@ def test_a_gallery_leaves_out_who_is_named_with_an_exclamation_mark(packed: Path
     assert len(of_nobody(faces, '!*')) == 0
 
 
-def test_whose_faces_are_worn_is_written_and_read_again(exported: Path, packed: Path) -> None:
+def test_whose_faces_are_worn_is_written_and_read_again(
+    exported: Path, packed: Path, tmp_path: Path
+) -> None:
     faces = load_packed(packed)
     table = exported / 'tiny-faces.csv'
     names = [line.split(',')[0] for line in table.read_text().splitlines()[1:]]
     assert 0 < len(names) <= len(of_nobody(faces, 'person*'))
     assert {faces.identities[i] for i in of_nobody(faces, str(table))} == set(names)
+    # Names in a table are no patterns: nobody else comes into the gallery.
+    table = tmp_path / 'pattern.csv'
+    table.write_text(f'identity\nperson*\n{names[0]}\n')
+    assert {faces.identities[i] for i in of_nobody(faces, str(table))} == {names[0]}
     with pytest.raises(MediaError, match=r'none\.csv: cannot be read as a gallery'):
         of_nobody(faces, str(exported / 'none.csv'))
 
