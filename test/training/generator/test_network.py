@@ -74,7 +74,7 @@ def chooser(count: int = 50) -> Chooser:
 
 
 def test_chance_and_surroundings_choose_a_face_of_the_gallery() -> None:
-    choose, inputs = chooser(), chooser_probe(64, 40)
+    choose, inputs = chooser(200), chooser_probe(64, 40)
     with torch.no_grad():
         faces = choose(*inputs.values())
         assert torch.equal(faces, choose(*inputs.values()))
