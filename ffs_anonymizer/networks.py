@@ -174,6 +174,11 @@ class Networks:
         """Return the model of another detector of the same file, which then runs once for both."""
         for (name, path, *_), network in self._opened.items():
             are_detectors = {name, role.name} <= {*DETECTORS}
-            if are_detectors and Path(str(path)).resolve() == role.path.resolve():
+            if are_detectors and _place(Path(str(path))) == _place(role.path):
                 return network.model
         return None
+
+
+def _place(path: Path) -> Path:
+    """Return where a file lies under its own name: a link has a manifest of its own."""
+    return path.parent.resolve() / path.name

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from ffs_anonymizer import networks
 from ffs_anonymizer.backend.device import Device
 from ffs_anonymizer.errors import ModelError, SettingsError
@@ -6,6 +8,7 @@ from ffs_anonymizer.models.manifest import (
     DEFAULT_FOR_CPU,
     DEFAULT_GENERATOR,
     file_sha256,
+    load_manifest,
     Manifest,
     save_manifest,
 )
@@ -160,3 +163,16 @@ def test_one_file_for_faces_and_plates_runs_once_a_look(of_two_classes, lanes, m
         np.testing.assert_allclose(found.scores, [0.6, 0.8], atol=1e-6)
         alone = faces.detect(image, threshold=0.2, nms_iou=0.3, scale=1.0)
         np.testing.assert_array_equal(alone.xyxy_px, found.xyxy_px[:1])
+
+
+def test_links_to_one_file_go_by_manifests_of_their_own(of_two_classes, tmp_path):
+    named = {}
+    for role, classes in (('', ('none', 'face')), ('plate_', ('plate', 'x'))):
+        link = tmp_path / f'{classes[0]}.onnx'
+        link.symlink_to(of_two_classes)
+        save_manifest(replace(load_manifest(of_two_classes), classes=classes), link)
+        named[f'detector.{role}model_path'] = str(link)
+    settings = Settings().updated({**named, 'face.method': 'blur'})
+    with Networks(settings) as opened:
+        found = detect(np.zeros((64, 64, 3), np.uint8), opened.of(settings)[0], settings)
+    assert found.classes.tolist() == [FACE, PLATE]
