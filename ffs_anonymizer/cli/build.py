@@ -93,7 +93,9 @@ def run(args: argparse.Namespace) -> int:
     settings = settings_from(args)
     batches = parse_batches(args.batch)
     sizes_wh = parse_sizes(args.size)
-    paths = [args.model] if args.model else [role.path for role in roster(settings)]
+    # One file may play two roles.
+    roles = dict.fromkeys(role.path for role in roster(settings))
+    paths = [args.model] if args.model else [*roles]
     plans = [(path, plan(path, batches, sizes_wh, settings.detector.scale)) for path in paths]
     for path, variants in plans:
         print(f'{path}: shapes to build for')

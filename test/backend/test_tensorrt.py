@@ -454,6 +454,12 @@ def test_sizes_that_amount_to_the_same_are_built_once():
     assert len(build.plan(default_detector(), (1,), sizes_wh, 1.0)) == 4
 
 
+def test_a_file_that_plays_two_roles_is_built_once(capsys):
+    both = f'detector.plate_model_path={default_detector()}'
+    assert build.run(arguments('--set', both, '--method', 'face=blur', '--dry-run')) == 0
+    assert capsys.readouterr().out.count('shapes to build for') == 1
+
+
 def test_what_is_no_model_of_ours_is_refused(tmp_path):
     with pytest.raises(ModelError, match='got nothing there'):
         build.plan(tmp_path / 'none.onnx', (1,), ((64, 64),), 1.0)
