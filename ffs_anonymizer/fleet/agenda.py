@@ -176,7 +176,8 @@ class Agenda:
         """Have the recording made once all that it needs is there."""
         if len(shared.results) == len(shared.chunks):
             results = tuple(shared.results[chunk.number] for chunk in shared.chunks)
-            self._add(Join(self._tasks[number], results), number, _JOIN)
+            detectors = shared.chunks[0].detectors
+            self._add(Join(self._tasks[number], results, detectors), number, _JOIN)
 
     def _end(self, number: int, shared: _Shared, done: Done | None) -> Done | None:
         """Leave a recording, done or not, and say that it was shared."""

@@ -37,7 +37,9 @@ class Join:
     Say which recording is to be made of what was found in all its chunks; plain data.
 
     :param results: of its chunks.
+    :param detectors: hashes of the files that detected, which its record is to name.
     """
 
     task: FleetTask
     results: tuple[ChunkResult, ...]
+    detectors: tuple[str, ...]

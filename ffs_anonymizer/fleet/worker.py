@@ -24,7 +24,7 @@ from ffs_anonymizer.cores import cores
 from ffs_anonymizer.errors import AnonymizerError, BagError, MediaError, OutputError
 from ffs_anonymizer.fleet.parts import Cut, Join, Part
 from ffs_anonymizer.fleet.plan import AUDIT, FleetTask
-from ffs_anonymizer.jobs.chunks import Chunk, ChunkResult, DetectedBefore
+from ffs_anonymizer.jobs.chunks import Chunk, ChunkResult, DetectedBefore, refuse_others
 from ffs_anonymizer.jobs.job import FileJob
 from ffs_anonymizer.jobs.output import (
     disk_errors,
@@ -108,7 +108,10 @@ class Worker:
         try:
             if isinstance(job, Part):
                 return _found_in(job.chunk, self._recipe)
-            known = DetectedBefore(job.results) if isinstance(job, Join) else None
+            known = None
+            if isinstance(job, Join):
+                refuse_others(job.detectors, self._recipe)
+                known = DetectedBefore(job.results)
             done = self._done(task, tries, known)
             if isinstance(done, Cut):
                 return done

@@ -190,6 +190,22 @@ def detectors_of(settings: Settings) -> tuple[str, ...]:
     return tuple(read_model(role.path).sha256 for role in roles if role.name in DETECTORS)
 
 
+def refuse_others(detectors: tuple[str, ...], recipe: Recipe) -> None:
+    """
+    Refuse to work for a job with other detectors than those that it began with.
+
+    :param detectors: hashes of its files.
+    :param recipe: whose detectors are open, whatever has become of their files.
+    :raises ModelError: they are others.
+    """
+    opened, _, _ = recipe.networks.of(recipe.settings)
+    if tuple(network.model.sha256 for network in opened) != detectors:
+        raise ModelError(
+            f'got other detectors on {socket.gethostname()}, expected the same files at the '
+            'same paths as where the job began'
+        )
+
+
 def _edges(path: Path) -> str:
     """Return a hash of how a file begins and ends."""
     digest = hashlib.sha256()
@@ -229,11 +245,7 @@ def look_at(
         which meets it again.
     :raises AnonymizerError: of such a picture; or the detectors are others.
     """
-    if detectors_of(recipe.settings) != chunk.detectors:
-        raise ModelError(
-            f'got other detectors on {socket.gethostname()}, expected the same files at the '
-            'same paths as where the job began'
-        )
+    refuse_others(chunk.detectors, recipe)
     ahead = recipe.networks.concurrency + 1
     fingerprints: list[bytes] = []
     found: list[Detections] = []

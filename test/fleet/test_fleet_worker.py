@@ -13,7 +13,9 @@ from ffs_anonymizer.fleet.worker import Done, Worker
 from ffs_anonymizer.jobs.output import record_of
 from ffs_anonymizer.jobs.report import Report
 from ffs_anonymizer.media.files import MediaJob
+from ffs_anonymizer.models.roster import default_detector
 import numpy as np
+import onnx
 import pytest
 from support.bags import drive, read_bag, SPECS, write_bag
 from support.fleet_tasks import SETTINGS, task_of
@@ -84,7 +86,7 @@ def test_a_large_recording_is_cut_and_made_of_its_chunks(
     results = tuple(worker(Part(task, chunk), 0) for chunk in cut.chunks)
     looks = []
     monkeypatch.setattr(Recipe, 'detect', lambda *_: looks.append(1))
-    done = worker(Join(task, results), 0)
+    done = worker(Join(task, results, cut.chunks[0].detectors), 0)
     assert (done.error, done.report.written, looks) == ('', 1, [])
     assert done.report.regions['face'] > 0
     out = task.job.target
@@ -105,10 +107,32 @@ def test_what_is_wrong_with_a_chunk_is_said(worker, tmp_path, face_bgr, monkeypa
     chunk = worker(task, 0).chunks[0]
     done = worker(Part(task, replace(chunk, detectors=('0',))), 0)
     assert done.error.startswith('got other detectors on ')
+    # Its record would name those of whoever joins, which were not those that looked.
+    done = worker(Join(task, (worker(Part(task, chunk), 0),), ('0',)), 0)
+    assert done.error.startswith('got other detectors on ')
+    assert not task.job.target.exists()
     # One that cannot be cut is done as a whole.
     compressed = write_bag(tmp_path / 'zstd', drive(face_bgr, 4), specs=SPECS, mode='FILE')
     task = replace(task_of(str(compressed), str(tmp_path / 'zstd_out')), is_shared=True)
     assert worker(task, 0).report.written == 1
+
+
+def test_a_model_that_is_exchanged_under_a_worker_is_refused(
+    tmp_path, face_bgr, monkeypatch
+) -> None:
+    monkeypatch.setattr('ffs_anonymizer.fleet.worker._FEWEST_FRAMES', 4)
+    path = tmp_path / 'faces.onnx'
+    shutil.copyfile(default_detector(), path)
+    settings = SETTINGS.updated({'detector.model_path': str(path)})
+    worker = Worker(settings)
+    other = onnx.load(path)
+    other.doc_string = 'another'
+    onnx.save(other, path)
+    source = write_bag(tmp_path / 'in', drive(face_bgr, 4), specs=SPECS)
+    task = task_of(str(source), str(tmp_path / 'out'))
+    task = replace(task, is_shared=True, job=replace(task.job, settings=settings))
+    chunk = worker(task, 0).chunks[0]
+    assert worker(Part(task, chunk), 0).error.startswith('got other detectors on ')
 
 
 def test_one_that_fails_fails_alone_and_leaves_nothing(worker, tasks, tmp_path) -> None:
