@@ -14,13 +14,14 @@ from ffs_anonymizer.errors import AnonymizerError, ModelError
 from ffs_anonymizer.frames.array import ArrayFrame
 from ffs_anonymizer.frames.frame import Frame
 from ffs_anonymizer.networks import Networks
-from ffs_anonymizer.painting import composite, methods
+from ffs_anonymizer.painting import composite, methods, tones
 from ffs_anonymizer.painting.chooser import choose_faces
 from ffs_anonymizer.painting.composite import Patch
 from ffs_anonymizer.painting.generator import Generator
 from ffs_anonymizer.painting.job import job_of
 from ffs_anonymizer.painting.painters import Painters
 from ffs_anonymizer.painting.places import steady
+from ffs_anonymizer.painting.tones import Tones
 from ffs_anonymizer.regions import detector, tracker, zones
 from ffs_anonymizer.regions.detections import Detections, Regions
 from ffs_anonymizer.regions.detector import Network
@@ -32,6 +33,7 @@ from numpy.typing import NDArray
 Data = Union[bytes, bytearray, memoryview]
 Timings = dict[str, float]
 _Result = TypeVar('_Result')
+_Painted = tuple[list[Patch], dict[int, NDArray[np.float32]]]
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Choice:
     :param latents: of each region (Z,) float32, the face that it wears; None where none is chosen.
     :param stream: its name; with a track it decides which face is drawn.
     :param warnings: what does not go as configured; the regions are covered all the same.
+    :param tones: how light the tracks were drawn before.
     """
 
     frame: Frame
@@ -73,6 +76,7 @@ class Choice:
     latents: tuple[NDArray[np.float32] | None, ...]
     stream: str = ''
     warnings: tuple[str, ...] = ()
+    tones: Tones = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,11 +87,13 @@ class Replaced:
     :param touched_xyxy_px: (N, 4) int32, the rectangles that were written, feathers included.
     :param counts: number of regions by what took their place, a word of methods.NAMES.
     :param warnings: what did not go as configured; the regions are covered all the same.
+    :param tones: how light the tracks were drawn, now or before.
     """
 
     touched_xyxy_px: NDArray[np.int32]
     counts: dict[str, int]
     warnings: tuple[str, ...] = ()
+    tones: Tones = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -202,8 +208,12 @@ class Recipe:
                 results.append((one, request.stream))
                 continue
             timings.update(shared)
-            finish = partial(_finish, one[0], next(replaced), timings)
-            results.append((_tried(finish), one[1]))
+            choice, after = one
+            done = next(replaced)
+            if request.stamp_ns is not None and isinstance(done, Replaced):
+                drawn = dataclasses.replace(after.drawn, tones=done.tones)
+                after = dataclasses.replace(after, drawn=drawn)
+            results.append((_tried(partial(_finish, choice, done, timings)), after))
         return results
 
     def looked(self, request: Request) -> Request:
@@ -303,7 +313,9 @@ class Recipe:
         rects = cover(regions.xyxy_px)
         if len(regions):
             frame.without(rects)
-        choice = Choice(frame, regions, rects, codes, (None,) * len(codes), stream)
+        tracks = set(regions.track_ids.tolist())
+        before = {track: tone for track, tone in drawn.tones.items() if track in tracks}
+        choice = Choice(frame, regions, rects, codes, (None,) * len(codes), stream, tones=before)
         try:
             latents, faces = choose_faces(
                 frame.image_bgr,
@@ -319,8 +331,9 @@ class Recipe:
             without = self._without_faces(choice, error)
             if without is None:
                 raise
-            return without, Drawn(levels, drawn.faces, places)
-        return dataclasses.replace(choice, latents=latents), Drawn(levels, faces, places)
+            return without, Drawn(levels, drawn.faces, places, before)
+        choice = dataclasses.replace(choice, latents=latents)
+        return choice, Drawn(levels, faces, places, before)
 
     def put(self, frame: Frame, regions: Regions, *, stream: str = '') -> Anonymized:
         """
@@ -375,7 +388,7 @@ class Recipe:
 
     def _painted(
         self, choices: Sequence[Choice]
-    ) -> list[tuple[Choice, list[Patch]] | AnonymizerError]:
+    ) -> list[tuple[Choice, _Painted] | AnonymizerError]:
         """Have the patches made; if that fails, each frame alone shows whose fault it is."""
         tried = _tried(partial(self._paint, choices), stage='paint')
         if not isinstance(tried, AnonymizerError):
@@ -399,7 +412,7 @@ class Recipe:
             warnings=(*choice.warnings, words),
         )
 
-    def _paint(self, choices: Sequence[Choice]) -> list[list[Patch]]:
+    def _paint(self, choices: Sequence[Choice]) -> list[_Painted]:
         scales = [generator.crop_scale for generator in self._generators]
         jobs = [
             job_of(
@@ -414,15 +427,27 @@ class Recipe:
             )
             for choice in choices
         ]
-        return self._painters.paint([choice.frame.image_bgr for choice in choices], jobs)
+        painted = self._painters.paint([choice.frame.image_bgr for choice in choices], jobs)
+        return [
+            tones.steady(
+                job,
+                patches,
+                choice.regions.track_ids[choice.methods <= methods.GENERATE_SMALL],
+                choice.tones,
+            )
+            for job, patches, choice in zip(jobs, painted, choices, strict=True)
+        ]
 
 
-def _paste(choice: Choice, patches: Sequence[Patch]) -> Replaced:
+def _paste(choice: Choice, painted: _Painted) -> Replaced:
+    patches, drawn = painted
     with _stage('paste', None):
         for patch in patches:
             composite.paste(choice.frame.image_bgr, patch)
     touched = np.array([patch.outer_xyxy_px for patch in patches], np.int32).reshape(-1, 4)
-    return Replaced(touched, methods.counts(choice.methods), choice.warnings)
+    tracks = set(choice.regions.track_ids.tolist())
+    now = {track: tone for track, tone in {**choice.tones, **drawn}.items() if track in tracks}
+    return Replaced(touched, methods.counts(choice.methods), choice.warnings, now)
 
 
 def _finish(

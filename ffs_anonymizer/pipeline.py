@@ -15,6 +15,7 @@ from typing import Generic, TYPE_CHECKING, TypeVar, Union
 
 from ffs_anonymizer.cores import cores
 from ffs_anonymizer.errors import AnonymizerError
+from ffs_anonymizer.painting.methods import GENERATE_SMALL
 from ffs_anonymizer.regions.detections import Detections, Regions
 from ffs_anonymizer.regions.tracker import backfill, region_scales
 from ffs_anonymizer.stream import Drawn, Seen
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from ffs_anonymizer.anonymizer import Choice, Data, Recipe, Replaced
     from ffs_anonymizer.frames.message import Frame
     from ffs_anonymizer.settings.runtime import Settings
+
+    _Done = tuple[Replaced, Future[Data]]
 
 _Item = TypeVar('_Item')
 _LOG = logging.getLogger(__name__)
@@ -99,7 +102,7 @@ class _Image(Generic[_Item]):
     now_ns: int = 0
     regions: Regions = _NOTHING
     warnings: tuple[str, ...] = ()
-    replaced: Future[tuple[Replaced, Future[Data]]] | None = None
+    replaced: Future[_Done] | None = None
     frame_bytes: int = 0
     error: AnonymizerError | None = None
     final: bool = False
@@ -162,6 +165,7 @@ class _Run(Generic[_Item]):
     def __init__(self, recipe: Recipe, workers: int) -> None:
         self._recipe = recipe
         self._drawn: dict[str, Drawn] = {}
+        self._painted: dict[str, Future[_Done]] = {}
         side_by_side = recipe.networks.concurrency
         self._codecs = ThreadPoolExecutor(workers, thread_name_prefix='codec')
         self._networks = ThreadPoolExecutor(side_by_side, thread_name_prefix='network')
@@ -304,10 +308,20 @@ class _Run(Generic[_Item]):
                 if slot.task.stamp_ns is not None:
                     self._drawn[stream] = drawn
                 choice = dataclasses.replace(choice, warnings=slot.warnings)
-                slot.replaced = self._networks.submit(self._replace, choice)
+                # Faces go on as light as the frame before left them, so they wait for it. It was
+                # handed in before, so it is in work or done.
+                draws = bool((choice.methods <= GENERATE_SMALL).any())
+                draws = draws and slot.task.stamp_ns is not None
+                waits_for = self._painted.get(stream) if draws else None
+                slot.replaced = self._networks.submit(self._replace, choice, waits_for)
+                if draws:
+                    self._painted[stream] = slot.replaced
         self._put(self._outbox, slot)
 
-    def _replace(self, choice: Choice) -> tuple[Replaced, Future[Data]]:
+    def _replace(self, choice: Choice, waits_for: Future[_Done] | None) -> _Done:
+        if waits_for is not None:
+            with contextlib.suppress(Exception):  # told where its own frame is handed out
+                choice = dataclasses.replace(choice, tones=waits_for.result()[0].tones)
         (replaced,) = self._recipe.replace([choice])
         if isinstance(replaced, AnonymizerError):
             raise replaced

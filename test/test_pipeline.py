@@ -13,7 +13,7 @@ from ffs_anonymizer.networks import Networks
 from ffs_anonymizer.pipeline import anonymize_all, BATCH_ITEMS, concurrency, Task
 from ffs_anonymizer.regions.detections import Detections, FACE
 from ffs_anonymizer.settings.runtime import Settings
-from ffs_anonymizer.stream import JUMPED
+from ffs_anonymizer.stream import JUMPED, Stream
 import numpy as np
 import pytest
 from support.messages import raw_message
@@ -178,6 +178,47 @@ def test_the_pictures_do_not_depend_on_how_many_are_looked_at_at_once(tmp_path, 
         assert all(outcome.replaced.counts == {'generate': 1} for outcome in outcomes)
         pictures.append([bytes(outcome.data) for outcome in outcomes])
     assert pictures[0] == pictures[1]
+
+
+def test_faces_stay_as_light_as_they_were_however_many_are_painted_at_once(tmp_path):
+    path = save_generator(tmp_path / 'generator.onnx', size_px=64, scale=0.1)
+    changes = {
+        'face.method': 'generate',
+        'generator.model_path': str(path),
+        'detector.plate_model_path': 'none',
+        'threads': 1,
+    }
+    rng = np.random.default_rng(0)
+    messages = [
+        raw_message('bgr8', 96, 72, data=bytes([int(level)]) * (96 * 72 * 3))
+        for level in rng.integers(86, 95, 12)
+    ]
+    found = Detections.of([(30, 20, 60, 56)], [0.9], FACE)
+
+    def middles(pictures):
+        return [
+            np.frombuffer(p, np.uint8).reshape(72, 96, 3)[30:46, 38:52].mean((0, 1))
+            for p in pictures
+        ]
+
+    shown = []
+    for n in (1, 3):
+        with opened(Settings().updated(changes), concurrency=n) as recipe:
+            tasks = [image_task(i, 33 * i, found, msg=msg) for i, msg in enumerate(messages)]
+            shown.append([bytes(outcome.data) for outcome in run(tasks, recipe)])
+            stream, in_turn, alone = Stream(('a',)), [], []
+            for i, msg in enumerate(messages):
+                done, stream = recipe.anonymize(
+                    decode(msg), stream, stamp_ns=33 * i * MS, detections=found
+                )
+                in_turn.append(bytes(done.data))
+                first = Stream(('a',))
+                done, _ = recipe.anonymize(decode(msg), first, stamp_ns=0, detections=found)
+                alone.append(bytes(done.data))
+            shown.append(in_turn)
+    assert all(pictures == shown[0] for pictures in shown)
+    held, trembling = (np.ptp(middles(p), axis=0).max() for p in (shown[0], alone))
+    assert held < 0.5 * trembling
 
 
 # A face that is found in the last of ten frames, 33 ms apart.
