@@ -35,7 +35,7 @@ def add_parsers(subparsers: Subparsers) -> None:
 
 
 def add_task(parser: argparse.ArgumentParser) -> None:
-    """Let a command be told what it is for: a face generator or a plate detector."""
+    """Let a command be told what it is for: a face generator or a detector."""
     parser.add_argument(
         '--task', choices=(GENERATOR, DETECTOR), default=GENERATOR, help='what it is for'
     )
@@ -47,7 +47,7 @@ def add_data_parser(subparsers: Subparsers) -> None:
     actions = parser.add_subparsers(metavar='ACTION', required=True)
     build = actions.add_parser(
         'build',
-        help='pack the faces, or the plates, of a folder of photos',
+        help='pack the faces of a folder of photos, or its plates for a detector',
         description='Cut one square photo around each face of a folder of photos and pack them '
         'into one file that training maps into memory, with a contact sheet (sheet.jpg). For a '
         'detector: pack whole photos with the boxes of their plates and faces, plates of nobody '
@@ -172,9 +172,10 @@ def add_train_parser(subparsers: Subparsers) -> None:
     """Register `train`."""
     parser = subparsers.add_parser(
         'train',
-        help='train a face generator or a plate detector',
-        description='Train a face generator on packed faces, or a plate detector. A run that '
-        'was interrupted goes on where it stopped when the same command is given again.',
+        help='train a face generator or a detector of plates and faces',
+        description='Train a face generator on packed faces, or a detector of plates and faces. '
+        'A run that was interrupted goes on where it stopped when the same command is given '
+        'again.',
         epilog='examples:\n'
         '  ffs_anonymizer train --config config/training.yaml --set data=packed --set out=run\n'
         '  ffs_anonymizer train --config config/training.yaml --set data=own --set out=tuned \\\n'
@@ -337,7 +338,7 @@ def add_evaluate_parser(subparsers: Subparsers) -> None:
     """Register `evaluate`."""
     parser = subparsers.add_parser(
         'evaluate',
-        help='judge anonymized faces, or a plate detector',
+        help='judge anonymized faces, or a detector',
         description='Anonymize photos in memory by the recipe of the product and judge the '
         'faces: are they still found, whose are they, where are eyes and mouth, is there a seam. '
         'For a detector: how many of the known plates it finds, by their height, and how often '
@@ -407,7 +408,7 @@ def add_evaluate_parser(subparsers: Subparsers) -> None:
         "(pip install 'ffs_anonymizer[utility]', Python 3.10 to 3.12)",
     )
     parser.add_argument(
-        '--detector-model', type=Path, metavar='FILE', help='ONNX plate detector to judge'
+        '--detector-model', type=Path, metavar='FILE', help='ONNX detector to judge'
     )
     parser.add_argument(
         '--class',
