@@ -313,9 +313,8 @@ class Recipe:
         rects = cover(regions.xyxy_px)
         if len(regions):
             frame.without(rects)
-        tracks = set(regions.track_ids.tolist())
-        before = {track: tone for track, tone in drawn.tones.items() if track in tracks}
-        choice = Choice(frame, regions, rects, codes, (None,) * len(codes), stream, tones=before)
+        latents: tuple[NDArray[np.float32] | None, ...] = (None,) * len(codes)
+        choice = Choice(frame, regions, rects, codes, latents, stream, tones=drawn.tones)
         try:
             latents, faces = choose_faces(
                 frame.image_bgr,
@@ -331,9 +330,9 @@ class Recipe:
             without = self._without_faces(choice, error)
             if without is None:
                 raise
-            return without, Drawn(levels, drawn.faces, places, before)
+            return without, Drawn(levels, drawn.faces, places, drawn.tones)
         choice = dataclasses.replace(choice, latents=latents)
-        return choice, Drawn(levels, faces, places, before)
+        return choice, Drawn(levels, faces, places, drawn.tones)
 
     def put(self, frame: Frame, regions: Regions, *, stream: str = '') -> Anonymized:
         """

@@ -7,6 +7,7 @@ from typing import Any
 
 import cv2
 from ffs_anonymizer.datasets.faces import PackedFaces
+from ffs_anonymizer.regions import boxes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -101,7 +102,7 @@ def put_head(
     for centre in np.clip(centres, half * 0.7, side - half * 0.7):
         box = np.concatenate([centre - half, centre + half])
         cover = np.concatenate([centre - above, centre + below])
-        if (covered(others, cover) < MOST_COVERED).all():
+        if (boxes.inside(others[:, :4], cover[None]) < MOST_COVERED).all():
             break
     else:
         return None
@@ -145,17 +146,3 @@ def put_head(
         colour = np.repeat(colour.mean(2, keepdims=True), 3, 2)
     under[:] = np.clip(under * (1 - alpha) + colour * alpha, 0, 255).astype(np.uint8)
     return np.asarray(np.clip(box, 0, side), np.float32)
-
-
-def covered(
-    boxes: NDArray[np.float32], by: NDArray[np.floating[Any]]
-) -> NDArray[np.floating[Any]]:
-    """
-    Return the share of each box that another covers, (N,).
-
-    :param boxes: (N, 4) or more columns.
-    :param by: (4,).
-    """
-    low, high = np.maximum(boxes[:, :2], by[:2]), np.minimum(boxes[:, 2:4], by[2:4])
-    area = np.prod(boxes[:, 2:4] - boxes[:, :2], axis=1)
-    return np.asarray(np.prod(np.clip(high - low, 0, None), axis=1) / np.maximum(area, 1e-6))

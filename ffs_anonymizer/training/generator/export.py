@@ -31,7 +31,6 @@ from ffs_anonymizer.training.generator.network import (
     FaceNetwork,
     LATENT,
     make_network,
-    Matcher,
 )
 from ffs_anonymizer.training.generator.onnx_file import (
     chooser_probe,
@@ -124,23 +123,17 @@ def export(
     :raises ModelError: the checkpoint is unfit, or a file differs too much from torch.
     """
     # The averaged network, with batch statistics of its own, and the faces that it wears
-    checkpoint = load_checkpoint(checkpoint_path)
-    settings = from_mapping(checkpoint['settings'], TrainSettings)
-    network = make_network(settings.network).eval()
-    load_weights(network, checkpoint['ema'], str(checkpoint_path))
+    checkpoint, settings, network = settled(checkpoint_path, data)
     where = data if data is not None else Path(settings.data)
-    network = settle_on_data(network, settings, where)
-    matcher, seen = network.matcher, settings
-    if matching is not None:
-        matcher, seen = load_matcher(matching, where)
+    _, seen, looks = (
+        (checkpoint, settings, network) if matching is None else settled(matching, where)
+    )
     faces = load_packed(where)
     nobody = of_nobody(faces, gallery)
     sampler = sampler_of(faces, nobody, settings, torch.device('cpu'))
     source = f'{where}: {gallery!r}'
     kept = 1.0 if is_table(gallery) else EVENLY_LIT
-    chooser, stayed = make_chooser(
-        network, matcher, sampler, list(range(len(nobody))), kept=kept, error=source
-    )
+    chooser, stayed = make_chooser(network, looks.matcher, sampler, kept=kept, error=source)
     pictured = picture_data if picture_data is not None else where
     shown = [held_out_faces(pictured, each) for each in (settings, seen)]
 
@@ -193,41 +186,30 @@ def export(
     return exported
 
 
-def load_matcher(path: Path, data: Path) -> tuple[Matcher, TrainSettings]:
-    """
-    Return a matcher that is ready to be used, and the settings of its training.
+def _two_rows(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value[:2] for name, value in inputs.items()}
 
-    :param path: its checkpoint.
-    :param data: the packed faces.
+
+def settled(path: Path, data: Path | None) -> tuple[Checkpoint, TrainSettings, FaceNetwork]:
+    """
+    Return a checkpoint, its settings, and the averaged network with the statistics of worn faces.
+
+    :param path: of the checkpoint.
+    :param data: the packed faces; None takes those that it was trained on.
     :raises ModelError: the checkpoint is unfit.
     """
     checkpoint = load_checkpoint(path)
     settings = from_mapping(checkpoint['settings'], TrainSettings)
     network = make_network(settings.network).eval()
     load_weights(network, checkpoint['ema'], str(path))
-    return settle_on_data(network, settings, data).matcher, settings
-
-
-def _two_rows(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: value[:2] for name, value in inputs.items()}
-
-
-def settle_on_data(network: FaceNetwork, settings: TrainSettings, data: Path) -> FaceNetwork:
-    """
-    Return the network with the statistics of worn faces.
-
-    :param network: averaged.
-    :param settings: of its training.
-    :param data: the packed faces.
-    """
-    faces = load_packed(data)
+    faces = load_packed(data if data is not None else Path(settings.data))
     numbers, held_out = with_points(faces)
     numbers = numbers if len(numbers) else held_out
     sampler = sampler_of(faces, numbers, settings, torch.device('cpu'))
     drawn = [sampler.draw(64, seed=settings.seed, step=FIXED_STEP + i) for i in range(8)]
     if settings.learns == STEADYING:
         retake(network, drawn)
-    return settle(network, drawn)
+    return checkpoint, settings, settle(network, drawn)
 
 
 def held_out_faces(data: Path, settings: TrainSettings) -> Batch:

@@ -34,13 +34,12 @@ def make_chooser(
     network: FaceNetwork,
     matcher: Matcher,
     sampler: Sampler,
-    numbers: Sequence[int],
     *,
     kept: float,
     error: str,
 ) -> tuple[Chooser, list[int]]:
     """
-    Return a chooser among the faces of photos and their mirror images, and which photos stayed.
+    Return a chooser among the faces of photos and their mirror images, and who of them stayed.
 
     What is worn in any light must have no strong one of its own, and nothing before it: the faces
     whose broad light and dark are the most unlike the usual ones may be left out, and those that
@@ -49,14 +48,14 @@ def make_chooser(
     :param network: settled; it reads the faces.
     :param matcher: settled; it looks at surroundings.
     :param sampler: of the photos.
-    :param numbers: which of its photos.
     :param kept: the share of the faces that stays, the most evenly lit ones.
     :param error: whose faces were looked for, told where none is left.
+    :returns: the chooser, and the numbers of photos in the sampler.
     :raises MediaError: no face is left.
     """
     latents, traits, broad, rows = [], [], [], []
     with torch.no_grad():
-        for start, batch in _batches(sampler, numbers):
+        for start, batch in _batches(sampler):
             face, points = align(batch.image, batch.points_px / batch.image.shape[-1])
             other = points.clone()[:, MIRRORED_POINTS]
             other[..., 0] = 1.0 - other[..., 0]
@@ -75,8 +74,7 @@ def make_chooser(
         best = usual.argsort(descending=True)[: max(1, round(kept * len(usual)))]
     best = best.sort().values
     chooser = Chooser(matcher, torch.cat(latents)[best], torch.cat(traits)[best])
-    stayed = sorted({numbers[i] for i in torch.cat(rows)[best].tolist()})
-    return chooser.requires_grad_(False).eval(), stayed
+    return chooser.requires_grad_(False).eval(), torch.cat(rows)[best].unique().tolist()
 
 
 def of_nobody(faces: PackedFaces, patterns: str) -> NDArray[np.int64]:
@@ -137,6 +135,7 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _batches(sampler: Sampler, numbers: Sequence[int]) -> Iterator[tuple[int, Batch]]:
-    for start in range(0, len(numbers), _BATCH):
-        yield start, sampler.plain(np.array(numbers[start : start + _BATCH], np.int64))
+def _batches(sampler: Sampler) -> Iterator[tuple[int, Batch]]:
+    count = len(sampler.boxes)
+    for start in range(0, count, _BATCH):
+        yield start, sampler.plain(np.arange(start, min(start + _BATCH, count)))
