@@ -31,6 +31,7 @@ from ffs_anonymizer.jobs.chunks import (
     finished_report,
     look_at,
     recipe_that_finds,
+    refuse_others,
     sha256_of,
 )
 from ffs_anonymizer.jobs.fleet import Crew
@@ -38,6 +39,8 @@ from ffs_anonymizer.jobs.job import nobody, refuse_outputs, Tell
 from ffs_anonymizer.jobs.journal import journal_of
 from ffs_anonymizer.jobs.output import partial_of, record_of
 from ffs_anonymizer.jobs.report import Report
+from ffs_anonymizer.networks import Networks
+from ffs_anonymizer.pipeline import concurrency
 from ffs_anonymizer.regions.detections import Detections
 from ffs_anonymizer.rosbag2 import cdr
 from ffs_anonymizer.rosbag2.access import BagAccess
@@ -93,8 +96,8 @@ def plan_chunks(job: BagJob, *, plan: BagPlan | None = None) -> list[BagChunk]:
         (int(stamps[start]), int(stamps[end - 1]), end - start)
         for start, end in zip(cuts, [*cuts[1:], len(stamps)], strict=True)
     ]
-    job_sha256 = sha256_of(job, access.files, spans)
     detectors = detectors_of(job.settings)
+    job_sha256 = sha256_of(job, access.files, spans, detectors)
     return [
         BagChunk(
             job_sha256=job_sha256,
@@ -155,24 +158,28 @@ def run(
             return finished_report(journal, tell)
         refuse_outputs(job, [job.target, record_of(job.target)], journal.resumed)
         check_first_images(plan)
-        detected = detect_in_processes(
-            run_chunk,
-            chunks,
-            journal,
-            job.settings,
-            workers=workers,
-            crew=crew,
-            tell=tell,
-            shows_progress=shows_progress,
-        )
-        report = conversion.run(
-            job,
-            plan=plan,
-            detected=detected,
-            outputs=journal,
-            tell=tell,
-            shows_progress=shows_progress,
-        )
+        with Networks(job.settings, concurrency=concurrency(job.settings)) as networks:
+            # The record names those that are open here.
+            refuse_others(chunks[0].detectors, Recipe(networks, job.settings))
+            detected = detect_in_processes(
+                run_chunk,
+                chunks,
+                journal,
+                job.settings,
+                workers=workers,
+                crew=crew,
+                tell=tell,
+                shows_progress=shows_progress,
+            )
+            report = conversion.run(
+                job,
+                plan=plan,
+                detected=detected,
+                outputs=journal,
+                networks=networks,
+                tell=tell,
+                shows_progress=shows_progress,
+            )
     report.seconds = time.monotonic() - started
     return report
 

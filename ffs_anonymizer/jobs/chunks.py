@@ -165,17 +165,23 @@ def chunk_frames(frames: int) -> int:
     return min(max(-(-frames // _CHUNKS), LEAST_FRAMES), _MOST_FRAMES)
 
 
-def sha256_of(job: FileJob, files: Iterable[Path], spans: Sequence[tuple[int, ...]]) -> str:
+def sha256_of(
+    job: FileJob,
+    files: Iterable[Path],
+    spans: Sequence[tuple[int, ...]],
+    detectors: tuple[str, ...],
+) -> str:
     """
     Return a hash of all that decides about what is detected and about the output.
 
     :param files: of the recording; what lies within, fingerprints tell.
     :param spans: of its chunks.
+    :param detectors: hashes of the files that detect.
     """
     told = {
         'version': __version__,
         'settings': job.settings.sha256,
-        'models': detectors_of(job.settings),
+        'models': detectors,
         # A frame that cannot be anonymized may be met with another answer in the next run.
         'job': repr(replace(job, source=Path(), target=Path(), on_error='', skips_existing=False)),
         'files': [(file.name, file.stat().st_size, _edges(file)) for file in files],
@@ -201,8 +207,8 @@ def refuse_others(detectors: tuple[str, ...], recipe: Recipe) -> None:
     opened, _, _ = recipe.networks.of(recipe.settings)
     if tuple(network.model.sha256 for network in opened) != detectors:
         raise ModelError(
-            f'got other detectors on {socket.gethostname()}, expected the same files at the '
-            'same paths as where the job began'
+            f'got other detectors on {socket.gethostname()} than those that the job began with, '
+            'expected the same files at the same paths, and nobody to exchange them meanwhile'
         )
 
 

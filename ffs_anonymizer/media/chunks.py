@@ -54,8 +54,8 @@ def plan_chunks(job: MediaJob, file: MediaFile) -> list[VideoChunk]:
     frames = len(_opened(file.source).stamps_ns)
     size = chunk_frames(frames)
     spans = [(first, min(size, frames - first)) for first in range(0, frames, size)]
-    job_sha256 = sha256_of(job, [file.source], spans) if spans else ''
     detectors = detectors_of(job.settings)
+    job_sha256 = sha256_of(job, [file.source], spans, detectors) if spans else ''
     rotation = rotation_of(job.settings.rotation, *file.zone_names)
     return [
         VideoChunk(

@@ -20,7 +20,12 @@ import cv2
 from ffs_anonymizer.errors import AnonymizerError, ImageError, MediaError
 from ffs_anonymizer.frames.compressed import decode_file
 from ffs_anonymizer.frames.message import MOST_PIXELS, rotation_of
-from ffs_anonymizer.jobs.chunks import detect_in_processes, Detected, finished_report
+from ffs_anonymizer.jobs.chunks import (
+    detect_in_processes,
+    Detected,
+    finished_report,
+    refuse_others,
+)
 from ffs_anonymizer.jobs.earlier import Earlier, earlier_of
 from ffs_anonymizer.jobs.fleet import Crew
 from ffs_anonymizer.jobs.job import (
@@ -194,6 +199,8 @@ def _anonymize_video(
             work.report.add(part)
             return
         refuse([file.target], source=work.job.source, resumed=journal.resumed)
+        # The record names those that are open here.
+        refuse_others(chunks[0].detectors, work.recipe)
         detected = detect_in_processes(
             run_chunk,
             chunks,

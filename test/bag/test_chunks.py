@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 import pickle
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -13,10 +14,12 @@ from ffs_anonymizer.bag import chunks, conversion
 from ffs_anonymizer.bag.chunks import plan_chunks, run_chunk
 from ffs_anonymizer.bag.plan import BagJob
 from ffs_anonymizer.cli.program import main
-from ffs_anonymizer.errors import BagError
+from ffs_anonymizer.errors import BagError, ModelError
 from ffs_anonymizer.jobs import chunks as jobs
 from ffs_anonymizer.jobs.chunks import ChunkResult, DetectedBefore, kept_results
 from ffs_anonymizer.jobs.journal import journal_of
+from ffs_anonymizer.models.manifest import file_sha256
+from ffs_anonymizer.models.roster import default_detector
 from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 import pytest
@@ -34,6 +37,7 @@ from support.bags import (
     T0,
     write_bag,
 )
+from support.onnx_models import exchange
 from support.sensor_bags import sensor_bag, TYPES_OF
 from support.video_packets import stream
 from test_bag_video import faces, VIDEO, write
@@ -283,6 +287,35 @@ def test_killed_runs_go_on(tmp_path, face_bgr, capsys, monkeypatch):
     assert told == expected
     assert leftovers(tmp_path) == ['one', 'out', 'out.privacy.json']
     assert digest(source) == before
+
+
+@pytest.mark.parametrize('when', ['before it looks', 'after it looked'])
+def test_the_record_names_the_detector_that_looked(tmp_path, face_bgr, monkeypatch, when):
+    """Whatever becomes of its file meanwhile."""
+    path = tmp_path / 'faces.onnx'
+    shutil.copyfile(default_detector(), path)
+    old = file_sha256(path)
+    settings = Settings().updated({**SETTINGS, 'detector.model_path': str(path)})
+    source = moving(face_bgr, 6, tmp_path / 'in')
+    job = replace(job_of(source, tmp_path / 'out'), settings=settings)
+    place = 'check_first_images' if when == 'before it looks' else 'detect_in_processes'
+    real = getattr(chunks, place)
+
+    def exchanging(*args, **options):
+        made = real(*args, **options)
+        exchange(path)
+        return made
+
+    monkeypatch.setattr(chunks, place, exchanging)
+    if when == 'before it looks':
+        with pytest.raises(ModelError, match='got other detectors on .* nobody to exchange them'):
+            chunks.run(job, workers=1)
+        assert not job.target.exists()
+    else:
+        assert chunks.run(job, workers=1).frames == 6
+        record = json.loads((tmp_path / 'out.privacy.json').read_text())
+        assert f'sha256:{old[:12]}' in record['models']['face detector']
+    assert file_sha256(path) != old
 
 
 def test_killed_while_names_are_given(tmp_path, face_bgr, monkeypatch, capsys):

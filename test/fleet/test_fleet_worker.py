@@ -15,10 +15,10 @@ from ffs_anonymizer.jobs.report import Report
 from ffs_anonymizer.media.files import MediaJob
 from ffs_anonymizer.models.roster import default_detector
 import numpy as np
-import onnx
 import pytest
 from support.bags import drive, read_bag, SPECS, write_bag
 from support.fleet_tasks import SETTINGS, task_of
+from support.onnx_models import exchange
 from support.media import write_video
 
 
@@ -125,9 +125,7 @@ def test_a_model_that_is_exchanged_under_a_worker_is_refused(
     shutil.copyfile(default_detector(), path)
     settings = SETTINGS.updated({'detector.model_path': str(path)})
     worker = Worker(settings)
-    other = onnx.load(path)
-    other.doc_string = 'another'
-    onnx.save(other, path)
+    exchange(path)
     source = write_bag(tmp_path / 'in', drive(face_bgr, 4), specs=SPECS)
     task = task_of(str(source), str(tmp_path / 'out'))
     task = replace(task, is_shared=True, job=replace(task.job, settings=settings))

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 import json
 from pathlib import Path
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,11 +15,13 @@ from ffs_anonymizer.jobs.chunks import ChunkResult, DetectedBefore
 from ffs_anonymizer.media import chunks, conversion
 from ffs_anonymizer.media.chunks import plan_chunks, run_chunk
 from ffs_anonymizer.media.files import MediaJob, MediaPlan
+from ffs_anonymizer.models.roster import default_detector
 from ffs_anonymizer.settings.runtime import Settings
 import numpy as np
 from numpy.typing import NDArray
 import pytest
 from support.media import damage, files, media, write_jpeg, write_video
+from support.onnx_models import exchange
 from support.program import ROOT
 
 SETTINGS = {'face.method': 'solid', 'detector.plate_model_path': 'none', 'threads': 1}
@@ -150,6 +153,28 @@ def test_a_killed_video_goes_on(
     assert record_of(target) == record_of(tmp_path / 'one' / 'b.mkv')
     outputs = ['b.mkv', 'b.mkv.privacy.json']
     assert files(tmp_path) == ['a.mkv', *outputs, *(f'one/{name}' for name in outputs)]
+
+
+def test_a_detector_that_is_exchanged_before_it_looks_is_refused(
+    tmp_path: Path, face_bgr: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / 'faces.onnx'
+    shutil.copyfile(default_detector(), path)
+    settings = Settings().updated({**SETTINGS, 'detector.model_path': str(path)})
+    (tmp_path / 'in').mkdir()
+    write_video(tmp_path / 'in' / 'a.mp4', face_bgr)
+    job = MediaJob(source=tmp_path / 'in', target=tmp_path / 'out', settings=settings)
+    real = conversion.read_list
+
+    def exchanging(*args: object) -> object:
+        exchange(path)
+        return real(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(conversion, 'read_list', exchanging)
+    report = conversion.run(job, workers=1)
+    (problem,) = report.undone
+    assert problem.startswith('a.mp4: got other detectors on ')
+    assert not (tmp_path / 'out' / 'a.mp4').exists()
 
 
 class KilledError(BaseException):

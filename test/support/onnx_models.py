@@ -235,3 +235,10 @@ def save_seeing(path: Path) -> Path:
         'rest': np.array([[0.9, 0.0]], np.float32),
     }
     return save_network(path, nodes, {'images': [1, 3, 64, 64]}, {'output0': [1, 1, 6]}, weights)
+
+
+def exchange(path: Path) -> None:
+    """Put another file of the same network in the place of one."""
+    other = onnx.load(path)
+    other.doc_string += 'another'
+    onnx.save(other, path)
