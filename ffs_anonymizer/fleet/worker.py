@@ -11,6 +11,7 @@ from datetime import datetime
 import os
 from pathlib import Path
 import shutil
+import socket
 import tempfile
 import time
 from typing import Any
@@ -119,6 +120,9 @@ class Worker:
             done = Done(Report(), error=str(error))
         except OSError as error:
             done = Done(Report(), error=f'{error.filename or task.name}: {error.strerror}')
+        except ImportError as error:
+            where = socket.gethostname()
+            done = Done(Report(), error=f'{error}; install what is missing on {where}')
         except Exception as error:
             done = Done(
                 Report(),

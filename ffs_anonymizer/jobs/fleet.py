@@ -222,7 +222,7 @@ class Fleet(Generic[_Job, _Result]):
                 except self._ray.exceptions.RayError as error:
                     stillborn += 1
                     if stillborn > self._crew.retries:
-                        raise AnonymizerError(f'no worker can begin: {_line(error)}') from error
+                        raise AnonymizerError(f'no worker can begin: {_cause(error)}') from error
                     self._discard(actor)
                     continue
                 if problem:
@@ -237,7 +237,10 @@ class Fleet(Generic[_Job, _Result]):
             except self._ray.exceptions.RayTaskError as error:
                 idle.append(actor)
                 jobs.forget(number)
-                yield Ended(number, self._names[actor], None, f'a bug: {_line(error.cause)}')
+                # What cannot be unpickled there lacks a library.
+                lacks = isinstance(error.cause, self._ray.exceptions.RaySystemError)
+                reason = f'{"cannot begin it" if lacks else "a bug"}: {_cause(error)}'
+                yield Ended(number, self._names[actor], None, reason)
             except self._ray.exceptions.RayError as error:
                 name = self._names[actor]
                 self._discard(actor)
@@ -383,6 +386,11 @@ def _imported() -> Any:
             f"fleet needs Ray: {error}; pip install 'ffs_anonymizer[fleet]'"
         ) from error
     return ray
+
+
+def _cause(error: object) -> str:
+    """Return what went wrong in a worker; Ray's own words are where, and how it came there."""
+    return _line(getattr(error, 'cause', None) or error)
 
 
 def _line(error: object) -> str:

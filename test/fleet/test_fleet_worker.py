@@ -2,6 +2,7 @@ from dataclasses import replace
 import json
 from pathlib import Path
 import shutil
+import sys
 
 import cv2
 from ffs_anonymizer.anonymizer import Recipe
@@ -18,8 +19,8 @@ import numpy as np
 import pytest
 from support.bags import drive, read_bag, SPECS, write_bag
 from support.fleet_tasks import SETTINGS, task_of
-from support.onnx_models import exchange
 from support.media import write_video
+from support.onnx_models import exchange
 
 
 @pytest.fixture(scope='module')
@@ -131,6 +132,21 @@ def test_a_model_that_is_exchanged_under_a_worker_is_refused(
     task = replace(task, is_shared=True, job=replace(task.job, settings=settings))
     chunk = worker(task, 0).chunks[0]
     assert worker(Part(task, chunk), 0).error.startswith('got other detectors on ')
+
+
+def test_a_video_without_pyav_says_what_to_install(
+    worker, tmp_path, face_bgr, monkeypatch
+) -> None:
+    monkeypatch.setattr('ffs_anonymizer.fleet.worker._FEWEST_FRAMES', 4)
+    source = write_video(tmp_path / 'a.mp4', face_bgr)
+    task = replace(task_of(str(source), str(tmp_path / 'b.mp4')), is_shared=True)
+    chunk = worker(task, 0).chunks[0]
+    for name in ('ffs_anonymizer.media.chunks', 'ffs_anonymizer.frames.video_seeker'):
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, 'av', None)
+    done = worker(Part(task, chunk), 0)
+    assert 'videos need PyAV: pip install av; install what is missing on ' in done.error
+    assert 'bug' not in done.error
 
 
 def test_one_that_fails_fails_alone_and_leaves_nothing(worker, tasks, tmp_path) -> None:

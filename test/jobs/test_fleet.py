@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
+import importlib
 import os
 from pathlib import Path
 import re
@@ -149,6 +150,23 @@ def test_workers_that_cannot_begin_are_an_error(cluster) -> None:
         Fleet(Crew(cluster.address, workers=1), begin_badly) as fleet,
     ):
         list(fleet.map(Backlog(['a'])))
+
+
+class Unfit:
+    """Cannot be unpickled where a library is missing."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return importlib.import_module, ('videos_need_this',)
+
+
+def test_a_machine_that_lacks_a_library_says_which(cluster, tmp_path) -> None:
+    crew = Crew(cluster.address, workers=1, retries=0)
+    says = "^no worker can begin: .*No module named 'videos_need_this'$"
+    with pytest.raises(AnonymizerError, match=says), Fleet(crew, Unfit()) as fleet:
+        list(fleet.map(Backlog(['a'])))
+    with Fleet(crew, partial(work, tmp_path)) as fleet:
+        (ended,) = [e for e in fleet.map(Backlog([Unfit()])) if isinstance(e, Ended)]
+    assert re.match("cannot begin it: .*No module named 'videos_need_this'$", ended.reason)
 
 
 def test_a_worker_asks_for_no_more_cores_than_one_machine_has(cluster, tmp_path) -> None:
