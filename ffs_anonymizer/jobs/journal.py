@@ -233,6 +233,9 @@ def open_journal(output: Path, job_sha256: str) -> Journal:
     folder = partial_of(output)
     with disk_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
+        if is_empty(folder):
+            # Whoever may be about to write to it after all finds no folder.
+            folder.rmdir()
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
             (folder / JOURNAL).touch(exist_ok=False)
@@ -243,6 +246,13 @@ def open_journal(output: Path, job_sha256: str) -> Journal:
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def is_empty(folder: Path) -> bool:
+    """Return whether a `.partial` is as a run leaves it that was killed before it wrote any."""
+    with contextlib.suppress(OSError):
+        return not folder.is_symlink() and not any(folder.iterdir())
+    return False
 
 
 def _locked(folder: Path) -> int:

@@ -38,7 +38,7 @@ from ffs_anonymizer.jobs.job import (
     Tell,
     written_list,
 )
-from ffs_anonymizer.jobs.journal import Journal, journal_of
+from ffs_anonymizer.jobs.journal import is_empty, Journal, journal_of
 from ffs_anonymizer.jobs.output import BESIDE, JOURNAL, new_file, Outputs, partial_of, refuse
 from ffs_anonymizer.jobs.record import write_record
 from ffs_anonymizer.jobs.report import progress_bar, Report
@@ -163,7 +163,12 @@ def _has_journal(file: MediaFile) -> bool:
 
 def _begun(plan: MediaPlan, workers: int) -> list[Path]:
     """Return the videos that an earlier run began, and this one goes on with."""
-    return [file.target for file in plan.files if workers and _has_journal(file)]
+    return [
+        file.target
+        for file in plan.files
+        if workers
+        and (_has_journal(file) or (file.is_video and is_empty(partial_of(file.target))))
+    ]
 
 
 def _named(plan: MediaPlan, workers: int) -> list[MediaFile]:

@@ -89,20 +89,38 @@ def test_another_job_takes_nothing_up(tmp_path: Path) -> None:
     assert file.read_bytes() == before
 
 
-@pytest.mark.parametrize('content', [None, b'', b'mine', b'mine\n', b'{"format": "mine"}\n'])
-def test_what_is_no_journal_is_left_alone(tmp_path: Path, content: bytes | None) -> None:
+def test_killed_before_its_file_was_there(tmp_path: Path, monkeypatch) -> None:
+    def killed(self: Path, **_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, 'touch', killed)
+        with pytest.raises(Killed), journal_of(tmp_path / 'out', JOB):
+            pass
+    assert list(tmp_path.iterdir()) == [partial_of(tmp_path / 'out')]
+    unfinished(tmp_path / 'out', a=b'1')
+    with journal_of(tmp_path / 'out', JOB) as journal:
+        assert journal.names == {'a'}
+    assert list(tmp_path.iterdir()) == []
+    # A link is nobody's that was killed.
+    (tmp_path / 'folder').mkdir()
+    partial_of(tmp_path / 'out').symlink_to(tmp_path / 'folder')
+    with pytest.raises(OutputError, match='is there'), journal_of(tmp_path / 'out', JOB):
+        pass
+
+
+@pytest.mark.parametrize('content', [b'', b'mine', b'mine\n', b'{"format": "mine"}\n'])
+def test_what_is_no_journal_is_left_alone(tmp_path: Path, content: bytes) -> None:
     folder = partial_of(tmp_path / 'out')
     folder.mkdir()
     file = folder / ('journal' if content else 'my file')
-    if content is not None:
-        file.write_bytes(content)
+    file.write_bytes(content)
     with (
         pytest.raises(OutputError, match='is there: another run is writing it, or one was killed'),
         journal_of(tmp_path / 'out', JOB),
     ):
         pass
-    assert folder.exists()
-    assert content is None or file.read_bytes() == content
+    assert file.read_bytes() == content
 
 
 def test_a_run_in_one_pass_says_how_to_go_on(tmp_path: Path) -> None:

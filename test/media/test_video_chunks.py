@@ -252,6 +252,18 @@ def test_of_a_folder_each_video_goes_on(
     assert files(tmp_path / 'out') == ['a.jpg', 'b.mp4', 'c.mp4']
 
 
+def test_of_a_folder_one_goes_on_that_was_killed_at_once(
+    tmp_path: Path, face_bgr: NDArray[np.uint8]
+) -> None:
+    (tmp_path / 'in').mkdir()
+    write_video(tmp_path / 'in' / 'a.mp4', face_bgr, times_ms=(0, 40, 80))
+    (tmp_path / 'out' / 'a.mp4.partial').mkdir(parents=True)
+    settings = Settings().updated(SETTINGS)
+    job = MediaJob(source=tmp_path / 'in', target=tmp_path / 'out', settings=settings)
+    assert conversion.run(job, workers=1).written == 1
+    assert files(tmp_path / 'out') == ['a.mp4']
+
+
 def test_a_picture_that_cannot_be_decoded_stops_it_and_what_is_done_is_kept(
     tmp_path: Path, face_bgr: NDArray[np.uint8], capsys: pytest.CaptureFixture[str]
 ) -> None:
