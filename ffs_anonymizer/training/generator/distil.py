@@ -8,7 +8,12 @@ from pathlib import Path
 from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.training.checkpoint import load_checkpoint, load_weights
 from ffs_anonymizer.training.generator.losses import pixel_distance
-from ffs_anonymizer.training.generator.network import FaceNetwork, GeneratorNetwork, make_network
+from ffs_anonymizer.training.generator.network import (
+    DetailedGenerator,
+    FaceNetwork,
+    GeneratorNetwork,
+    make_network,
+)
 import torch
 from torch import nn
 
@@ -57,7 +62,7 @@ class Teacher(nn.Module):  # type: ignore[misc]
         """
         with torch.no_grad():
             wanted = self.teacher.features(condition, mask, latent, points_px)
-            picture = self.teacher.paint(wanted[-1], condition, mask)
+            picture = self.teacher.paint(wanted, condition, mask)
         total = pixel_distance(painted, picture, torch.ones_like(mask))
         for adapter, (i, j) in zip(self.adapters, self.pairs, strict=True):
             target = wanted[j].float()
@@ -101,12 +106,18 @@ def load_teacher(path: Path, student: FaceNetwork, size_px: int) -> Teacher:
         )
     teacher = make_network(str(values['settings']['network']))
     load_weights(teacher, values['ema'], str(path))
+    painter, learner = teacher.generator, student.generator
+    if isinstance(painter, DetailedGenerator) or isinstance(learner, DetailedGenerator):
+        raise ModelError(
+            f'{path}: got a network with a level of detail as teacher or to be taught, expected '
+            'none; that level is learned above a network by init_from'
+        )
     pairs = (
         (student.encoder, teacher.encoder),
         (student.matcher, teacher.matcher),
-        (student.generator.pose, teacher.generator.pose),
+        (learner.pose, painter.pose),
     )
     for ours, theirs in pairs:
         ours.load_state_dict(theirs.state_dict())
         ours.requires_grad_(False)
-    return Teacher(teacher.generator, student.generator, size_px)
+    return Teacher(painter, learner, size_px)

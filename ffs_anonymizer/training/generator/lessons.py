@@ -249,7 +249,7 @@ class Wearing(Lesson):
         latent = packed(noisy, face_points)[wears]
         with autocast(settings, device):
             levels = network.generator.features(condition, mask, latent, at)
-            painted = network.generator.paint(levels[-1], condition, mask)
+            painted = network.generator.paint(levels, condition, mask)
         filled = composite(painted, image, mask)
         focus = place(true, size, FOCUS_RADIUS)[:, ::2].amax(1, keepdim=True)
         counts = (1.0 - mask) * (1.0 + settings.focus * focus)

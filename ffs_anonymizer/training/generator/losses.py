@@ -139,8 +139,7 @@ def detail_distance(
     :param counts: (N, 1, S, S), how much each pixel counts.
     """
     theirs, ours = (
-        torch.log(functional.avg_pool2d(_fine(each), DETAIL_PX, 1, DETAIL_PX // 2) + LEAST_DETAIL)
-        for each in (image, painted)
+        torch.log(smoothed(_fine(each), DETAIL_PX) + LEAST_DETAIL) for each in (image, painted)
     )
     return ((ours - theirs).abs() * counts).sum() / counts.sum().clamp_min(1.0)
 
@@ -152,7 +151,9 @@ def smoothed(image: torch.Tensor, side_px: int) -> torch.Tensor:
     :param image: (N, C, S, S).
     :param side_px: of the square that is averaged, odd.
     """
-    return functional.avg_pool2d(image, side_px, 1, side_px // 2, count_include_pad=False)
+    half = side_px // 2
+    rows = functional.avg_pool2d(image, (1, side_px), 1, (0, half), count_include_pad=False)
+    return functional.avg_pool2d(rows, (side_px, 1), 1, (half, 0), count_include_pad=False)
 
 
 def _fine(image: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+import re
 
 from ffs_anonymizer.datasets.faces import TRAIT_COLUMNS
 from ffs_anonymizer.errors import ModelError
@@ -36,6 +37,7 @@ READER_CHANNELS = (32, 48, 64)
 SURVEYOR_CHANNELS = (32, 64, 96, 128, 160)
 SURVEYED_SIDE = 4
 LEAK = 0.2
+DETAIL_LAYERS = 3
 USUAL_CONTRAST = 0.3
 
 
@@ -47,17 +49,22 @@ class GeneratorArchitecture:
     :param channels: of the top and of the levels below it, each half the side of the last.
     :param patch_px: side of the pixel blocks that the top works on; 1 = every pixel.
     :param middle: residual blocks at the lowest level.
+    :param detail: channels of the level that a detailed one has above these, at twice the side;
+        0 = none.
     """
 
     channels: tuple[int, ...]
     patch_px: int = 1
     middle: int = 1
+    detail: int = 0
 
 
 ARCHITECTURES = {
     'ffs-128': GeneratorArchitecture((64, 96, 192, 320, 512)),
     'ffs-128-small': GeneratorArchitecture((32, 64, 128, 192, 256), patch_px=2),
+    'ffs-256': GeneratorArchitecture((32, 64, 128, 192, 256), patch_px=2, detail=32),
     'ffs-tiny': GeneratorArchitecture((8, 8, 16), patch_px=2),
+    'ffs-tiny-detailed': GeneratorArchitecture((8, 8, 16), patch_px=2, detail=8),
 }
 
 
@@ -260,16 +267,16 @@ class GeneratorNetwork(nn.Module):  # type: ignore[misc]
         return [*levels, self.last(levels[-1])]
 
     def paint(
-        self, last: torch.Tensor, condition: torch.Tensor, mask: torch.Tensor
+        self, levels: list[torch.Tensor], condition: torch.Tensor, mask: torch.Tensor
     ) -> torch.Tensor:
         """
-        Return the picture that the last activation stands for, without a step to what is kept.
+        Return the picture that activations stand for, without a step to what is kept.
 
-        :param last: the last of features().
+        :param levels: as features() told them.
         :param condition: (N, 3, S, S), what features() saw.
         :param mask: (N, 1, S, S), 1 = keep.
         """
-        x = self.exit(last)
+        x = self.exit(levels[-1])
         if self.architecture.patch_px > 1:
             x = functional.pixel_shuffle(x, self.architecture.patch_px)
         return meet(torch.tanh(x).float(), condition, mask)
@@ -292,7 +299,92 @@ class GeneratorNetwork(nn.Module):  # type: ignore[misc]
         """
         at = self.pose(condition, mask, points_px)
         levels = self.features(condition, mask, latent, at)
-        return self.paint(levels[-1], condition, mask).clamp(-1.0, 1.0)
+        return self.paint(levels, condition, mask).clamp(-1.0, 1.0)
+
+
+class DetailedGenerator(nn.Module):  # type: ignore[misc]
+    """
+    Paint as a generator of half the side does, then the detail that a larger face shows.
+
+    As networks that grow (Karras et al. 2018), but the lower levels stay as they are: the same
+    faces, the same codes.
+
+    :param architecture: the widths, of the detail too.
+    """
+
+    def __init__(self, architecture: GeneratorArchitecture) -> None:
+        """Make the layers; they add nothing at first."""
+        super().__init__()
+        self.architecture = architecture
+        channels = architecture.detail
+        self.base = GeneratorNetwork(architecture)
+        self.entry = ConvNorm(7, channels, kernel_px=2, stride=2)
+        self.rise = Rise(architecture.channels[0], channels)
+        self.refine = nn.ModuleList(ConvNorm(channels, channels) for _ in range(DETAIL_LAYERS))
+        self.exit = nn.Conv2d(channels, 12, 1)
+        nn.init.zeros_(self.exit.weight)
+        nn.init.zeros_(self.exit.bias)
+
+    def pose(
+        self, condition: torch.Tensor, mask: torch.Tensor, points_px: torch.Tensor
+    ) -> torch.Tensor:
+        """Return where the points of a head would be, as Poser does."""
+        return 2.0 * self.base.pose(*halved(condition, mask), points_px / 2)
+
+    def features(
+        self,
+        condition: torch.Tensor,
+        mask: torch.Tensor,
+        latent: torch.Tensor,
+        points_px: torch.Tensor,
+    ) -> list[torch.Tensor]:
+        """
+        Return the activations from the lowest level up, then the small picture and its detail.
+
+        :param condition: (N, 3, S, S), RGB in [-1, 1], 0.0 in the hole.
+        :param mask: (N, 1, S, S), 1 = keep, 0 = synthesize.
+        :param latent: (N, LATENT), the face to wear.
+        :param points_px: (N, 5, 2), where it goes; its own shape is kept.
+        """
+        small = halved(condition, mask)
+        levels = self.base.features(*small, latent, points_px / 2)
+        painted = self.base.paint(levels, *small)
+        x = self.rise(levels[-1], self.entry(torch.cat([condition, mask, double(painted)], 1)))
+        for layer in self.refine:
+            x = layer(x)
+        return [*levels, painted, x]
+
+    def paint(
+        self, levels: list[torch.Tensor], condition: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        """
+        Return the picture that activations stand for, without a step to what is kept.
+
+        :param levels: as features() told them.
+        :param condition: (N, 3, S, S), what features() saw.
+        :param mask: (N, 1, S, S), 1 = keep.
+        """
+        detail = functional.pixel_shuffle(self.exit(levels[-1]), 2).float()
+        return meet(double(levels[-2]) + detail, condition, mask)
+
+    def forward(
+        self,
+        condition: torch.Tensor,
+        mask: torch.Tensor,
+        latent: torch.Tensor,
+        points_px: torch.Tensor,
+    ) -> torch.Tensor:
+        """
+        Return the whole crop repainted, (N, 3, S, S) in [-1, 1].
+
+        :param condition: (N, 3, S, S), RGB in [-1, 1], 0.0 in the hole.
+        :param mask: (N, 1, S, S), 1 = keep, 0 = synthesize.
+        :param latent: (N, LATENT), the face to wear.
+        :param points_px: (N, 5, 2), as a generator of half the side is given them.
+        """
+        at = self.pose(condition, mask, points_px)
+        levels = self.features(condition, mask, latent, at)
+        return self.paint(levels, condition, mask).clamp(-1.0, 1.0)
 
 
 class Encoder(nn.Module):  # type: ignore[misc]
@@ -451,7 +543,11 @@ class FaceNetwork(nn.Module):  # type: ignore[misc]
     def __init__(self, architecture: GeneratorArchitecture) -> None:
         """Make the networks."""
         super().__init__()
-        self.generator = GeneratorNetwork(architecture)
+        self.generator: GeneratorNetwork | DetailedGenerator = (
+            DetailedGenerator(architecture)
+            if architecture.detail
+            else GeneratorNetwork(architecture)
+        )
         self.encoder = Encoder()
         self.matcher = Matcher()
 
@@ -553,10 +649,36 @@ def meet(painted: torch.Tensor, condition: torch.Tensor, mask: torch.Tensor) -> 
     return painted + double(error)
 
 
+def halved(condition: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Return condition and mask at half their side; what a dropped pixel contributes to is dropped.
+
+    :param condition: (N, 3, S, S), 0.0 in the hole.
+    :param mask: (N, 1, S, S), 1 = keep.
+    """
+    kept = 1.0 - functional.max_pool2d(1.0 - mask, 2)
+    return functional.avg_pool2d(condition, 2) * kept, kept
+
+
 def double(x: torch.Tensor) -> torch.Tensor:
     """Return a map at twice its side, smoothly: repeated, then averaged over 3x3."""
     x = functional.interpolate(x, scale_factor=2.0, mode='nearest')
     return functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+
+
+def beneath(weights: dict[str, torch.Tensor], network: FaceNetwork) -> dict[str, torch.Tensor]:
+    """
+    Return the weights of a network that a detailed one is to begin with, as its own.
+
+    :param weights: of a network; as they are where it is detailed itself, or this one is not.
+    :param network: the detail is as it has it.
+    """
+    own = network.state_dict()
+    if weights.keys() == own.keys() or not isinstance(network.generator, DetailedGenerator):
+        return weights
+    moved = {re.sub('^generator[.]', 'generator.base.', k): v for k, v in weights.items()}
+    detail = {k: v for k, v in own.items() if k.startswith('generator.') and '.base.' not in k}
+    return {**detail, **moved}
 
 
 def make_network(name: str) -> FaceNetwork:

@@ -66,8 +66,8 @@ class Steadying(Lesson):
             guessed = earlier.pose(condition, mask, mean_points)
             at = torch.where((self.rows < own)[:, None, None], batch.points_px, guessed)
             latent = packed(code, face_points)[wears]
-            last = earlier.features(condition, mask, latent, at)[-1]
-            wanted = earlier.paint(last, condition, mask).clamp(-1.0, 1.0)
+            levels = earlier.features(condition, mask, latent, at)
+            wanted = earlier.paint(levels, condition, mask).clamp(-1.0, 1.0)
             wanted = composite(wanted, image, mask)
 
         # The same with other edges, and with something else beside them
@@ -76,8 +76,8 @@ class Steadying(Lesson):
         seen = ((other + noise) * seen_mask).clamp(-1.0, 1.0)
         around = composite(image, other, 1.0 - mask)
         moved = network.generator.pose(seen, seen_mask, mean_points)
-        last = network.generator.features(seen, seen_mask, latent, at)[-1]
-        painted = network.generator.paint(last, seen, seen_mask)
+        levels = network.generator.features(seen, seen_mask, latent, at)
+        painted = network.generator.paint(levels, seen, seen_mask)
 
         hole = 1.0 - seen_mask
         smooth, wanted_smooth = (smoothed(each, SMOOTH_PX) for each in (painted, wanted))

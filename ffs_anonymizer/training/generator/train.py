@@ -24,6 +24,7 @@ from ffs_anonymizer.training.generator.alignment import align
 from ffs_anonymizer.training.generator.distil import load_teacher, Teacher
 from ffs_anonymizer.training.generator.lessons import Matching, Wearing
 from ffs_anonymizer.training.generator.network import (
+    beneath,
     composite,
     ConvNorm,
     FaceNetwork,
@@ -102,7 +103,7 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
     start = None
     if settings.init_from and resumed is None:
         start = load_checkpoint(Path(settings.init_from))
-        load_weights(network, start['ema'], settings.init_from)
+        load_weights(network, beneath(start['ema'], network), settings.init_from)
     teacher = None
     if settings.teacher:
         teacher = load_teacher(Path(settings.teacher), network, settings.size_px).to(device)
@@ -376,7 +377,7 @@ def write_grid(path: Path, average: FaceNetwork, batch: Batch) -> None:
     with torch.no_grad():
         latents = worn(average, batch)
         levels = average.generator.features(condition, mask, latents, batch.points_px)
-        rows = [condition, average.generator.paint(levels[-1], condition, mask)]
+        rows = [condition, average.generator.paint(levels, condition, mask)]
         wanted, _ = average.matcher(condition, mask, batch.mean_points_px)
         fits = likeness(wanted, batch.traits)
         best = fits.fill_diagonal_(-torch.inf).topk(min(GRID_DRAWS, len(batch) - 1), 1).indices

@@ -5,11 +5,14 @@ from ffs_anonymizer.training.generator.alignment import TEMPLATE
 from ffs_anonymizer.training.generator.fold import fold
 from ffs_anonymizer.training.generator.network import (
     ARCHITECTURES,
+    beneath,
     CHANCE,
     Chooser,
     CODE_CHANNELS,
     CODE_SIDE,
     composite,
+    double,
+    halved,
     LATENT,
     likeness,
     make_network,
@@ -128,9 +131,34 @@ def test_points_become_spots() -> None:
     assert place(torch.full((1, 5, 2), -1e4), 64).max() == 0
 
 
+def test_detail_begins_with_what_the_small_network_paints() -> None:
+    torch.manual_seed(0)
+    small, large = make_network('ffs-tiny').eval(), make_network('ffs-tiny-detailed').eval()
+    large.load_state_dict(beneath(small.state_dict(), large))
+    inputs = probe(64, 2)
+    condition, mask = halved(inputs['condition'], inputs['mask'])
+    with torch.no_grad():
+        painted = large.generator(*inputs.values())
+        base = small.generator(condition, mask, inputs['latent'], inputs['points'] / 2)
+        hole = inputs['mask'].expand_as(painted) == 0
+        assert (painted - meet(double(base), *list(inputs.values())[:2]))[hole].abs().max() < 2e-3
+        large.generator.exit.bias += 0.1
+        assert (large.generator(*inputs.values()) - painted)[hole].mean() > 0.05
+
+
+def test_halving_drops_what_a_dropped_pixel_contributes_to() -> None:
+    mask = torch.ones(1, 1, 8, 8)
+    mask[..., 3:5, 3:6] = 0
+    condition, kept = halved(torch.ones(1, 3, 8, 8) * mask, mask)
+    dropped = torch.zeros(4, 4)
+    dropped[1:3, 1:3] = 1
+    assert torch.equal(1 - kept[0, 0], dropped)
+    assert torch.equal(condition, kept.expand(1, 3, 4, 4))
+
+
 @pytest.mark.parametrize('name', sorted(ARCHITECTURES))
 def test_channels_are_multiples_of_32(name: str) -> None:
-    if name != 'ffs-tiny':
+    if not name.startswith('ffs-tiny'):
         assert all(c % 32 == 0 for c in ARCHITECTURES[name].channels)
 
 

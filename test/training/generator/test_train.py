@@ -68,6 +68,25 @@ def test_weights_change_and_frozen_ones_do_not(
     assert 'generator.exit.weight' not in same
 
 
+def test_detail_is_learned_above_a_network_that_stays(
+    tiny_settings: Settled, whole: Path, packed: Path, tmp_path: Path
+) -> None:
+    chosen = tiny_settings(
+        packed,
+        tmp_path,
+        network='ffs-tiny-detailed',
+        init_from=str(whole),
+        freeze='generator.base,encoder,matcher',
+        steps=2,
+    )
+    before = load_checkpoint(whole)['ema']
+    after = load_checkpoint(train(chosen, quiet=True))['generator']
+    assert after['generator.exit.weight'].abs().max() > 0
+    for name, weights in before.items():
+        moved = name.replace('generator.', 'generator.base.', 1)
+        assert torch.equal(after[moved], weights), name
+
+
 def test_matching_learns_alone(
     tiny_settings: Settled, whole: Path, packed: Path, tmp_path: Path
 ) -> None:
