@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import json
 from pathlib import Path
+import re
 import time
 
 from ffs_anonymizer import backend as backend_package
@@ -22,9 +23,14 @@ from ffs_anonymizer.backend.tensorrt.runner import (
 from ffs_anonymizer.cli import build
 from ffs_anonymizer.cli.options import add_settings_options
 from ffs_anonymizer.errors import ModelError, SettingsError
+from ffs_anonymizer.models.manifest import DEFAULT_PLATES, shipped
 from ffs_anonymizer.models.model_file import read_model
 from ffs_anonymizer.models.roster import default_detector
 from ffs_anonymizer.painting import gpu_painter
+from ffs_anonymizer.quantization.explicit import to_portable
+from ffs_anonymizer.quantization.graph import convs, prepare
+from ffs_anonymizer.quantization.quantization import to_file_b
+from ffs_anonymizer.quantization.ranges import measure_ranges
 from ffs_anonymizer.regions.detector import Network
 import numpy as np
 import onnx
@@ -299,6 +305,69 @@ def test_rtx_builds_the_default_detector(rtx):
     built = build_engine(rtx, model, build.plan(default_detector(), (1,), ((320, 200),), 1.0))
     assert built.inputs == {'input.1': (-1, 3, -1, -1)}
     assert built.outputs['537'] == (-1, 1, -1, -1)
+
+
+@pytest.mark.parametrize(
+    ('file', 'precision', 'floats'),
+    [('', 'fp32', 'Float'), ('A', 'int8+fp32', 'Float'), ('B', 'int8+fp16', 'Half')],
+)
+def test_rtx_builds_the_plate_detector(rtx, file, precision, floats):
+    """Both looks at a frame, and in 8 bits what the file says and nothing else."""
+    path = shipped(DEFAULT_PLATES)
+    variants = build.plan(path, (1,), ((1280, 720),), 1.0)
+    assert [v['image'] for v in variants] == [(1, 3, 736, 1280), (1, 3, 192, 320)]
+    prepared = prepare(path)
+    kept = names = [node.name for node in convs(prepared)]
+    model = build._model_bytes(path)
+    if file:
+        picture = np.random.default_rng(0).uniform(0, 255, (1, 3, 64, 96)).astype(np.float32)
+        ranges = measure_ranges(prepared, [{'image': picture}], 1, 'minmax')
+        kept = names[5:7]
+        make = {'A': to_portable, 'B': to_file_b}[file]
+        model = make(prepared, ranges, kept).SerializeToString()
+    built = build_engine(rtx, model, variants)
+    assert built.precision == precision
+    assert built.inputs == {'image': (-1, 3, -1, -1)}
+    assert built.outputs['box_32'] == (-1, 4, -1, -1)
+    assert len(built.data) > 1_000_000
+    assert types_of_convs(rtx, model, variants) == {
+        name: {floats if name in kept else 'Int8'} for name in names
+    }
+
+
+def types_of_convs(rtx, model, variants):
+    """Return the types of what each convolution of an engine gets: pictures and weights."""
+
+    class Logger(rtx.ILogger):
+        def __init__(self):
+            rtx.ILogger.__init__(self)
+            self.lines = []
+
+        def log(self, severity, message):
+            self.lines += message.splitlines()
+
+    logger = Logger()
+    builder = rtx.Builder(logger)
+    network = builder.create_network(1 << int(rtx.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    assert rtx.OnnxParser(network, logger).parse(model)
+    config = builder.create_builder_config()
+    config.profiling_verbosity = rtx.ProfilingVerbosity.DETAILED
+    for shapes in variants:
+        profile = builder.create_optimization_profile()
+        for name, shape in shapes.items():
+            profile.set_shape(name, shape, shape, shape)
+        config.add_optimization_profile(profile)
+    assert builder.build_serialized_network(network, config) is not None
+    found = {}
+    for line in logger.lines:
+        match = re.match(
+            r'Name: (\S+?)(?: \[profile \d+\])?_myl\d+_\d+, LayerType: correlation, '
+            r'Inputs: \[.*?Datatype: (\w+).*?Constants: \[.*?Datatype: (\w+)',
+            line,
+        )
+        if match is not None:
+            found.setdefault(match[1], set()).update(match.groups()[1:])
+    return found
 
 
 def test_rtx_says_why_it_cannot(rtx, tmp_path):
