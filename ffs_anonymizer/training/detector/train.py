@@ -81,7 +81,7 @@ def train(settings: DetectorTrainSettings, *, quiet: bool = False) -> Path:
     numbers, held_out = pictures.split()
     classes = settings.class_names()
     for name in classes:
-        refuse_nothing_to_learn(pictures, numbers, name, settings.data)
+        refuse_nothing_to_learn(pictures, numbers, name, settings)
     scenes = Scenes(
         pictures, numbers, settings.size_px, settings.drawn_share, classes, settings.heads_share
     )
@@ -189,20 +189,32 @@ def train(settings: DetectorTrainSettings, *, quiet: bool = False) -> Path:
 
 
 def refuse_nothing_to_learn(
-    pictures: PackedPictures, numbers: NDArray[np.int64], name: str, folder: str
+    pictures: PackedPictures,
+    numbers: NDArray[np.int64],
+    name: str,
+    settings: DetectorTrainSettings,
 ) -> None:
     """
-    Refuse a data set that shows none of a class.
+    Refuse a data set that does not show what a class is, or not what is none.
 
     :param numbers: of the photos to train on.
     :param name: of the class.
-    :param folder: of the data set, for the error.
     """
     index = CLASSES.index(name)
-    is_head = index == FACE and len(pictures.numbers(HEAD))
-    if not is_head and not any(index in pictures.classes_of(int(i)) for i in numbers):
+    has_heads = index == FACE and len(pictures.numbers(HEAD)) > 0
+    shown = (has_heads and settings.heads_share > 0) or any(
+        index in pictures.classes_of(int(i)) for i in numbers
+    )
+    if not shown:
+        way_out = 'set heads_share over 0' if has_heads else 'add photos'
         raise MediaError(
-            f'{folder}: got no {name} to train on, none is there or all are held out; add photos'
+            f'{settings.data}: got no {name} to train on, none is there or all are held out; '
+            f'{way_out}'
+        )
+    if not pictures.labelled[numbers, index].any():
+        raise MediaError(
+            f'{settings.data}: got no photo to train on that was looked through for a {name}, so '
+            f'nothing says what is none; tell it in the column `labelled` of --boxes'
         )
 
 

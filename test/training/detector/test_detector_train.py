@@ -1,13 +1,14 @@
 from pathlib import Path
 
 import cv2
+from ffs_anonymizer.datasets.pictures import list_annotated, pack_pictures
 from ffs_anonymizer.errors import AnonymizerError, MediaError, ModelError, SettingsError
 from ffs_anonymizer.training.checkpoint import load_checkpoint
 from ffs_anonymizer.training.detector.losses import boxes_of, flatten, make_cells, overlap
 from ffs_anonymizer.training.detector.network import make_detector
 from ffs_anonymizer.training.detector.train import train
 import pytest
-from support.drawn_plates import detector_settings, draw_faces, draw_street
+from support.drawn_plates import detector_settings, draw_faces, draw_street, write_streets
 import torch
 
 
@@ -149,6 +150,22 @@ def test_unfit_settings_are_refused(
 ) -> None:
     with pytest.raises(error, match=text):
         train(detector_settings(streets, tmp_path, **changes), quiet=True)
+
+
+def test_faces_are_learnt_from_heads_only_where_heads_are_put_in(
+    streets_with_heads: Path, tmp_path: Path
+) -> None:
+    settings = detector_settings(streets_with_heads, tmp_path, classes='face', heads_share=0.0)
+    with pytest.raises(MediaError, match='got no face to train on, .* set heads_share over 0$'):
+        train(settings, quiet=True)
+
+
+def test_photos_must_tell_what_is_no_face(tmp_path: Path) -> None:
+    photos = list_annotated(tmp_path / 'photos', [write_streets(tmp_path / 'photos')])
+    pack_pictures(photos, tmp_path / 'packed', faces=draw_faces(), drawn=0)
+    settings = detector_settings(tmp_path / 'packed', tmp_path, classes='plate, face')
+    with pytest.raises(MediaError, match='got no photo to train on that was looked through for a'):
+        train(settings, quiet=True)
 
 
 def test_other_settings_do_not_go_on_with_a_run(whole: Path, streets: Path) -> None:
