@@ -107,10 +107,11 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument('--name', help='of the files; default: that of the input')
     parser.add_argument('--seed', type=int, default=0, help='of the drawing of crops')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write all figures there too')
-    parser.add_argument(
+    plot = parser.add_mutually_exclusive_group()
+    plot.add_argument(
         '--plot', type=Path, metavar='FILE', help='default: <name>-int8.png beside the files'
     )
-    parser.add_argument('--no-plot', action='store_true', help='write no plot')
+    plot.add_argument('--no-plot', action='store_true', help='write no plot')
     parser.add_argument(
         '--disable-progress-output', action='store_true', help='show no progress bar'
     )

@@ -11,6 +11,7 @@ from typing import Any, TYPE_CHECKING, TypeVar
 
 from ffs_anonymizer.errors import MediaError, ModelError, SettingsError
 from ffs_anonymizer.terminal import warn
+from ffs_anonymizer.training.tasks import add_task, DETECTOR, GENERATOR, TaskOptions
 
 if TYPE_CHECKING:
     from ffs_anonymizer.evaluation.faces import Judges
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 INSTALL = "pip install 'ffs_anonymizer[train]'"
 METHODS = ('face=generate', 'face=blur', 'face=mosaic', 'face=solid')
-GENERATOR, DETECTOR = 'generator', 'detector'
 T = TypeVar('T')
 
 
@@ -32,13 +32,6 @@ def add_parsers(subparsers: Subparsers) -> None:
     add_export_parser(subparsers)
     add_evaluate_parser(subparsers)
     add_models_parser(subparsers)
-
-
-def add_task(parser: argparse.ArgumentParser) -> None:
-    """Let a command be told what it is for: a face generator or a detector."""
-    parser.add_argument(
-        '--task', choices=(GENERATOR, DETECTOR), default=GENERATOR, help='what it is for'
-    )
 
 
 def add_data_parser(subparsers: Subparsers) -> None:
@@ -58,7 +51,7 @@ def add_data_parser(subparsers: Subparsers) -> None:
         '    --faces faces -o packed',
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_task(build)
+    options = TaskOptions(build)
     build.add_argument('-i', '--input', type=Path, required=True, help='folder of photos')
     build.add_argument('-o', '--output', type=Path, required=True, help='new folder')
     build.add_argument(
@@ -72,29 +65,57 @@ def add_data_parser(subparsers: Subparsers) -> None:
         'face or ignore) and labelled (what was looked for), or a folder with a .txt or Pascal '
         'VOC .xml for each photo; may be repeated: the boxes of all count',
     )
-    build.add_argument('--detector-model', default='', metavar='FILE', help='ONNX face detector')
-    build.add_argument(
+    options.add(
+        GENERATOR, '--detector-model', metavar='FILE', help='ONNX face detector, without --boxes'
+    )
+    options.add(
+        GENERATOR,
         '--landmarks-model',
         type=Path,
         metavar='FILE',
         help='YuNet for OpenCV (ONNX): where eyes, nose and mouth are, for training with a '
         'recognizer',
     )
-    build.add_argument('--photo-px', type=int, default=160, help='side of the packed photos')
-    build.add_argument(
-        '--margin', type=float, default=2.0, help='side of a photo over the root of its face area'
+    options.add(
+        GENERATOR,
+        '--photo-px',
+        type=int,
+        default=160,
+        metavar='PX',
+        help='side of the packed photos (default 160)',
     )
-    build.add_argument('--min-face-px', type=float, default=24.0, help='least root of face area')
-    build.add_argument(
-        '--drawn', type=int, default=4000, help='plates to draw, for a detector; 0 for none'
+    options.add(
+        GENERATOR,
+        '--margin',
+        type=float,
+        default=2.0,
+        metavar='TIMES',
+        help='side of a photo over the root of its face area (default 2)',
     )
-    build.add_argument(
+    options.add(
+        GENERATOR,
+        '--min-face-px',
+        type=float,
+        default=24.0,
+        metavar='PX',
+        help='least root of face area (default 24)',
+    )
+    options.add(
+        DETECTOR,
+        '--drawn',
+        type=int,
+        default=4000,
+        metavar='N',
+        help='plates to draw; 0 for none (default 4000)',
+    )
+    options.add(
+        DETECTOR,
         '--faces',
         type=Path,
         metavar='FOLDER',
-        help='detector: packed faces (made without --task), whose heads are put into the scenes',
+        help='packed faces (made without --task), whose heads are put into the scenes',
     )
-    build.set_defaults(run=run_data_build)
+    build.set_defaults(run=options.checked(run_data_build))
 
 
 def run_data_build(args: argparse.Namespace) -> int:
@@ -109,12 +130,14 @@ def run_data_build(args: argparse.Namespace) -> int:
             '1 to 8'
         )
     boxes = one_source(args.boxes)
+    if boxes is not None and args.detector_model:
+        raise SettingsError('--detector-model: got it with --boxes, which say where the faces are')
     faces = list_faces(args.input, boxes)
     detect: Detect | None = None
     if boxes is None:
         from ffs_anonymizer.evaluation.judges import FaceDetector
 
-        detect = FaceDetector(args.detector_model).boxes
+        detect = FaceDetector(args.detector_model or '').boxes
     find_points: FindPoints | None = None
     if args.landmarks_model is not None:
         from ffs_anonymizer.evaluation.judges import LandmarkFinder
@@ -247,27 +270,29 @@ def add_export_parser(subparsers: Subparsers) -> None:
         '  ffs_anonymizer export --task detector -i run/last.pt -o models',
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_task(parser)
+    options = TaskOptions(parser)
     parser.add_argument('-i', '--input', type=Path, required=True, help='checkpoint')
     parser.add_argument('-o', '--output', type=Path, required=True, help='folder')
     parser.add_argument('--name', default='', help="of the files; the network's by default")
-    parser.add_argument('--data', type=Path, help='packed faces, where those of training moved')
-    parser.add_argument(
+    options.add(GENERATOR, '--data', type=Path, help='packed faces, where those of training moved')
+    options.add(
+        GENERATOR,
         '--gallery',
-        default='',
         metavar='NAMES',
-        help='names of people in the packed faces who do not exist, with * and ?, commas between; '
-        '! before one leaves out who matches; or a .csv with the column identity, all of whom '
-        'stay: whose faces the generator wears (needed for generators)',
+        help='needed: names of people in the packed faces who do not exist, with * and ?, commas '
+        'between; ! before one leaves out who matches; or a .csv with the column identity, all of '
+        'whom stay: whose faces the generator wears',
     )
-    parser.add_argument(
+    options.add(
+        GENERATOR,
         '--matching',
         type=Path,
         metavar='CHECKPOINT',
         help='of a run with `learns: matching`, which tells what sort of face fits; without it, '
         'that of the generator',
     )
-    parser.add_argument(
+    options.add(
+        GENERATOR,
         '--picture-data',
         type=Path,
         metavar='FOLDER',
@@ -282,13 +307,14 @@ def add_export_parser(subparsers: Subparsers) -> None:
         '--metrics', type=Path, help='JSON that `evaluate --json` wrote, for manifest and card'
     )
     parser.add_argument('--notes', type=Path, help='Markdown for the card')
-    parser.add_argument(
+    options.add(
+        DETECTOR,
         '--score-shift',
         type=float,
         default=0.0,
-        help='detector: added to the logit of every score, chosen on held-out frames',
+        help='added to the logit of every score, chosen on held-out frames',
     )
-    parser.set_defaults(run=run_export)
+    parser.set_defaults(run=options.checked(run_export))
 
 
 def run_export(args: argparse.Namespace) -> int:
@@ -350,13 +376,8 @@ def add_evaluate_parser(subparsers: Subparsers) -> None:
         '    --detector-model own.onnx --held-out --sheet mistakes.png',
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_task(parser)
+    options = TaskOptions(parser)
     parser.add_argument('-i', '--input', type=Path, required=True, help='photos, or one photo')
-    parser.add_argument(
-        '--video',
-        action='store_true',
-        help='the input is a film or a folder of films: how still and how steady are the faces',
-    )
     parser.add_argument(
         '--boxes',
         type=Path,
@@ -365,13 +386,23 @@ def add_evaluate_parser(subparsers: Subparsers) -> None:
         help='CSV or folder of .txt files with the faces; else detected. Of plates as for '
         '`data build`; may be repeated then',
     )
-    parser.add_argument(
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the metrics')
+    parser.add_argument('--sheet', type=Path, metavar='FILE', help='write a contact sheet')
+    options.add(
+        GENERATOR,
+        '--video',
+        action='store_true',
+        help='the input is a film or a folder of films: how still and how steady are the faces',
+    )
+    options.add(
+        GENERATOR,
         '--method',
         action='append',
         metavar='face=METHOD',
         help=f'what to judge; may be repeated; by default {" ".join(METHODS)}',
     )
-    parser.add_argument(
+    options.add(
+        GENERATOR,
         '--compare',
         action='append',
         default=[],
@@ -379,60 +410,81 @@ def add_evaluate_parser(subparsers: Subparsers) -> None:
         help="somebody else's result on the same photos: a folder with the same file names, or "
         'a file for one photo',
     )
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write the metrics')
-    parser.add_argument('--sheet', type=Path, metavar='FILE', help='write a contact sheet')
-    parser.add_argument('--config', type=Path, metavar='FILE', help='settings of the recipe')
-    parser.add_argument('--generator-model', metavar='FILE', help='ONNX face generator')
-    parser.add_argument('--mask-scale', type=float, metavar='TIMES', help='region over box side')
-    parser.add_argument(
+    options.add(GENERATOR, '--config', type=Path, metavar='FILE', help='settings of the recipe')
+    options.add(GENERATOR, '--generator-model', metavar='FILE', help='ONNX face generator')
+    options.add(
+        GENERATOR, '--mask-scale', type=float, metavar='TIMES', help='region over box side'
+    )
+    options.add(
+        GENERATOR,
         '--pose',
         action='store_true',
         help='generator.pose: true: faces get the points that the detector of the recipe finds',
     )
-    parser.add_argument(
-        '--judge-detector', default='', metavar='FILE', help="by default the product's detector"
+    options.add(
+        GENERATOR,
+        '--judge-detector',
+        metavar='FILE',
+        help="by default the product's detector",
     )
-    parser.add_argument(
-        '--landmarks-model', type=Path, metavar='FILE', help='YuNet for OpenCV (ONNX)'
+    options.add(
+        GENERATOR,
+        '--landmarks-model',
+        type=Path,
+        metavar='FILE',
+        help='YuNet for OpenCV (ONNX)',
     )
-    parser.add_argument(
+    options.add(
+        GENERATOR,
         '--recognizer',
         type=Path,
         metavar='FILE',
         help='MobileFaceNet for ncnn (.param); needs --landmarks-model',
     )
-    parser.add_argument(
+    options.add(
+        GENERATOR,
         '--utility',
         action='store_true',
         help="photos: how far keypoints of bodies move, by MediaPipe's pose model "
         "(pip install 'ffs_anonymizer[utility]', Python 3.10 to 3.12)",
     )
-    parser.add_argument(
-        '--detector-model', type=Path, metavar='FILE', help='ONNX detector to judge'
+    options.add(
+        DETECTOR,
+        '--detector-model',
+        type=Path,
+        metavar='FILE',
+        help='needed: ONNX detector to judge',
     )
-    parser.add_argument(
+    options.add(
+        DETECTOR,
         '--class',
         dest='class_name',
         choices=('plate', 'face'),
         default='plate',
-        help='detector: what it is judged on (default %(default)s)',
+        help='what it is judged on (default plate)',
     )
-    parser.add_argument(
+    options.add(
+        DETECTOR,
         '--held-out',
         action='store_true',
-        help='detector: only photos of groups that `data build` keeps from training',
+        help='only photos of groups that `data build` keeps from training',
     )
-    parser.add_argument(
-        '--scale', type=float, default=1.0, help='detector: size at which it sees the photos'
+    options.add(
+        DETECTOR,
+        '--scale',
+        type=float,
+        default=1.0,
+        help='size at which it sees the photos (default 1)',
     )
-    parser.add_argument(
+    options.add(
+        DETECTOR,
         '--threshold',
         type=float,
         action='append',
         default=[],
-        help='detector: judge at this score, too; may be repeated',
+        help='judge at this score, too; may be repeated',
     )
-    parser.set_defaults(run=run_evaluate)
+    parser.set_defaults(run=options.checked(run_evaluate))
 
 
 def run_evaluate(args: argparse.Namespace) -> int:
@@ -470,7 +522,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     if args.video and args.utility:
         raise SettingsError('--video: got --utility, which is for photos')
     pose = MediaPipePose() if args.utility else None
-    judges = evaluation.Judges(FaceDetector(args.judge_detector), finder, recognizer, pose)
+    judges = evaluation.Judges(FaceDetector(args.judge_detector or ''), finder, recognizer, pose)
     if args.video:
         return judge_films(args, by_method, judges)
     photos = evaluation.load_photos(args.input, one_source(args.boxes), judges.detector)

@@ -98,6 +98,11 @@ def test_photos_that_were_left_out_are_named(
             SettingsError,
             'got --photo-px 3',
         ),
+        (
+            ['data', 'build', '-i', '.', '-o', 'x', '--boxes', 'b', '--detector-model', 'x.onnx'],
+            SettingsError,
+            '--detector-model: got it with --boxes, which say where the faces are',
+        ),
         (['train', '--set', 'colour=red'], SettingsError, 'unknown settings colour'),
         (['train', '--config', 'none.yaml'], SettingsError, 'none.yaml: cannot be read'),
         (['evaluate', '-i', '.', '--method', 'blur'], SettingsError, "--method: got 'blur'"),
@@ -116,6 +121,32 @@ def test_photos_that_were_left_out_are_named(
 def test_wrong_words_are_refused(words: list[str], error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         run(*words)
+
+
+@pytest.mark.parametrize(
+    ('words', 'option', 'task'),
+    [
+        (['data', 'build', '-o', 'x', '--faces', 'packed'], '--faces', 'detector'),
+        (['data', 'build', '-o', 'x', '--drawn', '4000'], '--drawn', 'detector'),
+        (
+            ['data', 'build', '--task', 'detector', '-o', 'x', '--photo-px', '160'],
+            '--photo-px',
+            'generator',
+        ),
+        (['export', '-o', 'x', '--gallery', 'a', '--score-shift=-1'], '--score-shift', 'detector'),
+        (['export', '--task', 'detector', '-o', 'x', '--gallery', 'a'], '--gallery', 'generator'),
+        (['evaluate', '--held-out'], '--held-out', 'detector'),
+        (['evaluate', '--detector-model', 'x.onnx'], '--detector-model', 'detector'),
+        (['evaluate', '--threshold', '0.3'], '--threshold', 'detector'),
+        (['evaluate', '--pose', '--task', 'detector'], '--pose', 'generator'),
+        (['evaluate', '--task', 'detector', '--compare', 'a=b'], '--compare', 'generator'),
+    ],
+)
+def test_options_of_the_other_task_are_refused(words: list[str], option: str, task: str) -> None:
+    other = 'generator' if task == 'detector' else 'detector'
+    says = f'^{option}: got it with --task {other}, expected it with --task {task} alone$'
+    with pytest.raises(SettingsError, match=says):
+        run(*words, '-i', 'none')
 
 
 def test_the_table_of_networks(capsys: pytest.CaptureFixture[str]) -> None:
