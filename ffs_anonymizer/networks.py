@@ -12,7 +12,7 @@ from ffs_anonymizer.backend import Backend, gains_by_bytes, open_model
 from ffs_anonymizer.backend.device import Device
 from ffs_anonymizer.cores import cores
 from ffs_anonymizer.errors import AnonymizerError
-from ffs_anonymizer.models.roster import CHOOSERS, DETECTORS, GENERATORS, Role, roster
+from ffs_anonymizer.models.roster import CHOOSERS, DETECTORS, GENERATORS, LARGER, Role, roster
 from ffs_anonymizer.painting.chooser import Chooser
 from ffs_anonymizer.painting.generator import Generator
 from ffs_anonymizer.painting.painters import Painters
@@ -42,6 +42,7 @@ class Running:
         return f'{self.file} sha256:{self.sha256[:12]} in {self.library} on {self.device}'
 
 
+_PAINTERS = (*GENERATORS, LARGER)
 _Opened = Union[Network, Generator, Chooser]
 
 
@@ -103,10 +104,13 @@ class Networks:
                 if isinstance(found[-1], Chooser):
                     choosers[role.path] = found[-1]
             detectors = tuple(network for network in found if isinstance(network, Network))
-            generators = tuple(network for network in found if isinstance(network, Generator))
-            if generators not in self._painters:
-                self._painters[generators] = Painters(generators)
-            return detectors, generators, self._painters[generators]
+            generators = [network for network in found if isinstance(network, Generator)]
+            if roles[-1].name == LARGER:
+                generators[0].join(generators.pop())
+            key = tuple(generators)
+            if key not in self._painters:
+                self._painters[key] = Painters(key)
+            return detectors, key, self._painters[key]
 
     def describe(self) -> tuple[Running, ...]:
         """Return what runs where, in the order in which it was opened."""
@@ -142,7 +146,7 @@ class Networks:
 
     def _open(self, role: Role, settings: Settings, chooser: Chooser | None) -> _Opened:
         options = settings.generator.crop_scale, settings.generator.max_batch
-        key = role.name, role.path, *(options if role.name in GENERATORS else ())
+        key = role.name, role.path, *(options if role.name in _PAINTERS else ())
         if key in self._opened:
             return self._opened[key]
         shared = self._shared(role)
@@ -160,7 +164,7 @@ class Networks:
                 role.on_cpu, device='cpu', threads=self._threads, concurrency=self.concurrency
             )
             model.device = device.noted('in 8 bits')
-        if role.name in GENERATORS:
+        if role.name in _PAINTERS:
             self._opened[key] = Generator(
                 model, crop_scale=options[0], max_batch=options[1], chooser=chooser
             )

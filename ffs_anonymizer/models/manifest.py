@@ -17,6 +17,7 @@ DEFAULT_GENERATOR = 'ffs-128-small.onnx'
 # That of the generators whose contract is taken over, which have no manifest.
 CROP_SCALE = 1.7
 DEFAULT_FOR_CPU = 'ffs-128-small-int8-cpu.onnx'
+DEFAULT_LARGER_FOR_CPU = 'ffs-256-int8-cpu.onnx'
 DEFAULT_PLATES = 'ffs-plates.onnx'
 
 Shape = tuple[int | str, ...]
@@ -46,6 +47,8 @@ class Manifest:
     :param classes: of a detector, in the order of its scores; `face` and `plate` are looked for.
     :param chooser: of a generator, the name of the file beside it that chooses its latents; empty:
         they are standard normal.
+    :param larger: of a generator, the name of the file beside it that paints the same faces with
+        more detail where they are large; empty: none does.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Manifest:
     layout: str = ''
     classes: tuple[str, ...] = ()
     chooser: str = ''
+    larger: str = ''
 
     def __post_init__(self) -> None:
         """Refuse what no model of ours can be."""
@@ -137,23 +141,23 @@ def load_manifest(onnx_path: Path, sha256: str = '') -> Manifest | None:
     return manifest
 
 
-def chooser_of(generator_path: Path) -> Path | None:
+def companion_of(generator_path: Path, role: str) -> Path | None:
     """
-    Return the file that chooses a generator's latents, None where its manifest names none.
+    Return a file that works with a generator, None where its manifest names none.
 
     Whether the manifest is that of this very file is checked where the file is opened.
 
+    :param role: `chooser` or `larger`, as in the manifest.
     :raises ModelError: the manifest is malformed, or names a file elsewhere.
     """
     manifest = _read_manifest(manifest_path(generator_path))
-    if manifest is None or not manifest.chooser:
-        return None
-    if Path(manifest.chooser).name != manifest.chooser:
+    name = '' if manifest is None else str(getattr(manifest, role))
+    if Path(name).name != name:
         raise ModelError(
-            f'{manifest_path(generator_path)}: chooser: got {manifest.chooser!r}, expected the '
-            'name of a file beside it'
+            f'{manifest_path(generator_path)}: {role}: got {name!r}, expected the name of a file '
+            'beside it'
         )
-    return generator_path.with_name(manifest.chooser)
+    return generator_path.with_name(name) if name else None
 
 
 def crop_scale_of(manifest: Manifest | None) -> float:
@@ -171,7 +175,7 @@ def parse_manifest(values: object) -> Manifest:
     if not isinstance(values, dict):
         raise ModelError(f'got {type(values).__name__}, expected an object')
     names = {f.name for f in fields(Manifest)}
-    missing = sorted(names - {'metrics', 'layout', 'classes', 'chooser'} - values.keys())
+    missing = sorted(names - {'metrics', 'layout', 'classes', 'chooser', 'larger'} - values.keys())
     unknown = sorted(values.keys() - names)
     if missing or unknown:
         raise ModelError(f'missing keys {missing}, unknown keys {unknown}')
@@ -183,7 +187,7 @@ def parse_manifest(values: object) -> Manifest:
             raise ModelError(f'{key}: got {values[key]!r}, expected a number')
     if not isinstance(values.get('metrics', {}), dict):
         raise ModelError(f'metrics: got {values["metrics"]!r}, expected an object')
-    for key in ('layout', 'chooser'):
+    for key in ('layout', 'chooser', 'larger'):
         if not isinstance(values.get(key, ''), str):
             raise ModelError(f'{key}: got {values[key]!r}, expected a text')
     classes = values.get('classes', [])

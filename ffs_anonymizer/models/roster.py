@@ -8,9 +8,10 @@ from pathlib import Path
 
 from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.models.manifest import (
-    chooser_of,
+    companion_of,
     DEFAULT_FOR_CPU,
     default_generator,
+    DEFAULT_LARGER_FOR_CPU,
     DEFAULT_PLATES,
     shipped,
 )
@@ -20,6 +21,8 @@ from ffs_anonymizer.settings.runtime import NO_PLATES, Settings
 DETECTORS = ('face detector', 'plate detector')
 # The best and slowest first.
 GENERATORS = ('generator', 'generator (small)')
+# Paints what the first of them would, where faces are large.
+LARGER = 'generator (larger)'
 CHOOSERS = ('face chooser', 'face chooser (small)')
 
 
@@ -62,11 +65,15 @@ def roster(settings: Settings) -> tuple[Role, ...]:
         )
     small = settings.generator.small_model_path
     for number, generator in enumerate([path, *([Path(small)] if small else [])]):
-        chooser = chooser_of(generator)
+        chooser = companion_of(generator, 'chooser')
         if chooser is not None:
             roles.append(Role(CHOOSERS[number], chooser))
-        on_cpu = default_generator(DEFAULT_FOR_CPU) if not own and number == 0 else None
+        on_cpu = shipped(DEFAULT_FOR_CPU) if not own and number == 0 else None
         roles.append(Role(GENERATORS[number], generator, on_cpu, chooser))
+    larger = companion_of(path, 'larger')
+    if larger is not None and not settings.budget_ms:
+        on_cpu = shipped(DEFAULT_LARGER_FOR_CPU) if not own else None
+        roles.append(Role(LARGER, larger, on_cpu, companion_of(path, 'chooser')))
     return tuple(roles)
 
 

@@ -36,6 +36,7 @@ class Generator:
     :param size_px: S.
     :param latent_length: Z, 0 where it takes no latents.
     :param cost: what a call takes on this device, kept up to date once it was measured.
+    :param larger: paints the same faces with more detail, for large crops; None: nothing does.
     :raises ModelError: the network does not keep the contract.
     :raises SettingsError: the crop is smaller than the region.
     """
@@ -57,6 +58,7 @@ class Generator:
         self.cost: Cost | None = None
         shapes = {spec.name: spec.shape for spec in model.inputs}
         self.latent_length = int(shapes['latent'][1]) if 'latent' in shapes else 0
+        self.larger: Generator | None = None
         self.chooser = chooser
         if chooser is not None:
             got, expected = chooser.latent_length, self.latent_length
@@ -65,6 +67,22 @@ class Generator:
                     f'{chooser.model.path}: got latents of {got} numbers, expected {expected} '
                     f'as {model.path.name} takes them; export both again'
                 )
+
+    def join(self, larger: Generator) -> None:
+        """
+        Let another generator paint large crops.
+
+        :param larger: takes the same latents.
+        :raises ModelError: it takes others, or is not larger.
+        """
+        got = larger.latent_length, larger.size_px
+        if got[0] != self.latent_length or got[1] <= self.size_px:
+            raise ModelError(
+                f'{larger.model.path}: got latents of {got[0]} numbers and crops of {got[1]} px, '
+                f'expected {self.latent_length} and over {self.size_px} beside '
+                f'{self.model.path.name}'
+            )
+        self.larger = larger
 
     def generate(
         self,

@@ -11,7 +11,7 @@ from ffs_anonymizer.backend import Backend, open_model, Tensors, TensorSpec
 from ffs_anonymizer.backend.device import Device
 from ffs_anonymizer.backend.ort import open_session, specs_of
 from ffs_anonymizer.datasets.photos import Photo
-from ffs_anonymizer.models.manifest import chooser_of
+from ffs_anonymizer.models.manifest import companion_of
 from ffs_anonymizer.painting.chooser import Chooser
 from ffs_anonymizer.painting.crops import Crops
 from ffs_anonymizer.painting.inputs import feeds_of, usual_points
@@ -193,7 +193,7 @@ def chosen_latents(
     :param crops_at: cuts the crops at a size and a crop_scale, those of the chooser.
     :raises ModelError: the chooser's file is missing or unfit.
     """
-    path = chooser_of(generator_path)
+    path = companion_of(generator_path, 'chooser')
     if path is None:
         return None
     model = open_model(path, device='cpu')

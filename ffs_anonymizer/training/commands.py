@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from functools import partial
 import json
 from pathlib import Path
 import sys
@@ -279,9 +280,17 @@ def add_export_parser(subparsers: Subparsers) -> None:
         GENERATOR,
         '--gallery',
         metavar='NAMES',
-        help='needed: names of people in the packed faces who do not exist, with * and ?, commas '
-        'between; ! before one leaves out who matches; or a .csv with the column identity, all of '
-        'whom stay: whose faces the generator wears',
+        help='names of people in the packed faces who do not exist, with * and ?, commas between; '
+        '! before one leaves out who matches; or a .csv with the column identity, all of whom '
+        'stay: whose faces the generator wears (this or --above is needed)',
+    )
+    options.add(
+        GENERATOR,
+        '--above',
+        type=Path,
+        metavar='FILE',
+        help='the generator (.onnx in OUTPUT) whose faces a network with a level of detail paints '
+        'where they are large; its manifest names the new file then',
     )
     options.add(
         GENERATOR,
@@ -320,7 +329,7 @@ def add_export_parser(subparsers: Subparsers) -> None:
 def run_export(args: argparse.Namespace) -> int:
     """Write the model files of a checkpoint."""
     need_torch()
-    from ffs_anonymizer.training.generator.export import export, Provenance
+    from ffs_anonymizer.training.generator.export import export, export_larger, Provenance
 
     provenance = Provenance(
         version=args.version,
@@ -340,16 +349,20 @@ def run_export(args: argparse.Namespace) -> int:
             score_shift=args.score_shift,
         )
     else:
-        if not args.gallery:
+        if bool(args.gallery) == bool(args.above):
             raise SettingsError(
-                '--gallery: got nothing, expected names of people in the packed faces who do not '
-                "exist, for example 'generated_*': theirs are the faces that are worn"
+                '--gallery, --above: got both or none of them, expected one: names of people in '
+                "the packed faces who do not exist, for example 'generated_*', whose faces are "
+                'worn; or the generator beside which large faces are to be painted'
             )
-        done = export(
+        write = (
+            partial(export_larger, above=args.above)
+            if args.above
+            else partial(export, gallery=args.gallery, matching=args.matching)
+        )
+        done = write(
             args.input,
             args.output,
-            gallery=args.gallery,
-            matching=args.matching,
             name=args.name,
             data=args.data,
             picture_data=args.picture_data,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,14 @@ from ffs_anonymizer.datasets.sampler import Batch
 from ffs_anonymizer.datasets.sheet import save_tiles
 from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.evaluation.cost import measure
-from ffs_anonymizer.models.manifest import file_sha256, Manifest, save_manifest, Shape
+from ffs_anonymizer.models.manifest import (
+    companion_of,
+    file_sha256,
+    load_manifest,
+    Manifest,
+    save_manifest,
+    Shape,
+)
 from ffs_anonymizer.quantization.half import halved
 from ffs_anonymizer.training.checkpoint import Checkpoint, load_checkpoint, load_weights
 from ffs_anonymizer.training.generator.fold import fold
@@ -26,9 +33,10 @@ from ffs_anonymizer.training.generator.gallery import (
 )
 from ffs_anonymizer.training.generator.network import (
     CHANCE,
-    Chooser,
     composite,
+    DetailedGenerator,
     FaceNetwork,
+    GeneratorNetwork,
     LATENT,
     make_network,
 )
@@ -48,6 +56,7 @@ from ffs_anonymizer.training.generator.train import (
 )
 from ffs_anonymizer.training.settings import from_mapping, STEADYING, TrainSettings
 import numpy as np
+from numpy.typing import NDArray
 import torch
 
 FOLD_LIMIT = 1e-5
@@ -137,53 +146,155 @@ def export(
     pictured = picture_data if picture_data is not None else where
     shown = [held_out_faces(pictured, each) for each in (settings, seen)]
 
-    # Folded
-    inputs, choosing = probe(settings.size_px), chooser_probe(seen.size_px)
-    folded, chooser_folded = fold(network.generator), fold(chooser)
-    with torch.no_grad():
-        reference = network.generator(*inputs.values()).numpy()
-        fold_error = float(np.abs(folded(*inputs.values()).numpy() - reference).max())
-        chosen = chooser(*choosing.values()).numpy()
-    check('the folded network', fold_error, FOLD_LIMIT)
-
     # In ONNX
     name = name or settings.network
     provenance = provenance or Provenance()
-    fp32, fp16, third = (out / f'{name}{end}.onnx' for end in ('', '-fp16', '-faces'))
+    exported, folded = write_generator(network.generator, settings.size_px, out, name)
+    third = out / f'{name}-faces.onnx'
+    choosing = chooser_probe(seen.size_px)
+    chooser_folded = fold(chooser)
+    with torch.no_grad():
+        chosen = chooser(*choosing.values()).numpy()
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_onnx(folded, fp32, _two_rows(inputs), 'inpainted')
-        write(halved(read(fp32)), fp16)
         write_onnx(chooser_folded, third, _two_rows(choosing), 'latent')
     except OSError as error:
         raise ModelError(f'{out}: cannot be written: {error}') from error
-    feeds = {key: value.numpy() for key, value in inputs.items()}
-    chooser_feeds = {key: value.numpy() for key, value in choosing.items()}
-    errors = {}
-    for path, given, wanted, limit in (
-        (fp32, feeds, reference, FP32_LIMIT),
-        (fp16, feeds, reference, FP16_LIMIT),
-        (third, chooser_feeds, chosen, FP32_LIMIT),
-    ):
-        for n in (1, len(wanted)):
-            got = run_onnx(path, {key: value[:n] for key, value in given.items()})
-            errors[path] = float(np.abs(got - wanted[:n]).max())
-            check(str(path), errors[path], limit)
+    difference(third, choosing, chosen, FP32_LIMIT)
 
     # With what says what it is
     cost = measure(folded, settings.size_px)
     count = len(chooser.latents)
-    for path, precision in ((fp32, 'fp32'), (fp16, 'fp16'), (third, 'fp32')):
-        kind = 'chooser' if path == third else 'generator'
-        cut = seen if kind == 'chooser' else settings
-        manifest = make_manifest(path, name, kind, precision, cut, checkpoint, provenance)
-        save_manifest(manifest, path)
+    for path, precision in ((exported.fp32, 'fp32'), (exported.fp16, 'fp16'), (third, 'fp32')):
+        cut, chooses = (seen, '') if path == third else (settings, third.name)
+        save_manifest(
+            make_manifest(path, name, chooses, precision, cut, checkpoint, provenance), path
+        )
     write_gallery(third.with_suffix('.csv'), faces, nobody[stayed].tolist())
-    write_picture(out / f'{name}.jpg', folded, chooser_folded, *shown)
-    exported = Exported(fp32, fp16, fold_error, errors[fp32], errors[fp16])
-    text = card(exported, name, settings, checkpoint, provenance, cost, (third, count))
+    with torch.no_grad():
+        latents = chooser_folded(*choosing_of(shown[1]).values())
+    write_picture(out / f'{name}.jpg', folded, latents, shown[0])
+    worn_ones = (
+        f'{count}, of people who do not exist or mirror images of them '
+        f'(`{third.with_suffix(".csv").name}`), as codes in `{third.name}`, which chooses one '
+        'that fits the surroundings'
+    )
+    text = card(exported, name, settings, checkpoint, provenance, cost, worn_ones)
     (out / f'{name}.md').write_text(text, encoding='utf-8')
     return exported
+
+
+def export_larger(
+    checkpoint_path: Path,
+    out: Path,
+    *,
+    above: Path,
+    name: str = '',
+    data: Path | None = None,
+    picture_data: Path | None = None,
+    provenance: Provenance | None = None,
+) -> Exported:
+    """
+    Write a generator that paints large faces beside another: its faces, with more detail.
+
+    Files, manifests, card and picture are written as by export(), but no faces to choose from:
+    those of the other are worn, whose manifest names this one then.
+
+    :param above: ONNX of the generator that it was begun with (`init_from`), in the folder `out`.
+    :raises MediaError: there are no packed faces.
+    :raises ModelError: as export(); or the other has no chooser, or lies elsewhere.
+    """
+    manifest, chooses = load_manifest(above), companion_of(above, 'chooser')
+    if manifest is None or chooses is None or above.parent.resolve() != out.resolve():
+        raise ModelError(
+            f'{above}: got {"no chooser beside it" if chooses is None else f"it beside {out}"}, '
+            f'expected a generator in {out} with its manifest and the file that chooses its faces'
+        )
+    checkpoint, settings, network = settled(checkpoint_path, data)
+    where = data if data is not None else Path(settings.data)
+    name = name or settings.network
+    provenance = provenance or Provenance()
+    exported, folded = write_generator(network.generator, settings.size_px, out, name)
+    for path, precision in ((exported.fp32, 'fp32'), (exported.fp16, 'fp16')):
+        save_manifest(
+            make_manifest(path, name, chooses.name, precision, settings, checkpoint, provenance),
+            path,
+        )
+    seen_as = load_manifest(chooses)
+    assert seen_as is not None
+    pictured = picture_data if picture_data is not None else where
+    seen = replace(settings, size_px=seen_as.size_px, crop_scale=seen_as.crop_scale)
+    choosing = choosing_of(held_out_faces(pictured, seen))
+    latents = run_onnx(chooses, {key: value.numpy() for key, value in choosing.items()})
+    batch = held_out_faces(pictured, settings)
+    write_picture(out / f'{name}.jpg', folded, torch.from_numpy(latents), batch)
+    cost = measure(folded, settings.size_px)
+    row = f'those of `{above.name}`, chosen by `{chooses.name}`'
+    text = card(exported, name, settings, checkpoint, provenance, cost, row)
+    (out / f'{name}.md').write_text(text, encoding='utf-8')
+    save_manifest(replace(manifest, larger=exported.fp32.name), above)
+    return exported
+
+
+def write_generator(
+    generator: GeneratorNetwork | DetailedGenerator, size_px: int, out: Path, name: str
+) -> tuple[Exported, torch.nn.Module]:
+    """
+    Write <name>.onnx and <name>-fp16.onnx; return them, and the folded network.
+
+    :param generator: in evaluation mode.
+    :param size_px: S.
+    :param out: the folder, made where it is missing.
+    :raises ModelError: a file differs too much from torch, or cannot be written.
+    """
+    inputs = probe(size_px)
+    folded = fold(generator)
+    with torch.no_grad():
+        reference = generator(*inputs.values()).numpy()
+        fold_error = float(np.abs(folded(*inputs.values()).numpy() - reference).max())
+    check('the folded network', fold_error, FOLD_LIMIT)
+    fp32, fp16 = (out / f'{name}{end}.onnx' for end in ('', '-fp16'))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_onnx(folded, fp32, _two_rows(inputs), 'inpainted')
+        write(halved(read(fp32)), fp16)
+    except OSError as error:
+        raise ModelError(f'{out}: cannot be written: {error}') from error
+    errors = [
+        difference(path, inputs, reference, limit)
+        for path, limit in ((fp32, FP32_LIMIT), (fp16, FP16_LIMIT))
+    ]
+    return Exported(fp32, fp16, fold_error, *errors), folded
+
+
+def difference(
+    path: Path, inputs: Mapping[str, torch.Tensor], reference: NDArray[np.float32], limit: float
+) -> float:
+    """
+    Return how far a file in ONNX Runtime is from torch, with one row and with all.
+
+    :param inputs: by name.
+    :param reference: what torch makes of them.
+    :raises ModelError: farther than the limit.
+    """
+    feeds = {key: value.numpy() for key, value in inputs.items()}
+    error = 0.0
+    for n in (1, len(reference)):
+        got = run_onnx(path, {key: value[:n] for key, value in feeds.items()})
+        error = max(error, float(np.abs(got - reference[:n]).max()))
+        check(str(path), error, limit)
+    return error
+
+
+def choosing_of(batch: Batch) -> dict[str, torch.Tensor]:
+    """Return what a chooser is asked about crops, always with the same chance."""
+    seeded = torch.Generator().manual_seed(PICTURE_SEED)
+    chance = torch.randn((len(batch), CHANCE), generator=seeded)
+    return {
+        'condition': batch.condition,
+        'mask': batch.mask,
+        'chance': chance,
+        'points': batch.mean_points_px,
+    }
 
 
 def _two_rows(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -243,7 +354,7 @@ def check(what: str, got: float, limit: float) -> None:
 def make_manifest(
     path: Path,
     name: str,
-    kind: str,
+    chooses: str,
     precision: str,
     settings: TrainSettings,
     checkpoint: Checkpoint,
@@ -253,7 +364,8 @@ def make_manifest(
     Return the manifest of a written file.
 
     :param name: of the model.
-    :param kind: generator or chooser.
+    :param chooses: of a generator, the name of the file that chooses its faces; empty: it is one
+        that chooses.
     :param precision: fp32 or fp16.
     :param checkpoint: for the images seen.
     :param provenance: the rest.
@@ -262,47 +374,42 @@ def make_manifest(
     image: Shape = ('N', 3, size, size)
     metrics: dict[str, Any] = {'images_seen': int(checkpoint['images'])}
     latent, chance = ('N', LATENT), ('N', CHANCE)
-    chooses = kind == 'chooser'
     return Manifest(
         name=name,
-        task=kind,
+        task='generator' if chooses else 'chooser',
         version=provenance.version,
         sha256=file_sha256(path),
         inputs={
             'condition': image,
             'mask': ('N', 1, size, size),
-            **({'chance': chance} if chooses else {'latent': latent}),
+            **({'latent': latent} if chooses else {'chance': chance}),
             'points': ('N', 5, 2),
         },
-        outputs={'latent': latent} if chooses else {'inpainted': image},
+        outputs={'inpainted': image} if chooses else {'latent': latent},
         size_px=size,
         crop_scale=settings.crop_scale,
         precision=precision,
         training_data=provenance.training_data,
         licence=provenance.licence,
-        metrics={**metrics, **({} if chooses else provenance.metrics or {})},
-        chooser='' if chooses else f'{name}-faces.onnx',
+        metrics={**metrics, **((provenance.metrics or {}) if chooses else {})},
+        chooser=chooses,
     )
 
 
 def write_picture(
-    path: Path, generator: torch.nn.Module, chooser: Chooser, batch: Batch, seen: Batch
+    path: Path, generator: torch.nn.Module, latents: torch.Tensor, batch: Batch
 ) -> None:
     """
     Write worn faces beside nothing but their surroundings: no original is shown.
 
     :param path: where it goes.
     :param generator: in evaluation mode.
-    :param chooser: in evaluation mode.
+    :param latents: (N, LATENT), the faces.
     :param batch: the crops.
-    :param seen: what the chooser sees of the same.
     """
-    condition, mask, points = batch.condition, batch.mask, batch.mean_points_px
-    seeded = torch.Generator().manual_seed(PICTURE_SEED)
-    chance = torch.randn((len(batch), CHANCE), generator=seeded)
+    condition, mask = batch.condition, batch.mask
     with torch.no_grad():
-        faces = chooser(seen.condition, seen.mask, chance, seen.mean_points_px)
-        painted = generator(condition, mask, faces, points)
+        painted = generator(condition, mask, latents, batch.mean_points_px)
     filled = composite(painted, condition, mask)
     shown = filled.permute(0, 2, 3, 1).numpy()[..., ::-1]
     tiles = np.rint((shown.clip(-1, 1) + 1) * 127.5).astype(np.uint8)
@@ -316,7 +423,7 @@ def card(
     checkpoint: Checkpoint,
     provenance: Provenance,
     cost: tuple[int, int],
-    gallery: tuple[Path, int],
+    faces: str,
 ) -> str:
     """
     Return the model card in Markdown.
@@ -326,7 +433,7 @@ def card(
     :param checkpoint: for steps and images seen.
     :param provenance: data, licence, metrics, notes.
     :param cost: parameters and multiply-accumulates a face.
-    :param gallery: the chooser's file, and how many faces it chooses from.
+    :param faces: how many there are to wear, and what chooses.
     """
     parameters, macs = cost
     lines = [
@@ -342,9 +449,7 @@ def card(
         f'| input | {settings.size_px} px crops, {settings.crop_scale:g} times the longer side '
         f'of a region of {settings.region_scale:g} times the box; a latent of {LATENT} numbers, '
         'the face that is worn; five points |',
-        f'| faces | {gallery[1]}, of people who do not exist or mirror images of them '
-        f'(`{gallery[0].with_suffix(".csv").name}`), as codes in `{gallery[0].name}`, which '
-        'chooses one that fits the surroundings |',
+        f'| faces | {faces} |',
         f'| files | `{exported.fp32.name}` (FP32), `{exported.fp16.name}` (FP16 inside) |',
         f'| largest difference from torch | folding {exported.fold_error:.1e}, '
         f'FP32 {exported.fp32_error:.1e}, FP16 {exported.fp16_error:.1e} (range -1 to 1) |',

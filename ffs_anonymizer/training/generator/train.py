@@ -27,6 +27,7 @@ from ffs_anonymizer.training.generator.network import (
     beneath,
     composite,
     ConvNorm,
+    DetailedGenerator,
     FaceNetwork,
     likeness,
     make_network,
@@ -306,7 +307,11 @@ def settle(average: FaceNetwork, batches: Iterable[Batch]) -> FaceNetwork:
     """
     with torch.no_grad():
         settled: FaceNetwork = copy.deepcopy(average).eval()
-        norms = [m for m in settled.modules() if isinstance(m, nn.BatchNorm2d)]
+        generator, kept = settled.generator, set()
+        if isinstance(generator, DetailedGenerator):  # all below the detail is as it came
+            below = generator.base, settled.encoder, settled.matcher
+            kept = {module for each in below for module in each.modules()}
+        norms = [m for m in settled.modules() if isinstance(m, nn.BatchNorm2d) and m not in kept]
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None

@@ -9,7 +9,7 @@ from ffs_anonymizer.models.manifest import load_manifest
 from ffs_anonymizer.painting.crops import Crops
 from ffs_anonymizer.painting.generator import Generator
 from ffs_anonymizer.training.checkpoint import load_checkpoint, save_checkpoint
-from ffs_anonymizer.training.generator.export import export, Provenance
+from ffs_anonymizer.training.generator.export import export, export_larger, Provenance
 from ffs_anonymizer.training.generator.gallery import of_nobody
 from ffs_anonymizer.training.generator.onnx_file import probe, run_onnx
 from ffs_anonymizer.training.generator.train import train
@@ -156,3 +156,39 @@ def test_another_run_may_tell_what_sort_of_face_fits(
     assert (chooser.size_px, chooser.crop_scale) == (64, 1.6)
     assert (generator.size_px, generator.crop_scale) == (32, 1.3)
     assert (tmp_path / 'models' / 'tiny.jpg').is_file()
+
+
+def test_large_faces_are_painted_beside_another_generator(
+    tiny_settings: Settled, checkpoint: Path, packed: Path, tmp_path: Path
+) -> None:
+    settings = tiny_settings(
+        packed,
+        tmp_path / 'run',
+        network='ffs-tiny-detailed',
+        init_from=str(checkpoint),
+        freeze='generator.base,encoder,matcher',
+        size_px=64,
+        steps=2,
+    )
+    detailed, models = train(settings, quiet=True), tmp_path / 'models'
+    with pytest.raises(ModelError, match=r'tiny\.onnx: got no chooser beside it'):
+        export_larger(detailed, models, above=models / 'tiny.onnx')
+    export(checkpoint, models, gallery='person*', name='tiny')
+    done = export_larger(detailed, models, above=models / 'tiny.onnx', name='fine')
+    assert done.fp32_error < 1e-4
+    below, above = (load_manifest(models / f'{name}.onnx') for name in ('tiny', 'fine'))
+    assert below is not None
+    assert above is not None
+    assert (below.larger, above.larger) == ('fine.onnx', '')
+    assert below.chooser == above.chooser == 'tiny-faces.onnx'
+    assert above.size_px == 2 * below.size_px
+    assert (models / 'fine.jpg').is_file()
+    assert not (models / 'fine-faces.onnx').exists()
+
+    generator, larger = (
+        Generator(open_model(models / f'{name}.onnx', device='cpu')) for name in ('tiny', 'fine')
+    )
+    generator.join(larger)
+    assert generator.larger is larger
+    with pytest.raises(ModelError, match='and crops of 32 px, expected 2058 and over 64'):
+        larger.join(generator)
