@@ -41,7 +41,7 @@ def test_the_chain_from_photos_to_metrics(
     assert run(*train, '--set', 'steps=2') == 0
     assert 'step 2, 8 images seen' in capsys.readouterr().out
     exporting = 'export', '-i', out / 'last.pt', '-o', models, '--version', '7'
-    with pytest.raises(SettingsError, match='--gallery: got nothing'):
+    with pytest.raises(SettingsError, match='--gallery, --above: got both or none'):
         run(*exporting)
     assert run(*exporting, '--gallery', 'person*') == 0
     model = models / 'ffs-tiny.onnx'
