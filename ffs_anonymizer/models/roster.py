@@ -68,11 +68,11 @@ def roster(settings: Settings) -> tuple[Role, ...]:
         chooser = companion_of(generator, 'chooser')
         if chooser is not None:
             roles.append(Role(CHOOSERS[number], chooser))
-        on_cpu = shipped(DEFAULT_FOR_CPU) if not own and number == 0 else None
+        on_cpu = default_generator(DEFAULT_FOR_CPU) if not own and number == 0 else None
         roles.append(Role(GENERATORS[number], generator, on_cpu, chooser))
     larger = companion_of(path, 'larger')
     if larger is not None and not settings.budget_ms:
-        on_cpu = shipped(DEFAULT_LARGER_FOR_CPU) if not own else None
+        on_cpu = default_generator(DEFAULT_LARGER_FOR_CPU) if not own else None
         roles.append(Role(LARGER, larger, on_cpu, companion_of(path, 'chooser')))
     return tuple(roles)
 
