@@ -39,6 +39,7 @@ from ffs_anonymizer.training.generator.network import (
     GeneratorNetwork,
     LATENT,
     make_network,
+    Matcher,
 )
 from ffs_anonymizer.training.generator.onnx_file import (
     chooser_probe,
@@ -52,6 +53,7 @@ from ffs_anonymizer.training.generator.train import (
     sampler_of,
     settle,
     spread_out,
+    taking_statistics,
     with_points,
 )
 from ffs_anonymizer.training.settings import from_mapping, STEADYING, TrainSettings
@@ -134,15 +136,15 @@ def export(
     # The averaged network, with batch statistics of its own, and the faces that it wears
     checkpoint, settings, network = settled(checkpoint_path, data)
     where = data if data is not None else Path(settings.data)
-    _, seen, looks = (
-        (checkpoint, settings, network) if matching is None else settled(matching, where)
-    )
+    seen, matcher = settings, network.matcher
+    if matching is not None:
+        seen, matcher = settled_matcher(matching, where)
     faces = load_packed(where)
     nobody = of_nobody(faces, gallery)
     sampler = sampler_of(faces, nobody, settings, torch.device('cpu'))
     source = f'{where}: {gallery!r}'
     kept = 1.0 if is_table(gallery) else EVENLY_LIT
-    chooser, stayed = make_chooser(network, looks.matcher, sampler, kept=kept, error=source)
+    chooser, stayed = make_chooser(network, matcher, sampler, kept=kept, error=source)
     pictured = picture_data if picture_data is not None else where
     shown = [held_out_faces(pictured, each) for each in (settings, seen)]
 
@@ -313,14 +315,43 @@ def settled(path: Path, data: Path | None) -> tuple[Checkpoint, TrainSettings, F
     settings = from_mapping(checkpoint['settings'], TrainSettings)
     network = make_network(settings.network).eval()
     load_weights(network, checkpoint['ema'], str(path))
-    faces = load_packed(data if data is not None else Path(settings.data))
-    numbers, held_out = with_points(faces)
-    numbers = numbers if len(numbers) else held_out
-    sampler = sampler_of(faces, numbers, settings, torch.device('cpu'))
-    drawn = [sampler.draw(64, seed=settings.seed, step=FIXED_STEP + i) for i in range(8)]
+    drawn = worn_faces(data if data is not None else Path(settings.data), settings)
     if settings.learns == STEADYING:
         retake(network, drawn)
     return checkpoint, settings, settle(network, drawn)
+
+
+def settled_matcher(path: Path, data: Path) -> tuple[TrainSettings, Matcher]:
+    """
+    Return the settings of a checkpoint, and its averaged matcher with the statistics of faces.
+
+    :param path: of the checkpoint, of whose networks nothing else is loaded.
+    :param data: the packed faces.
+    :raises ModelError: the checkpoint is unfit.
+    """
+    checkpoint = load_checkpoint(path)
+    settings = from_mapping(checkpoint['settings'], TrainSettings)
+    prefix = 'matcher.'
+    weights = {k[len(prefix) :]: v for k, v in checkpoint['ema'].items() if k.startswith(prefix)}
+    matcher = Matcher().eval()
+    load_weights(matcher, weights, str(path))
+    with taking_statistics(matcher):
+        for batch in worn_faces(data, settings):
+            matcher(batch.condition, batch.mask, batch.mean_points_px)
+    return settings, matcher
+
+
+def worn_faces(data: Path, settings: TrainSettings) -> list[Batch]:
+    """
+    Return faces to take statistics from.
+
+    :param data: the packed faces.
+    """
+    faces = load_packed(data)
+    numbers, held_out = with_points(faces)
+    numbers = numbers if len(numbers) else held_out
+    sampler = sampler_of(faces, numbers, settings, torch.device('cpu'))
+    return [sampler.draw(64, seed=settings.seed, step=FIXED_STEP + i) for i in range(8)]
 
 
 def held_out_faces(data: Path, settings: TrainSettings) -> Batch:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 import copy
 import math
 from pathlib import Path
@@ -305,27 +306,39 @@ def settle(average: FaceNetwork, batches: Iterable[Batch]) -> FaceNetwork:
     :param average: its norms hold the statistics of the unaveraged network.
     :param batches: to take the statistics from; each wears the face of the next.
     """
-    with torch.no_grad():
-        settled: FaceNetwork = copy.deepcopy(average).eval()
-        generator, kept = settled.generator, set()
-        if isinstance(generator, DetailedGenerator):  # all below the detail is as it came
-            below = generator.base, settled.encoder, settled.matcher
-            kept = {module for each in below for module in each.modules()}
-        norms = [m for m in settled.modules() if isinstance(m, nn.BatchNorm2d) and m not in kept]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None
-            norm.train()
+    settled: FaceNetwork = copy.deepcopy(average).eval()
+    below = []
+    if isinstance(settled.generator, DetailedGenerator):  # all below the detail is as it came
+        below = [settled.generator.base, settled.encoder, settled.matcher]
+    with taking_statistics(settled, but=below):
         for batch in batches:
             latents = worn(settled, batch)
             settled.generator(
                 batch.condition, batch.mask, latents.roll(1, 0), batch.mean_points_px
             )
             settled.matcher(batch.condition, batch.mask, batch.mean_points_px)
-        for norm in norms:
-            norm.momentum = 0.1
-            norm.eval()
-        return settled
+    return settled
+
+
+@contextmanager
+def taking_statistics(network: nn.Module, *, but: Iterable[nn.Module] = ()) -> Iterator[None]:
+    """
+    Have the norms of a network take the statistics of what it is given within a block, in place.
+
+    :param network: in evaluation mode.
+    :param but: parts of it whose norms stay as they are.
+    """
+    kept = {module for part in but for module in part.modules()}
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d) and m not in kept]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    with torch.no_grad():
+        yield
+    for norm in norms:
+        norm.momentum = 0.1
+        norm.eval()
 
 
 def retake(network: FaceNetwork, batches: Iterable[Batch]) -> None:

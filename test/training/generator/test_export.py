@@ -156,6 +156,14 @@ def test_another_run_may_tell_what_sort_of_face_fits(
     assert (chooser.size_px, chooser.crop_scale) == (64, 1.6)
     assert (generator.size_px, generator.crop_scale) == (32, 1.3)
     assert (tmp_path / 'models' / 'tiny.jpg').is_file()
+    # Nothing of its generator is needed, whatever it is.
+    values = load_checkpoint(matching)
+    values['ema'] = {k: v for k, v in values['ema'].items() if k.startswith('matcher.')}
+    save_checkpoint(tmp_path / 'matcher.pt', values)
+    again = tmp_path / 'again'
+    export(checkpoint, again, gallery='person*', name='tiny', matching=tmp_path / 'matcher.pt')
+    for name in ('tiny.onnx', 'tiny-faces.onnx', 'tiny-faces.csv'):
+        assert (again / name).read_bytes() == (out / name).read_bytes()
 
 
 def test_large_faces_are_painted_beside_another_generator(
