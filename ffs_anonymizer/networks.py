@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 import threading
-from types import TracebackType
 from typing import Union
 
 from ffs_anonymizer.backend import Backend, gains_by_bytes, open_model
@@ -78,12 +77,7 @@ class Networks:
         """Return it."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close it."""
         self.close()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from types import TracebackType
 from typing import Union
 
 from ffs_anonymizer.bag.plan import BagJob
@@ -105,12 +104,7 @@ class Agenda:
         """Return itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Keep what was found in chunks of recordings that are not done."""
         for shared in self._shared.values():
             if shared.journal is not None:

@@ -11,7 +11,6 @@ import heapq
 import os
 import signal
 import socket
-from types import TracebackType
 from typing import Any, Generic, TypeVar, Union
 
 from ffs_anonymizer import __version__
@@ -174,12 +173,7 @@ class Fleet(Generic[_Job, _Result]):
             )
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End all workers and leave the cluster."""
         for actor in self._actors:
             self._kill(actor)

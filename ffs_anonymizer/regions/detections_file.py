@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import json
 import math
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, NoReturn, TextIO
 
 from ffs_anonymizer import __version__
@@ -209,12 +208,7 @@ class DetectionsReader:
         """Return itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the file."""
         self.close()
 

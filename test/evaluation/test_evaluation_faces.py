@@ -56,7 +56,7 @@ def judged(**changes: object) -> JudgedFaces:
             np.tile([50.0, 10.0, 10.0], (6, 1)),
         ),
     }
-    return JudgedFaces(**{**values, **changes})  # type: ignore[arg-type]
+    return JudgedFaces(**{**values, **changes})
 
 
 def test_plates_are_no_faces_to_the_detector(detector: FaceDetector) -> None:

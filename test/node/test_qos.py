@@ -76,5 +76,5 @@ def test_only_what_is_set_is_taken_from_the_parameters() -> None:
             'qos_overrides./cam/image.publisher.history',
         ]
     )
-    kinds = qos.kinds(overrides, '/cam/image', 'subscription')  # type: ignore[arg-type]
+    kinds = qos.kinds(overrides, '/cam/image', 'subscription')
     assert kinds == [QoSPolicyKind.DEPTH]

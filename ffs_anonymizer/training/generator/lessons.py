@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from ffs_anonymizer.datasets.sampler import Batch, Chance
@@ -41,6 +42,7 @@ HIDDEN_SIDES = (0.1, 0.5)
 Terms = dict[str, tuple[float, torch.Tensor]]
 
 
+@dataclass(eq=False)
 class Lesson:
     """
     Say what a step asks for.
@@ -51,20 +53,18 @@ class Lesson:
     :param device: where all of them are.
     """
 
-    def __init__(
-        self,
-        settings: TrainSettings,
-        network: FaceNetwork,
-        teacher: Teacher | None,
-        device: torch.device,
-    ) -> None:
-        """Keep the networks."""
-        self.settings, self.network, self.device = settings, network, device
-        self.teacher = teacher
+    settings: TrainSettings
+    network: FaceNetwork
+    teacher: Teacher | None
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        """Say whose faces are worn."""
+        settings = self.settings
         self.scalars: dict[str, torch.Tensor] = {}
         # The first rows wear their own face, the others that of somebody else of the batch
         self.share = max(settings.batch - round(settings.batch * settings.drawn_share), 1)
-        self.rows = torch.arange(settings.batch, device=device)
+        self.rows = torch.arange(settings.batch, device=self.device)
 
     def begin(self, batch: Batch, start: Checkpoint | None) -> None:
         """
@@ -149,15 +149,10 @@ class Lesson:
 class Wearing(Lesson):
     """Ask for worn faces, for who fits where and for how heads are turned."""
 
-    def __init__(
-        self,
-        settings: TrainSettings,
-        network: FaceNetwork,
-        teacher: Teacher | None,
-        device: torch.device,
-    ) -> None:
+    def __post_init__(self) -> None:
         """Make the critic, and the features that it and the feature distance look through."""
-        super().__init__(settings, network, teacher, device)
+        super().__post_init__()
+        settings, device = self.settings, self.device
         channels_last: Any = torch.channels_last
         critic, features = Critic(settings.critic_channels), make_features(settings.features)
         self.critic = critic.to(device, memory_format=channels_last)
