@@ -21,6 +21,7 @@ from ffs_anonymizer.painting.generator import Generator
 from ffs_anonymizer.painting.job import job_of
 from ffs_anonymizer.painting.painters import Painters
 from ffs_anonymizer.painting.places import steady
+from ffs_anonymizer.painting.sharpness import strengths
 from ffs_anonymizer.painting.tones import Tones
 from ffs_anonymizer.regions import detector, tracker, zones
 from ffs_anonymizer.regions.detections import Detections, Regions
@@ -64,6 +65,7 @@ class Choice:
     :param rects_xyxy_px: (N, 4) int32, where each region covers completely.
     :param methods: (N,) int8, codes of methods.NAMES.
     :param latents: of each region (Z,) float32, the face that it wears; None where none is chosen.
+    :param strengths: (N,) float32, how much the face that each region gets is sharpened.
     :param stream: its name; with a track it decides which face is drawn.
     :param warnings: what does not go as configured; the regions are covered all the same.
     :param tones: how light the tracks were drawn before.
@@ -74,6 +76,7 @@ class Choice:
     rects_xyxy_px: NDArray[np.int32]
     methods: NDArray[np.int8]
     latents: tuple[NDArray[np.float32] | None, ...]
+    strengths: NDArray[np.float32]
     stream: str = ''
     warnings: tuple[str, ...] = ()
     tones: Tones = field(default_factory=dict)
@@ -313,8 +316,16 @@ class Recipe:
         rects = cover(regions.xyxy_px)
         if len(regions):
             frame.without(rects)
+        shown, held = strengths(
+            frame.image_bgr,
+            regions,
+            rects,
+            codes,
+            generators=self._generators,
+            before=drawn.strengths,
+        )
         latents: tuple[NDArray[np.float32] | None, ...] = (None,) * len(codes)
-        choice = Choice(frame, regions, rects, codes, latents, stream, tones=drawn.tones)
+        choice = Choice(frame, regions, rects, codes, latents, shown, stream, tones=drawn.tones)
         try:
             latents, faces = choose_faces(
                 frame.image_bgr,
@@ -330,9 +341,9 @@ class Recipe:
             without = self._without_faces(choice, error)
             if without is None:
                 raise
-            return without, Drawn(levels, drawn.faces, places, drawn.tones)
+            return without, Drawn(levels, drawn.faces, places, held, drawn.tones)
         choice = dataclasses.replace(choice, latents=latents)
-        return choice, Drawn(levels, faces, places, drawn.tones)
+        return choice, Drawn(levels, faces, places, held, drawn.tones)
 
     def put(self, frame: Frame, regions: Regions, *, stream: str = '') -> Anonymized:
         """
@@ -412,7 +423,6 @@ class Recipe:
         )
 
     def _paint(self, choices: Sequence[Choice]) -> list[_Painted]:
-        scales = [generator.crop_scale for generator in self._generators]
         jobs = [
             job_of(
                 choice.frame.image_bgr,
@@ -421,7 +431,8 @@ class Recipe:
                 choice.methods,
                 self.settings,
                 latents=choice.latents,
-                crop_scales=scales,
+                strengths=choice.strengths,
+                crop_scales=[generator.crop_scale for generator in self._generators],
                 stream=choice.stream,
             )
             for choice in choices

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from ffs_anonymizer.painting.chooser import Faces
 from ffs_anonymizer.painting.places import Places
+from ffs_anonymizer.painting.sharpness import Strengths
 from ffs_anonymizer.painting.tones import Tones
 from ffs_anonymizer.regions.tracker import Tracks
 
@@ -91,12 +92,14 @@ class Drawn:
     :param levels: by track id, the generator that the budget gave it in the newest frame.
     :param faces: the latents that tracks wear.
     :param places: where tracks were drawn in the newest frame.
+    :param strengths: how much tracks were sharpened in the newest frame.
     :param tones: how light tracks were drawn when they were drawn last.
     """
 
     levels: Mapping[int, int] = field(default_factory=dict)
     faces: Faces = field(default_factory=dict)
     places: Places = field(default_factory=dict)
+    strengths: Strengths = field(default_factory=dict)
     tones: Tones = field(default_factory=dict)
 
 

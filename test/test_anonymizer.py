@@ -13,7 +13,7 @@ from ffs_anonymizer.painting.budget import Cost
 from ffs_anonymizer.regions.detections import Detections, FACE, PLATE
 from ffs_anonymizer.regions.zones import MOST_ZONES
 from ffs_anonymizer.settings.runtime import Settings
-from ffs_anonymizer.stream import JUMPED, Stream
+from ffs_anonymizer.stream import Drawn, JUMPED, Seen, Stream
 import numpy as np
 import pytest
 from support.onnx_models import save_coded_generator, save_failing_generator, save_generator
@@ -136,6 +136,17 @@ def test_the_random_generator_does_depend_on_what_is_outside(generating):
         for msg in (original, elsewhere)
     )
     assert not np.array_equal(a, b)
+
+
+@pytest.mark.parametrize('layout', ['one', 'overlapping', 'crop contains another'])
+def test_faces_are_sharpened_there_by_what_is_outside(generating, layout):
+    """Or the test above would say nothing of it."""
+    frame = ArrayFrame(np.random.default_rng(7).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8))
+    found, _ = generating.find(
+        faces(*LAYOUTS[layout]), Seen(), names=('',), size_wh=(WIDTH, HEIGHT), stamp_ns=None
+    )
+    choice, _ = generating.choose(frame, found, Drawn())
+    assert choice.strengths.max() > 0.05
 
 
 @pytest.mark.parametrize('method', ['generate', 'blur', 'mosaic', 'solid'])

@@ -74,8 +74,10 @@ class GpuPainter:
         self._size_px = generator.size_px
         self._module = gpu.cuda.module_from_buffer(cubin)
         self._cut = self._module.get_function('ffs_cut')
+        self._sharpen = self._module.get_function('ffs_sharpen')
         self._paste = self._module.get_function('ffs_paste')
         self._cut.prepare('PPiiPP')
+        self._sharpen.prepare('PPiPP')
         self._paste.prepare('PPPPiP')
         self._shared: dict[str, Shared] = {}
         self._reserved: dict[str, tuple[Any, int]] = {}
@@ -163,6 +165,7 @@ class GpuPainter:
         self._reserve_device('condition', max(batches) * values * 12)
         self._reserve_device('mask', max(batches) * values * 4)
         self._reserve_device('faces', sum(batches) * values * 12)
+        self._reserve_device('levels', sum(batches) * values * 3)
         if len(batches) > 1:
             self._enqueue(batches)
             return
@@ -175,15 +178,14 @@ class GpuPainter:
         frame, job, pixels, out = (
             self._shared[name].pointer for name in ('frame', 'job', 'pixels', 'out')
         )
-        condition, mask, faces = (
-            int(self._reserved[name][0]) for name in ('condition', 'mask', 'faces')
+        condition, mask, faces, levels = (
+            int(self._reserved[name][0]) for name in ('condition', 'mask', 'faces', 'levels')
         )
-        block = (_THREADS, 1, 1)
+        block, blocks = (_THREADS, 1, 1), -(-size * size // _THREADS)
         first = 0
         for batch in batches:
-            grid = (-(-size * size // _THREADS), batch)
             self._cut.prepared_async_call(
-                grid, block, stream, frame, job, first, size, condition, mask
+                (blocks, batch), block, stream, frame, job, first, size, condition, mask
             )
             inpainted = faces + first * 3 * size * size * 4
             buffers = {'condition': condition, 'mask': mask, 'inpainted': inpainted}
@@ -192,8 +194,19 @@ class GpuPainter:
             self._variants[batch](buffers)
             first += batch
         self._gpu.cuda.memset_d32_async(out, 0, 1, stream)
+        self._sharpen.prepared_async_call(
+            (blocks, first), block, stream, faces, job, size, levels, out
+        )
         self._paste.prepared_async_call(
-            (_PASTE_BLOCKS, 1), block, stream, frame, pixels, faces, job, size, out
+            (_PASTE_BLOCKS, 1),
+            block,
+            stream,
+            frame,
+            pixels,
+            levels,
+            job,
+            size,
+            out + _STATUS_BYTES,
         )
 
     def _put(self, name: str, data: NDArray[np.uint8], *, at_least: int = 1) -> None:

@@ -9,6 +9,7 @@ from ffs_anonymizer.painting import crops
 from ffs_anonymizer.painting.composite import Patch
 from ffs_anonymizer.painting.generator import Generator
 from ffs_anonymizer.painting.job import beside, Job
+from ffs_anonymizer.painting.sharpness import sharpened
 import numpy as np
 from numpy.typing import NDArray
 
@@ -68,7 +69,10 @@ class HostPainter:
 
 def _patches(job: Job, faces: list[Iterator[NDArray[np.uint8]]]) -> list[Patch]:
     """Place the next faces of each generator as the job says."""
-    own = [next(faces[index]) for index in job.generators.tolist()]
+    own = [
+        sharpened(next(faces[index]), strength)
+        for index, strength in zip(job.generators.tolist(), job.strengths.tolist(), strict=True)
+    ]
     pixels = iter(job.pixels)
     patches = []
     for outer, rect, crop in zip(

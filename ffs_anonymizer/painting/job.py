@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 # and takes a wide fade to look soft; a drawn face is softer than the hair and the ears around it,
 # which a wide fade would only veil.
 FEATHERS = {GENERATE: 0.4, GENERATE_SMALL: 0.4, BLUR: 2.0, PLATE: 1.0}
-_HEADER, _CROP, _HOLE, _PATCH = 8, 5, 4, 12
+_HEADER, _CROP, _HOLE, _PATCH = 8, 6, 4, 12
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Job:
     :param latent_seeds: (N,) uint64, where the latent of each crop's face begins.
     :param latents: (Z,) float32 of each crop whose face was chosen, None for the others.
     :param points_px: (N, 5, 2) float32, where eyes, nose and mouth corners go, in the frame.
+    :param strengths: (N,) float32, how much each face is sharpened.
     :param holes_xyxy_px: (M, 4) int32, all that no crop may see.
     :param outer_xyxy_px: (P, 4) int32, where each patch is written, inside the frame.
     :param rect_xyxy_px: (P, 4) int32, where it covers completely, inside the former.
@@ -47,6 +48,7 @@ class Job:
     latent_seeds: NDArray[np.uint64]
     latents: tuple[NDArray[np.float32] | None, ...]
     points_px: NDArray[np.float32]
+    strengths: NDArray[np.float32]
     holes_xyxy_px: NDArray[np.int32]
     outer_xyxy_px: NDArray[np.int32]
     rect_xyxy_px: NDArray[np.int32]
@@ -62,12 +64,13 @@ class Job:
             self.latent_seeds.shape,
             (len(self.latents),),
             self.points_px.shape,
+            self.strengths.shape,
             self.holes_xyxy_px.shape[1:],
             self.outer_xyxy_px.shape,
             self.rect_xyxy_px.shape,
             self.crop_index.shape,
         )
-        crops: tuple[tuple[int, ...], ...] = ((n, 3), (n,), (n,), (n,), (n, 5, 2))
+        crops: tuple[tuple[int, ...], ...] = ((n, 3), (n,), (n,), (n,), (n, 5, 2), (n,))
         expected = (*crops, (4,), (p, 4), (p, 4), (p,))
         if got != expected:
             raise ValueError(f'Job: got shapes {got}, expected {expected}')
@@ -125,6 +128,7 @@ def job_of(
     settings: Settings,
     *,
     latents: Sequence[NDArray[np.float32] | None],
+    strengths: NDArray[np.float32],
     crop_scales: Sequence[float],
     stream: str,
 ) -> Job:
@@ -136,6 +140,7 @@ def job_of(
     :param rects_xyxy_px: (N, 4) int32, where each region covers completely.
     :param methods: (N,) int8, codes of methods.NAMES.
     :param latents: of each region (Z,), or None where no face was chosen.
+    :param strengths: (N,) float32, how much each region's face is sharpened.
     :param crop_scales: of the generators, side of a crop over the longer side of its region.
     :param stream: its name; with the track it decides which face or plate is drawn.
     """
@@ -180,6 +185,7 @@ def job_of(
         seeds[drawn],
         tuple(latents[i] for i in drawn.tolist()),
         points_of(regions.take(drawn), pose=settings.generator.pose),
+        strengths[drawn],
         rects_xyxy_px,
         np.array([*below, *outers], np.int32).reshape(-1, 4),
         np.array([*below, *rects_xyxy_px[order]], np.int32).reshape(-1, 4),
@@ -275,12 +281,13 @@ def pack(job: Job, size_wh: tuple[int, int]) -> tuple[NDArray[np.int32], NDArray
         raise ValueError(f'Job: got a patch outside of the frame of {size_wh}')
     crops: list[tuple[int, ...]] = []
     holes = [np.empty((0, 4), np.int32)]
-    for x, y, side in job.squares_xys_px.tolist():
+    bits = job.strengths.astype(np.float32).view(np.int32)
+    for (x, y, side), strength in zip(job.squares_xys_px.tolist(), bits.tolist(), strict=True):
         boxes = job.holes_xyxy_px
         near = np.all(boxes[:, :2] < (x + side, y + side), axis=1) & np.all(
             boxes[:, 2:] > (x, y), axis=1
         )
-        crops.append((x, y, side, sum(len(part) for part in holes), int(near.sum())))
+        crops.append((x, y, side, sum(len(part) for part in holes), int(near.sum()), strength))
         holes.append(boxes[near])
     patches = np.zeros((len(job.outer_xyxy_px), _PATCH), np.int64)
     patches[:, 0:4], patches[:, 4:8] = job.outer_xyxy_px, job.rect_xyxy_px

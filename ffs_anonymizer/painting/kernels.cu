@@ -14,16 +14,22 @@ extern "C" __global__ void ffs_cut(const unsigned char* frame, const int* job, i
                  condition + blockIdx.y * 3 * plane, mask + blockIdx.y * plane);
 }
 
-// Any grid. The output begins with four bytes that are 1 where a face was no picture.
+// Grid: (pixels of a face / block, crops or more). `told` becomes 1 where a face is no picture.
+extern "C" __global__ void ffs_sharpen(const float* faces, const int* job, int size,
+                                       unsigned char* levels, int* told) {
+  const int at = blockIdx.x * blockDim.x + threadIdx.x, crop = blockIdx.y;
+  if (at >= size * size || crop >= job[kernels::kCrops]) return;
+  if (!kernels::sharpen_pixel(faces, job, crop, size, at / size, at % size, levels)) *told = 1;
+}
+
+// Any grid.
 extern "C" __global__ void ffs_paste(const unsigned char* frame, const unsigned char* pixels,
-                                     const float* faces, const int* job, int size,
+                                     const unsigned char* faces, const int* job, int size,
                                      unsigned char* out) {
-  int not_finite = 0;
   for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < job[kernels::kPixels];
        i += gridDim.x * blockDim.x) {
-    kernels::paste_pixel(frame, pixels, faces, job, size, i, out + 4, &not_finite);
+    kernels::paste_pixel(frame, pixels, faces, job, size, i, out);
   }
-  if (not_finite) *reinterpret_cast<int*>(out) = 1;
 }
 
 #else
@@ -39,13 +45,21 @@ extern "C" void ffs_cut(const unsigned char* frame, const int* job, int first, i
   }
 }
 
-extern "C" void ffs_paste(const unsigned char* frame, const unsigned char* pixels,
-                          const float* faces, const int* job, int size, unsigned char* out) {
-  int not_finite = 0;
-  for (int i = 0; i < job[kernels::kPixels]; ++i) {
-    kernels::paste_pixel(frame, pixels, faces, job, size, i, out + 4, &not_finite);
+extern "C" void ffs_sharpen(const float* faces, const int* job, int size, unsigned char* levels,
+                            int* told) {
+  for (int crop = 0; crop < job[kernels::kCrops]; ++crop) {
+    for (int at = 0; at < size * size; ++at) {
+      if (!kernels::sharpen_pixel(faces, job, crop, size, at / size, at % size, levels)) *told = 1;
+    }
   }
-  if (not_finite) *reinterpret_cast<int*>(out) = 1;
+}
+
+extern "C" void ffs_paste(const unsigned char* frame, const unsigned char* pixels,
+                          const unsigned char* faces, const int* job, int size,
+                          unsigned char* out) {
+  for (int i = 0; i < job[kernels::kPixels]; ++i) {
+    kernels::paste_pixel(frame, pixels, faces, job, size, i, out);
+  }
 }
 
 #endif

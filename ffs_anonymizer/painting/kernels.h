@@ -1,10 +1,10 @@
 // What the kernels compute, for the GPU and for the host: g++ compiles it too, and the tests
-// compare that with crops.cut and composite.paste.
+// compare that with crops.cut, sharpness.sharpened and composite.paste.
 //
 // A job is a buffer of int32, written by painter.pack():
 //   0 width, 1 height of the frame, 2 crops, 3 patches, 4 pixels of all patches,
 //   5, 6, 7 where crops, holes and patches begin,
-//   crop:  left, top, side, first hole, holes
+//   crop:  left, top, side, first hole, holes, strength (the bits of a float32)
 //   hole:  x0, y0, x1, y1
 //   patch: outer x0, y0, x1, y1, rect x0, y0, x1, y1, crop or -1, first byte of its pixels,
 //          first pixel of its output, 0
@@ -17,13 +17,14 @@
 #define FFS_BOTH __host__ __device__ __forceinline__
 #else
 #include <cmath>
+#include <cstring>
 #define FFS_BOTH static inline
 #endif
 
 namespace kernels {
 
 enum { kWidth, kHeight, kCrops, kPatches, kPixels, kCropsAt, kHolesAt, kPatchesAt };
-enum { kCropInts = 5, kHoleInts = 4, kPatchInts = 12 };
+enum { kCropInts = 6, kHoleInts = 4, kPatchInts = 12 };
 
 // OpenCV weighs in steps of 1/2048 when it resizes 8 bit images.
 constexpr int kWeightOne = 2048;
@@ -167,6 +168,36 @@ FFS_BOTH float face_level(const float* plane, int size, int row, int column, int
   return level((v + 1.f) * 127.5f);
 }
 
+// One pixel of a generated face (planes R, G, B) as it is pasted: its levels, and of what a
+// binomial blur of 5 x 5 takes from them as much as the crop says. All sums of the blur are exact.
+// Returns whether all is a picture.
+FFS_BOTH bool sharpen_pixel(const float* faces, const int* job, int crop, int size, int row,
+                            int column, unsigned char* levels) {
+  const int weights[5] = {1, 4, 6, 4, 1};
+  const long long plane = static_cast<long long>(size) * size;
+  float strength;
+  memcpy(&strength, job + job[kCropsAt] + crop * kCropInts + 5, sizeof strength);
+  int not_finite = 0;
+  for (int c = 0; c < 3; ++c) {
+    const float* channel = faces + (crop * 3LL + c) * plane;
+    float own = face_level(channel, size, row, column, &not_finite);
+    if (strength > 0.f) {
+      float sum = 0.f;
+      for (int j = 0; j < 5; ++j) {
+        const int at_row = clamped(row - 2 + j, 0, size - 1);
+        for (int i = 0; i < 5; ++i) {
+          const int at_column = clamped(column - 2 + i, 0, size - 1);
+          sum += weights[j] * weights[i] *
+                 face_level(channel, size, at_row, at_column, &not_finite);
+        }
+      }
+      own += strength * (own - sum / 256.f);
+    }
+    levels[(crop * 3LL + c) * plane + static_cast<long long>(row) * size + column] = level(own);
+  }
+  return !not_finite;
+}
+
 FFS_BOTH void cubic_weights(float x, float* weights) {
   const float a = kCubicA, y = 1.f - x;
   weights[0] = ((a * (x + 1.f) - 5.f * a) * (x + 1.f) + 8.f * a) * (x + 1.f) - 4.f * a;
@@ -175,9 +206,9 @@ FFS_BOTH void cubic_weights(float x, float* weights) {
   weights[3] = 1.f - weights[0] - weights[1] - weights[2];
 }
 
-// A generated face (planes R, G, B) at (row, column) of its crop in the frame, resized.
-FFS_BOTH void face_pixel(const float* face, int size, int side, int row, int column,
-                         float* bgr, int* not_finite) {
+// A generated face (planes R, G, B of levels) at (row, column) of its crop in the frame, resized.
+FFS_BOTH void face_pixel(const unsigned char* face, int size, int side, int row,
+                         int column, float* bgr) {
   const long long plane = static_cast<long long>(size) * size;
   float sums[3] = {0.f, 0.f, 0.f};
   if (side < size) {
@@ -186,10 +217,8 @@ FFS_BOTH void face_pixel(const float* face, int size, int side, int row, int col
       const float wy = area_weight(ys, j);
       for (int i = 0; i < xs.count; ++i) {
         const float weight = wy * area_weight(xs, i);
-        for (int c = 0; c < 3; ++c) {
-          sums[c] += weight * face_level(face + (2 - c) * plane, size, ys.first + j,
-                                         xs.first + i, not_finite);
-        }
+        const long long at = static_cast<long long>(ys.first + j) * size + xs.first + i;
+        for (int c = 0; c < 3; ++c) sums[c] += weight * face[(2 - c) * plane + at];
       }
     }
   } else {
@@ -202,10 +231,8 @@ FFS_BOTH void face_pixel(const float* face, int size, int side, int row, int col
         const float weight = weights[0][j] * weights[1][i];
         const int at_row = clamped(points[0].first - 1 + j, 0, size - 1);
         const int at_column = clamped(points[1].first - 1 + i, 0, size - 1);
-        for (int c = 0; c < 3; ++c) {
-          const float* channel = face + (2 - c) * plane;
-          sums[c] += weight * face_level(channel, size, at_row, at_column, not_finite);
-        }
+        const long long at = static_cast<long long>(at_row) * size + at_column;
+        for (int c = 0; c < 3; ++c) sums[c] += weight * face[(2 - c) * plane + at];
       }
     }
   }
@@ -222,8 +249,8 @@ FFS_BOTH float ramp(int at, int outer_start, int outer_stop, int start, int stop
 // One pixel of the output: every patch that reaches it, in order. The frame is not read where a
 // rectangle covers it.
 FFS_BOTH void paste_pixel(const unsigned char* frame, const unsigned char* pixels,
-                          const float* faces, const int* job, int size, int index,
-                          unsigned char* out, int* not_finite) {
+                          const unsigned char* faces, const int* job, int size, int index,
+                          unsigned char* out) {
   const int* patches = job + job[kPatchesAt];
   int from = 0, to = job[kPatches] - 1;
   while (from < to) {  // the last patch whose output begins at or before this pixel
@@ -252,8 +279,8 @@ FFS_BOTH void paste_pixel(const unsigned char* frame, const unsigned char* pixel
     float over[3];
     if (patch[8] >= 0) {
       const int* crop = job + job[kCropsAt] + patch[8] * kCropInts;
-      const float* face = faces + static_cast<long long>(patch[8]) * 3 * size * size;
-      face_pixel(face, size, crop[2], y - crop[1], x - crop[0], over, not_finite);
+      const unsigned char* face = faces + static_cast<long long>(patch[8]) * 3 * size * size;
+      face_pixel(face, size, crop[2], y - crop[1], x - crop[0], over);
     } else {
       const int at = (y - patch[1]) * (patch[2] - patch[0]) + x - patch[0];
       for (int c = 0; c < 3; ++c) over[c] = pixels[patch[9] + at * 3LL + c];

@@ -6,9 +6,10 @@ from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.painting import composite, crops
 from ffs_anonymizer.painting.compiler import compile_kernels, find_nvcc, FOLDER, source_sha256
 from ffs_anonymizer.painting.job import Job, pack
+from ffs_anonymizer.painting.sharpness import sharpened
 import numpy as np
 import pytest
-from support.host_kernels import compiled_for_the_host, cut, GXX, paste
+from support.host_kernels import compiled_for_the_host, cut, GXX, paste, sharpen
 from support.onnx_models import save_generator
 
 NVCC = find_nvcc()
@@ -24,7 +25,7 @@ def rects(*boxes):
     return np.array(boxes, np.int32).reshape(-1, 4)
 
 
-def job_of(boxes, holes=(), *, crop_scale=1.7, feather=0.1, size_wh=(200, 150)):
+def job_of(boxes, holes=(), *, crop_scale=1.7, feather=0.1, strength=0.0, size_wh=(200, 150)):
     """All boxes generated, in the recipe's order."""
     boxes = rects(*boxes)
     squares = crops.enclosing_squares(boxes, crop_scale)
@@ -40,6 +41,7 @@ def job_of(boxes, holes=(), *, crop_scale=1.7, feather=0.1, size_wh=(200, 150)):
         np.zeros(len(squares), np.uint64),
         (None,) * len(squares),
         np.zeros((len(squares), 5, 2), np.float32),
+        np.full(len(squares), strength, np.float32),
         np.concatenate([boxes, rects(*holes)]),
         np.array(outers, np.int32).reshape(-1, 4),
         boxes[order],
@@ -65,6 +67,7 @@ def reference(image, faces, job):
         else:
             x, y, side = job.squares_xys_px[index].tolist()
             face = np.ascontiguousarray(levels[index].transpose(1, 2, 0)[..., ::-1])
+            face = sharpened(face, job.strengths[index])
             shrink = side < face.shape[0]
             method = cv2.INTER_AREA if shrink else cv2.INTER_CUBIC
             x0, y0, x1, y1 = outer.tolist()
@@ -150,10 +153,11 @@ def test_a_batch_is_padded_and_split(kernels):
 
 @pytest.mark.parametrize('size_px', [16, 32, 47, 128])
 @pytest.mark.parametrize('feather', [0.0, 0.1, 0.35])
+@pytest.mark.parametrize('strength', [0.0, 0.6])
 @pytest.mark.parametrize('boxes', BOXES)
-def test_pasting_is_that_of_the_reference(kernels, boxes, feather, size_px):
+def test_pasting_is_that_of_the_reference(kernels, boxes, strength, feather, size_px):
     image, rng = picture(), np.random.default_rng(2)
-    job = job_of(boxes, feather=feather)
+    job = job_of(boxes, feather=feather, strength=strength)
     faces = rng.uniform(-1.2, 1.2, (len(boxes), 3, size_px, size_px)).astype(np.float32)
     parts, good = paste(kernels, image, faces, job)
     got, want = applied(image, job, parts), reference(image, faces, job)
@@ -180,7 +184,8 @@ def test_patches_with_pixels_keep_their_place_in_the_order(kernels, seed):
         if crop < 0:
             pixels.append(rng.integers(0, 256, (y1 - y0, x1 - x0, 3), np.uint8))
     index = np.array(index, np.int32)
-    beside = np.zeros(2, np.uint64), (None, None), np.zeros((2, 5, 2), np.float32)
+    strengths = np.array([0.0, 0.7], np.float32)
+    beside = np.zeros(2, np.uint64), (None, None), np.zeros((2, 5, 2), np.float32), strengths
     job = Job(
         squares,
         np.zeros(2, np.int8),
@@ -210,6 +215,28 @@ def test_patches_with_pixels_keep_their_place_in_the_order(kernels, seed):
     assert np.array_equal(applied(image, solid, parts), want)
 
 
+@pytest.mark.parametrize('strength', [0.0, 0.1, 1 / 3, 1.0])
+@pytest.mark.parametrize('size_px', [4, 16, 128])
+def test_sharpening_is_that_of_the_reference_to_the_bit(kernels, size_px, strength):
+    job = job_of(BOXES[1], strength=strength)
+    faces = np.random.default_rng(4).uniform(-1.2, 1.2, (3, 3, size_px, size_px))
+    faces = faces.astype(np.float32)
+    got, good = sharpen(kernels, picture(), faces, job)
+    levels = np.rint((np.clip(faces, -1, 1) + 1) * 127.5).astype(np.uint8)
+    want = [sharpened(face.transpose(1, 2, 0), job.strengths[0]) for face in levels]
+    assert good
+    assert np.array_equal(got, np.stack(want).transpose(0, 3, 1, 2))
+    assert np.array_equal(got, levels) == (strength == 0)
+
+
+def test_a_batch_may_hold_faces_to_spare(kernels):
+    faces = np.full((2, 3, 16, 16), np.nan, np.float32)
+    faces[0] = 0
+    levels, good = sharpen(kernels, picture(), faces, job_of(BOXES[0], strength=1.0))
+    assert good
+    assert (levels[0] == 128).all()
+
+
 def test_what_a_rectangle_covers_does_not_reach_the_output(kernels):
     image, boxes = picture(), BOXES[1]
     noisy, rng = image.copy(), np.random.default_rng(3)
@@ -223,8 +250,9 @@ def test_what_a_rectangle_covers_does_not_reach_the_output(kernels):
 
 @pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize('size_px', [16, 128])
-def test_a_face_that_is_no_picture_is_told(kernels, bad, size_px):
-    image, job = picture(), job_of(BOXES[0])
+@pytest.mark.parametrize('strength', [0.0, 0.6])
+def test_a_face_that_is_no_picture_is_told(kernels, bad, size_px, strength):
+    image, job = picture(), job_of(BOXES[0], strength=strength)
     faces = np.zeros((1, 3, size_px, size_px), np.float32)
     assert paste(kernels, image, faces, job)[1]
     faces[0, 1, size_px // 2, size_px // 2] = bad
@@ -265,6 +293,7 @@ def test_crop_generate_and_paste_in_one_go(kernels, tmp_path):
         ({'rect_xyxy_px': rects((0, 0, 9, 9))}, 'or not over its rect'),
         ({'rect_xyxy_px': rects((70, 60, 70, 80))}, 'or not over its rect'),
         ({'outer_xyxy_px': rects((0, 0, 200, 150))}, 'reaches out of its crop'),
+        ({'strengths': np.zeros(2, np.float32)}, 'got shapes'),
         ({'holes_xyxy_px': np.zeros((1, 3), np.int32)}, 'got shapes'),
         ({'pixels': (np.zeros((2, 2, 3), np.uint8),)}, r'pixels of shapes \[\(2, 2, 3\)\]'),
     ],
@@ -285,7 +314,7 @@ def test_a_patch_outside_of_the_frame_is_refused():
 def test_the_kernels_compile_for_the_gpu(compute_capability):
     cubin = compile_kernels(compute_capability, NVCC)
     assert cubin.startswith(b'\x7fELF')
-    assert {b'.text.ffs_cut', b'.text.ffs_paste'} <= set(cubin.split(b'\0'))
+    assert {b'.text.ffs_cut', b'.text.ffs_sharpen', b'.text.ffs_paste'} <= set(cubin.split(b'\0'))
 
 
 @pytest.mark.skipif(NVCC is None, reason='needs nvcc')

@@ -16,6 +16,7 @@ def veils(image_bgr):
         np.full(len(RECTS), BLUR, np.int8),
         Settings().updated({'feather': 0.3}),
         latents=[None, None],
+        strengths=np.zeros(len(RECTS), np.float32),
         crop_scales=[],
         stream='',
     )

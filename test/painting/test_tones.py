@@ -16,6 +16,7 @@ def job(count=1):
         np.zeros(count, np.uint64),
         (None,) * count,
         np.zeros((count, 5, 2), np.float32),
+        np.zeros(count, np.float32),
         np.array([RECT] * count),
         np.array([OUTER] * count),
         np.array([RECT] * count),

@@ -43,13 +43,23 @@ def cut(kernels, image, job: Job, *, size_px: int, batch: int | None = None, fir
     return condition, mask
 
 
+def sharpen(kernels, image, faces, job: Job):
+    """Return the levels of faces as they are pasted, and whether all were pictures."""
+    numbers, _ = pack(job, image.shape[1::-1])
+    levels, told = np.zeros(faces.shape, np.uint8), np.zeros(1, np.int32)
+    arguments = (_address(faces), _address(numbers), faces.shape[-1])
+    kernels.ffs_sharpen(*arguments, _address(levels), _address(told))
+    return levels, not told.any()
+
+
 def paste(kernels, image, faces, job: Job):
     """Return the windows, and whether all faces were pictures."""
     numbers, pixels = pack(job, image.shape[1::-1])
-    out = np.zeros(4 + job.size_px * 3, np.uint8)
-    arguments = (_address(image), _address(pixels), _address(faces), _address(numbers))
+    levels, good = sharpen(kernels, image, faces, job)
+    out = np.zeros(job.size_px * 3, np.uint8)
+    arguments = (_address(image), _address(pixels), _address(levels), _address(numbers))
     kernels.ffs_paste(*arguments, faces.shape[-1], _address(out))
-    return windows(job, out[4:]), not out[:4].any()
+    return windows(job, out), good
 
 
 class KernelPainter:
