@@ -55,7 +55,9 @@ def measure(network: nn.Module, size_px: int, inputs: int = 4) -> tuple[int, int
         ]
         was_training = network.training
         try:
-            network.eval()(*list(probe(size_px, 1).values())[:inputs])
+            given = list(probe(size_px, 1).values())[:inputs]
+            device = next(network.parameters()).device
+            network.eval()(*(each.to(device) for each in given))
         finally:
             for hook in hooks:
                 hook.remove()

@@ -71,6 +71,7 @@ def load_weights(module: torch.nn.Module, weights: dict[str, torch.Tensor], when
         raise ModelError(
             f'{whence}: weights of another network: {len(differing)} of {len(own)} differ, '
             f'the first {differing[0]}: got {got.get(differing[0])}, '
-            f'expected {own.get(differing[0])}; name the network that it was made for'
+            f'expected {own.get(differing[0])}; name the network, and its channels, that it was '
+            'made for'
         )
     module.load_state_dict(weights)

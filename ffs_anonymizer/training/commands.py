@@ -27,9 +27,10 @@ T = TypeVar('T')
 
 
 def add_parsers(subparsers: Subparsers) -> None:
-    """Register data, train, export, evaluate and models."""
+    """Register data, train, search, export, evaluate and models."""
     add_data_parser(subparsers)
     add_train_parser(subparsers)
+    add_search_parser(subparsers)
     add_export_parser(subparsers)
     add_evaluate_parser(subparsers)
     add_models_parser(subparsers)
@@ -257,6 +258,90 @@ def run_train(args: argparse.Namespace) -> int:
         from ffs_anonymizer.training.generator.train import train
 
         train(settings)
+    return 0
+
+
+def add_search_parser(subparsers: Subparsers) -> None:
+    """Register `search`."""
+    parser = subparsers.add_parser(
+        'search',
+        help='find a narrower face generator by channel search',
+        description='Train one set of weights for face generators of many widths, taught by a '
+        'trained one (GAN Compression), judge each of a table on faces held out, and write the '
+        'nearest to the teacher within a budget as a checkpoint for `train --init-from` and '
+        '`export`. A search that was interrupted goes on where it stopped when the same command '
+        'is given again; another budget judges nothing anew.',
+        epilog='examples:\n'
+        '  ffs_anonymizer search --teacher run/last.pt --data packed --out found --gmac 0.2 \\\n'
+        '    --widths 16,32 32,64 64,96,128 96,128,192 128,192,256 --set minutes=60\n'
+        '  ffs_anonymizer train --config config/training.yaml --init-from found/last.pt \\\n'
+        '    --set channels=16,32,96,128,192 --data packed --out tuned',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        '--teacher', type=Path, required=True, metavar='CHECKPOINT', help='a trained generator'
+    )
+    parser.add_argument(
+        '--data', type=Path, required=True, metavar='FOLDER', help='what `data build` packed'
+    )
+    parser.add_argument('--out', type=Path, required=True, metavar='FOLDER', help='all results')
+    parser.add_argument(
+        '--widths',
+        nargs='+',
+        default=[],
+        metavar='WIDTHS',
+        help='what each level may have, from the top down, commas between; default: multiples of '
+        "32 from a quarter of the teacher's to the teacher's",
+    )
+    parser.add_argument(
+        '--gmac',
+        type=float,
+        metavar='G',
+        help='budget: 1e9 multiply-accumulates a face; default: halfway between the narrowest and '
+        'the widest',
+    )
+    parser.add_argument(
+        '--candidates',
+        type=int,
+        default=400,
+        metavar='N',
+        help='judge all of a table of so many; of a larger one so many by evolution; default 400',
+    )
+    parser.add_argument(
+        '--set',
+        action='append',
+        default=[],
+        metavar='NAME=VALUE',
+        help='one setting of the training; may be repeated',
+    )
+    parser.add_argument('--no-plot', action='store_true', help='write no plot')
+    parser.add_argument(
+        '--dry-run', action='store_true', help='print what would be searched, and exit'
+    )
+    parser.set_defaults(run=run_search)
+
+
+def run_search(args: argparse.Namespace) -> int:
+    """Search, or print what would be searched; return 1 where it was interrupted."""
+    from ffs_anonymizer.training.settings import parse_overrides
+    import yaml
+
+    need_torch()
+    from ffs_anonymizer.quantization.plot import refuse_without_library
+    from ffs_anonymizer.training.generator.search import make_plan, search
+
+    if not args.no_plot:
+        refuse_without_library()
+    values = {'data': str(args.data), 'widths': ' '.join(args.widths), 'drawn_share': 0.75}
+    values.update(parse_overrides(args.set))
+    plan = make_plan(args.teacher, args.out, values, gmac=args.gmac, most=args.candidates)
+    if args.dry_run:
+        print(yaml.safe_dump(plan.settings.as_dict(), sort_keys=False), end='')
+        print(plan)
+        return 0
+    if search(plan, plot=not args.no_plot) is None:
+        warn('the training was interrupted; the same command goes on with it')
+        return 1
     return 0
 
 

@@ -11,7 +11,7 @@ from ffs_anonymizer import plain_yaml
 from ffs_anonymizer.errors import SettingsError
 
 S = TypeVar('S', bound='RunSettings')
-ALL, MATCHING, STEADYING = 'all', 'matching', 'steadying'
+ALL, MATCHING, STEADYING, SHARING = 'all', 'matching', 'steadying', 'sharing'
 
 
 def setting(
@@ -65,10 +65,13 @@ class TrainSettings(RunSettings):
     """Hold the settings of a generator's training."""
 
     network: str = setting('ffs-128-small', 'key of the table of architectures')
+    channels: str = setting(
+        '', "widths of the generator's levels, commas between; empty: the network's own"
+    )
     learns: str = setting(
         ALL,
         'all; matching: what sort of face fits where; steadying: the same face whatever the '
-        'edges of the hole',
+        'edges of the hole; sharing: what the teacher paints, in all widths at once',
     )
     size_px: int = setting(128, 'S, side of the crops', 16, 512)
     region_scale: float = setting(1.2, 'side of a region over that of its box', 1.0, 3.0)
@@ -123,11 +126,16 @@ class TrainSettings(RunSettings):
     weight_distil: float = setting(
         1.0, 'of the distance to the teacher, outputs and features', 0.0
     )
+    widths: str = setting(
+        '',
+        'sharing: widths that each level may have, commas between, levels apart by spaces; '
+        "empty: multiples of 32 from a quarter of the teacher's",
+    )
 
     def __post_init__(self) -> None:
         """Check every value against its range, and the words."""
         super().__post_init__()
-        kinds = (ALL, MATCHING, STEADYING)
+        kinds = (ALL, MATCHING, STEADYING, SHARING)
         if self.learns not in kinds:
             raise SettingsError(f'learns: got {self.learns!r}, expected {", ".join(kinds)}')
 

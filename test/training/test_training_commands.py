@@ -65,6 +65,31 @@ def test_the_chain_from_photos_to_metrics(
     assert metrics['original']['posed'] is None
 
 
+def test_a_search_from_the_command_line(
+    packed: Path, tiny_settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip('torch')
+    from ffs_anonymizer.training.generator.train import train
+
+    teacher = train(tiny_settings(packed, tmp_path / 'run', steps=1), quiet=True)
+    words = ['search', '--teacher', teacher, '--data', packed, '--out', tmp_path / 'found']
+    words += ['--widths', '4,8', '8', '8,16']
+    for setting in ('steps=1', 'batch=2', 'threads=1', 'half=false', 'device=cpu'):
+        words += ['--set', setting]
+    assert run(*words, '--dry-run') == 0
+    printed = capsys.readouterr().out
+    assert 'learns: sharing\n' in printed
+    assert 'widths: 4,8 8 8,16\n' in printed
+    assert '4 networks of ' in printed
+    assert not (tmp_path / 'found').exists()
+    with pytest.raises(SettingsError, match='none of 4 networks meets'):
+        run(*words, '--gmac', '0.000001')
+    assert run(*words, '--no-plot') == 0
+    assert 'last.pt: channels=' in capsys.readouterr().out
+    names = {path.name for path in (tmp_path / 'found').iterdir()}
+    assert names == {'shared', 'candidates.csv', 'faces.png', 'last.pt'}
+
+
 def test_dry_run_prints_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     assert run('train', '--set', 'batch=3', '--dry-run') == 0
     printed = capsys.readouterr().out

@@ -14,8 +14,10 @@ from ffs_anonymizer.training.generator.network import (
     GeneratorNetwork,
     make_network,
 )
+from ffs_anonymizer.training.settings import from_mapping, TrainSettings
 import torch
 from torch import nn
+from torch.nn import functional
 
 
 class Teacher(nn.Module):  # type: ignore[misc]
@@ -60,13 +62,45 @@ class Teacher(nn.Module):  # type: ignore[misc]
         :param latent: (N, LATENT), the face that both paint.
         :param points_px: (N, 5, 2), where both paint it.
         """
+        theirs, picture = self.paints(condition, mask, latent, points_px)
+        whole = pixel_distance(painted, picture, torch.ones_like(mask))
+        return whole + self.distance(levels, theirs)
+
+    def paints(
+        self,
+        condition: torch.Tensor,
+        mask: torch.Tensor,
+        latent: torch.Tensor,
+        points_px: torch.Tensor,
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """
+        Return the teacher's activations and its picture.
+
+        :param condition: (N, 3, S, S), what both see.
+        :param mask: (N, 1, S, S), 1 = keep.
+        :param latent: (N, LATENT), the face that both paint.
+        :param points_px: (N, 5, 2), where both paint it.
+        """
         with torch.no_grad():
-            wanted = self.teacher.features(condition, mask, latent, points_px)
-            picture = self.teacher.paint(wanted, condition, mask)
-        total = pixel_distance(painted, picture, torch.ones_like(mask))
+            levels = self.teacher.features(condition, mask, latent, points_px)
+            return levels, self.teacher.paint(levels, condition, mask)
+
+    def distance(
+        self, levels: Sequence[torch.Tensor], theirs: Sequence[torch.Tensor]
+    ) -> torch.Tensor:
+        """
+        Return how far a student's activations are from the teacher's, 1 = as far as zeros.
+
+        :param levels: what the student's features() returned; a narrower one has the first of its
+            channels.
+        :param theirs: the teacher's.
+        """
+        total = torch.zeros((), device=levels[0].device)
         for adapter, (i, j) in zip(self.adapters, self.pairs, strict=True):
-            target = wanted[j].float()
-            difference = (adapter(levels[i]).float() - target).abs().mean()
+            target = theirs[j].float()
+            weight = adapter.weight[:, : levels[i].shape[1]]
+            adapted = functional.conv2d(levels[i], weight, adapter.bias).float()
+            difference = (adapted - target).abs().mean()
             total = total + difference / target.abs().mean().clamp_min(1e-6) / len(self.pairs)
         return total
 
@@ -98,13 +132,14 @@ def load_teacher(path: Path, student: FaceNetwork, size_px: int) -> Teacher:
     :raises ModelError: the checkpoint is unfit.
     """
     values = load_checkpoint(path)
-    trained_at = int(values['settings']['size_px'])
+    settings = from_mapping(values['settings'], TrainSettings)
+    trained_at = settings.size_px
     if trained_at != size_px:
         raise ModelError(
             f'{path}: got a teacher for crops of {trained_at} px, expected {size_px}; train both '
             'at one size'
         )
-    teacher = make_network(str(values['settings']['network']))
+    teacher = make_network(settings.network, settings.channels)
     load_weights(teacher, values['ema'], str(path))
     painter, learner = teacher.generator, student.generator
     if isinstance(painter, DetailedGenerator) or isinstance(learner, DetailedGenerator):

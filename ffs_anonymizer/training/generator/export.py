@@ -32,6 +32,7 @@ from ffs_anonymizer.training.generator.gallery import (
     write_gallery,
 )
 from ffs_anonymizer.training.generator.network import (
+    architecture,
     CHANCE,
     composite,
     DetailedGenerator,
@@ -313,7 +314,7 @@ def settled(path: Path, data: Path | None) -> tuple[Checkpoint, TrainSettings, F
     """
     checkpoint = load_checkpoint(path)
     settings = from_mapping(checkpoint['settings'], TrainSettings)
-    network = make_network(settings.network).eval()
+    network = make_network(settings.network, settings.channels).eval()
     load_weights(network, checkpoint['ema'], str(path))
     drawn = worn_faces(data if data is not None else Path(settings.data), settings)
     if settings.learns == STEADYING:
@@ -404,6 +405,9 @@ def make_manifest(
     size = settings.size_px
     image: Shape = ('N', 3, size, size)
     metrics: dict[str, Any] = {'images_seen': int(checkpoint['images'])}
+    if settings.channels and chooses:
+        levels = architecture(settings.network, settings.channels).channels
+        metrics['channels'] = {str(i): width for i, width in enumerate(levels)}
     latent, chance = ('N', LATENT), ('N', CHANCE)
     return Manifest(
         name=name,
@@ -467,6 +471,7 @@ def card(
     :param faces: how many there are to wear, and what chooses.
     """
     parameters, macs = cost
+    widths = ', '.join(map(str, architecture(settings.network, settings.channels).channels))
     lines = [
         f'# {name}',
         '',
@@ -475,8 +480,8 @@ def card(
         '| | |',
         '|---|---|',
         f'| version | {provenance.version} |',
-        f'| network | `{settings.network}`, {parameters / 1e6:.2f} M parameters, '
-        f'{macs / 1e9:.3f} GMAC a face |',
+        f'| network | `{settings.network}`, channels {widths}, {parameters / 1e6:.2f} M '
+        f'parameters, {macs / 1e9:.3f} GMAC a face |',
         f'| input | {settings.size_px} px crops, {settings.crop_scale:g} times the longer side '
         f'of a region of {settings.region_scale:g} times the box; a latent of {LATENT} numbers, '
         'the face that is worn; five points |',

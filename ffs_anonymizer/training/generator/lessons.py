@@ -89,6 +89,14 @@ class Lesson:
     def set_rate(self, factor: float) -> None:
         """Multiply the rates of optimizers of its own."""
 
+    def shown(self, average: FaceNetwork) -> FaceNetwork:
+        """
+        Return what pictures of the run are painted by.
+
+        :param average: in evaluation mode.
+        """
+        return average
+
     def __call__(self, batch: Batch, chance: Chance, step: int, progress: float) -> Terms:
         """
         Return what is asked for, name to weight and loss; what else learns takes its own step.

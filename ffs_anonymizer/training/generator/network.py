@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 import re
 
@@ -39,6 +39,7 @@ SURVEYED_SIDE = 4
 LEAK = 0.2
 DETAIL_LAYERS = 3
 USUAL_CONTRAST = 0.3
+MOST_CHANNELS = 4096
 
 
 @dataclass(frozen=True)
@@ -681,15 +682,38 @@ def beneath(weights: dict[str, torch.Tensor], network: FaceNetwork) -> dict[str,
     return {**detail, **moved}
 
 
-def make_network(name: str) -> FaceNetwork:
+def make_network(name: str, channels: str = '') -> FaceNetwork:
     """
     Make the networks of a name with random weights.
 
     :param name: a key of ARCHITECTURES.
+    :param channels: widths of the levels instead of its own, commas between; empty: its own.
+    """
+    return FaceNetwork(architecture(name, channels))
+
+
+def architecture(name: str, channels: str = '') -> GeneratorArchitecture:
+    """
+    Return how wide and how deep the generator of a name is.
+
+    :param name: a key of ARCHITECTURES.
+    :param channels: widths of the levels instead of its own, commas between; empty: its own.
+    :raises ModelError: there is no such network, or it has no such widths.
     """
     if name not in ARCHITECTURES:
         raise ModelError(f'network: got {name!r}, expected one of {", ".join(ARCHITECTURES)}')
-    return FaceNetwork(ARCHITECTURES[name])
+    usual = ARCHITECTURES[name]
+    if not channels.strip():
+        return usual
+    widths = [int(width) if width.strip().isdecimal() else 0 for width in channels.split(',')]
+    if len(widths) != len(usual.channels) or not all(
+        1 <= width <= MOST_CHANNELS for width in widths
+    ):
+        raise ModelError(
+            f'channels: got {channels!r}, expected {len(usual.channels)} numbers from 1 to '
+            f'{MOST_CHANNELS}, commas between, for {name}'
+        )
+    return replace(usual, channels=tuple(widths))
 
 
 def composite(painted: torch.Tensor, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -34,6 +34,7 @@ from ffs_anonymizer.training.generator.network import (
     make_network,
     packed,
 )
+from ffs_anonymizer.training.generator.sharing import share_start, Sharing
 from ffs_anonymizer.training.generator.steadying import Between, Steadying
 from ffs_anonymizer.training.run import (
     choose_device,
@@ -43,7 +44,7 @@ from ffs_anonymizer.training.run import (
     rate_at,
     refuse_other_settings,
 )
-from ffs_anonymizer.training.settings import MATCHING, STEADYING, TrainSettings
+from ffs_anonymizer.training.settings import MATCHING, SHARING, STEADYING, TrainSettings
 import numpy as np
 from numpy.typing import NDArray
 import torch
@@ -74,6 +75,11 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
     resumed = load_checkpoint(checkpoint_path) if checkpoint_path.exists() else None
     if resumed is not None:
         refuse_other_settings(settings, resumed, checkpoint_path)
+        if 'generator_steps' not in resumed:
+            raise ModelError(
+                f'{checkpoint_path}: got weights, but no run to go on with; start one in another '
+                f'folder with init_from={checkpoint_path}'
+            )
     try:
         (out / 'grids').mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(settings.as_dict(), sort_keys=False)
@@ -101,7 +107,8 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
     torch.set_flush_denormal(True)
     torch.manual_seed(settings.seed)
     channels_last: Any = torch.channels_last
-    network = make_network(settings.network).to(device, memory_format=channels_last)
+    network = make_network(settings.network, settings.channels)
+    network = network.to(device, memory_format=channels_last)
     start = None
     if settings.init_from and resumed is None:
         start = load_checkpoint(Path(settings.init_from))
@@ -110,8 +117,8 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
     if settings.teacher:
         teacher = load_teacher(Path(settings.teacher), network, settings.size_px).to(device)
     between = None
-    if settings.learns == STEADYING:
-        between = steady_start(network, teacher, settings)
+    if settings.learns in (STEADYING, SHARING):
+        between = start_as(teacher, network, settings)
     average = copy.deepcopy(network).eval().requires_grad_(False)
     frozen = freeze(network, settings.freeze)
     if between is not None:
@@ -123,7 +130,8 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
     learning = [p for p in network.parameters() if p.requires_grad]
     learning += [] if teacher is None else list(teacher.adapters.parameters())
     generator_steps = torch.optim.Adam(learning, settings.rate_generator, betas=(0.5, 0.99))
-    kind = {MATCHING: Matching, STEADYING: Steadying}.get(settings.learns, Wearing)
+    kinds = {MATCHING: Matching, STEADYING: Steadying, SHARING: Sharing}
+    kind = kinds.get(settings.learns, Wearing)
     lesson = kind(settings, network, teacher, device)
     step = images = 0
     seconds = 0.0
@@ -200,7 +208,7 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
                     images=images, images_s=f'{speed:.1f}', **told_values, refresh=False
                 )
             if step % settings.grid_every == 0 or last:
-                write_grid(out / 'grids' / f'{step:07d}.png', average, shown)
+                write_grid(out / 'grids' / f'{step:07d}.png', lesson.shown(average), shown)
             if step % settings.save_every == 0 or last:
                 save_checkpoint(checkpoint_path, state())
             if last:
@@ -212,18 +220,24 @@ def train(settings: TrainSettings, *, quiet: bool = False) -> Path:
     return checkpoint_path
 
 
-def steady_start(
-    network: FaceNetwork, teacher: Teacher | None, settings: TrainSettings
-) -> Between:
+def start_as(
+    teacher: Teacher | None, network: FaceNetwork, settings: TrainSettings
+) -> Between | None:
     """
-    Make a network that is to be steadied start as its teacher, and return what is between them.
+    Make a network start as its teacher; where it is to be steadied, return what is between them.
 
-    :param network: changed in place; what paints learns, and where the points are.
     :param teacher: the same network, trained.
-    :raises SettingsError: there is none, or it is another network.
+    :param network: changed in place; what paints learns, and where the points are if steadied.
+    :raises SettingsError: there is no teacher.
+    :raises ModelError: it is another network.
     """
     if teacher is None:
-        raise SettingsError('teacher: got nothing, expected the checkpoint that is to be steadied')
+        raise SettingsError(
+            f'teacher: got nothing, expected the checkpoint that {settings.learns} starts from'
+        )
+    if settings.learns == SHARING:
+        share_start(teacher, network.generator, settings.teacher)
+        return None
     load_weights(network.generator, teacher.teacher.state_dict(), settings.teacher)
     network.generator.requires_grad_(True)
     return Between(teacher.teacher, settings.steadied_share)
