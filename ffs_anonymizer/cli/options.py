@@ -230,7 +230,9 @@ def add_settings_options(parser: argparse.ArgumentParser) -> None:
         'a total factor: 1.3 replaces a region 1.3 times as wide and high',
     )
     group.add_argument(
-        '--detector-model', metavar='FILE', help='ONNX face detector (CenterFace or YuNet)'
+        '--detector-model',
+        metavar='FILE',
+        help='ONNX face detector (CenterFace, YuNet, YOLO, or what `export` wrote)',
     )
     group.add_argument('--generator-model', metavar='FILE', help='ONNX face generator')
     group.add_argument('--device', choices=DEVICES, help='where the networks run')

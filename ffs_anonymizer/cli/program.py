@@ -68,8 +68,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read our output has gone; the interpreter's own flush at exit must not complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (AnonymizerError, OSError) as error:
+    except AnonymizerError as error:
         return _told(error, 1)
+    except OSError as error:
+        named = error.filename is not None and error.strerror
+        return _told(f'{error.filename}: {error.strerror}' if named else error, 1)
     except ImportError as error:
         return _told(f'{error}; install what is missing', 1)
     except KeyboardInterrupt:

@@ -78,6 +78,7 @@ def list_faces(folder: Path, boxes: Path | None) -> list[Face]:
         perhaps in_x0 to in_y1 (the part that shows something), the columns of the points and
         those of traits, or a folder with a .txt of the same stem for each photo, or None to
         detect.
+    :raises MediaError: something is missing, or cannot be read.
     """
     if boxes is None:
         return [Face(path, identity_of(path), None) for path in list_photos(folder)]
@@ -87,6 +88,8 @@ def list_faces(folder: Path, boxes: Path | None) -> list[Face]:
                 return [face_of(row, folder) for row in csv.DictReader(file)]
         except (OSError, KeyError, ValueError) as error:
             raise MediaError(f'{boxes}: cannot be read as boxes: {error}') from error
+    if not boxes.is_dir():
+        raise MediaError(f'{boxes}: got no such folder, expected one with a .txt for each photo')
     faces = []
     for path in list_photos(folder):
         text = boxes / f'{path.stem}.txt'

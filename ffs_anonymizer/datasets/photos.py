@@ -37,7 +37,8 @@ def list_photos(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise MediaError(f'{folder}: got no such folder, expected one with photos')
-    found = sorted(p for p in folder.rglob('*') if p.suffix.lower() in SUFFIXES)
+    named = (p for p in folder.rglob('*') if p.suffix.lower() in SUFFIXES)
+    found = sorted(p for p in named if not p.is_dir())
     if not found:
         raise MediaError(f'{folder}: got no photo, expected some ending in {", ".join(SUFFIXES)}')
     return found
@@ -49,6 +50,8 @@ def read_photo(path: Path) -> NDArray[np.uint8]:
 
     :raises MediaError: the file is missing, or no decoder can read it.
     """
+    if not path.is_file():
+        raise MediaError(f'{path}: got no such file, expected a photo')
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
         raise MediaError(f'{path}: got no image that OpenCV can read; remove it')

@@ -172,6 +172,9 @@ def list_annotated(folder: Path, sources: Sequence[Path]) -> list[Annotated]:
     labelled: dict[Path, set[str]] = {}
     found: dict[Path, list[tuple[list[float], int]]] = {}
     for source in sources:
+        if not source.exists():
+            # Else its photos would pass for some without a plate.
+            raise MediaError(f'{source}: got no such file or folder, expected one with boxes')
         if source.is_file():
             for row in read_rows(source):
                 path = folder / row.path

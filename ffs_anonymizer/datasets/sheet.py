@@ -26,6 +26,16 @@ def tile_images(images: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(grid.reshape(lines * height, columns * width, -1))
 
 
+def refuse_name(path: Path) -> None:
+    """
+    Refuse a name by which nobody knows how to write an image.
+
+    :raises MediaError: it is one.
+    """
+    if not cv2.haveImageWriter(str(path)):
+        raise MediaError(f'{path}: got {path.suffix!r} as the kind of an image, expected .png')
+
+
 def save_tiles(path: Path, images: NDArray[np.uint8], columns: int) -> None:
     """
     Write images of one size as one image file; its folder is made where it is missing.

@@ -191,12 +191,14 @@ def refuse_outputs(job: FileJob, outputs: Iterable[Path], resumed: Collection[Pa
     :raises OutputError: something exists, is named twice, lies in the input, or has no folder.
     """
     found = job.write_detections
-    if found is None:
-        refuse(outputs, source=job.source, resumed=resumed)
-        return
-    if not found.parent.is_dir():
+    if found is not None and not found.parent.is_dir():
         raise OutputError(
             f'{found}: got no folder {found.parent}, expected one for the detections; create it, '
             'or choose another'
         )
-    refuse([*outputs, found], source=job.source, resumed=resumed)
+    refuse(
+        [*outputs, *([] if found is None else [found])],
+        source=job.source,
+        resumed=resumed,
+        way_out=', or leave out inputs that have one with --skip-existing',
+    )

@@ -29,13 +29,16 @@ def record_of(path: Path) -> Path:
     return path.with_name(path.name + RECORD)
 
 
-def refuse(outputs: Iterable[Path], *, source: Path, resumed: Collection[Path] = ()) -> None:
+def refuse(
+    outputs: Iterable[Path], *, source: Path, resumed: Collection[Path] = (), way_out: str = ''
+) -> None:
     """
     Refuse to begin where something would be overwritten, or written into the input.
 
     :param outputs: all files and folders that are to be made.
     :param source: the input, which stays as it is; in a folder, nothing is written.
     :param resumed: of the outputs, those whose unfinished state is taken up.
+    :param way_out: what else may be done where one exists.
     :raises OutputError: an output exists, is being written, is named twice, or lies in the input.
     """
     paths = [Path(path) for path in outputs]
@@ -44,8 +47,7 @@ def refuse(outputs: Iterable[Path], *, source: Path, resumed: Collection[Path] =
         raise OutputError(
             f'{existing[0]}: exists already'
             + (f', as do {len(existing) - 1} other outputs' if len(existing) > 1 else '')
-            + '; nothing is overwritten: choose another output, or leave out inputs that have one '
-            'with --skip-existing'
+            + f'; nothing is overwritten: choose another output{way_out}'
         )
     folder = source.resolve() if source.is_dir() else None
     taken: set[Path] = set()
@@ -65,6 +67,22 @@ def refuse(outputs: Iterable[Path], *, source: Path, resumed: Collection[Path] =
                 f'{path}: lies inside the input {source}, which stays as it is; choose another '
                 'place for it'
             )
+
+
+def refuse_no_place(path: Path, *, is_folder: bool = False) -> None:
+    """
+    Refuse to begin long work whose result could not be written; a file may be there already.
+
+    :param is_folder: of what is to be written; it and the folders above are made.
+    :raises OutputError: something else is there, or in the way.
+    """
+    if path.exists() and path.is_dir() != is_folder:
+        kinds = ('file', 'folder') if is_folder else ('folder', 'file')
+        raise OutputError(f'{path}: got a {kinds[0]}, expected a {kinds[1]} or nothing there')
+    place = path.absolute()
+    above = next(each for each in ([place] * is_folder + [*place.parents]) if each.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise OutputError(f'cannot write {path}: {above} is no folder that may be written to')
 
 
 @contextmanager

@@ -199,7 +199,10 @@ def _folder(job: MediaJob) -> MediaPlan:
             left_out.append(name)
     if not files and not broken:
         named = f' of the name {job.pattern}' * bool(job.pattern)
-        raise MediaError(f'{source}: no image or video{named} in it, expected one of {_known()}')
+        bag = '; a bag? `ffs_anonymizer bag`' * (source / 'metadata.yaml').is_file()
+        raise MediaError(
+            f'{source}: no image or video{named} in it, expected one of {_known()}{bag}'
+        )
     return MediaPlan(tuple(files), tuple(files), tuple(left_out), tuple(broken))
 
 

@@ -37,9 +37,10 @@ def load_photos(folder: Path, limit: int, *, seed: int = 0) -> list[Photo]:
     """
     Read photos, drawn at random if there are more than asked for.
 
-    The boxes are in boxes.csv or index.csv of the folder (columns file or path, x0, y0, x1, y1,
-    perhaps invalid), or in a text file of the photo's stem beside it or in annotations/. Where
-    there is any such file, photos without boxes are left out, else none has boxes.
+    The boxes are in boxes.csv or index.csv of the folder (columns file or path, x0, y0, x1, y1;
+    those are ignored that are `invalid`, or `ignore` by their class), or in a text file of the
+    photo's stem beside it or in annotations/. Where there is any such file, photos without boxes
+    are left out, else none has boxes.
 
     :param folder: of the photos.
     :param limit: how many at most.
@@ -193,7 +194,8 @@ def _tabulated(table: Path) -> list[_Entry]:
         with table.open(newline='', encoding='utf-8') as file:
             for row in csv.DictReader(file):
                 name = row['file'] if 'file' in row else row['path']
-                into = ignored if row.get('invalid', '0') not in ('0', '', None) else boxes
+                is_ignored = row.get('invalid', '0') not in ('0', '', None)
+                into = ignored if is_ignored or row.get('class') == 'ignore' else boxes
                 into.setdefault(name, []).append(tuple(float(row[c]) for c in _CORNERS))
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise MediaError(

@@ -13,6 +13,7 @@ from typing import Any
 from ffs_anonymizer.backend import open_model, Tensors
 from ffs_anonymizer.backend.onnx_file import write
 from ffs_anonymizer.errors import MediaError, ModelError, SettingsError
+from ffs_anonymizer.jobs.output import refuse_no_place
 from ffs_anonymizer.models.manifest import (
     file_sha256,
     load_manifest,
@@ -366,6 +367,7 @@ class Quantization:
             save_manifest(manifest, path)
 
     def _refuse_existing(self) -> None:
+        refuse_no_place(self.args.output, is_folder=True)
         for path in (self.args.json, self.args.plot):
             if path is not None and not path.absolute().parent.is_dir():
                 raise ModelError(f'{path}: got no folder {path.parent} to write into')

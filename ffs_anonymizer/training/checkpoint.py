@@ -45,7 +45,11 @@ def load_checkpoint(path: Path, network: str = 'generator') -> Checkpoint:
     except FileNotFoundError as error:
         raise ModelError(f'{path}: got no such file, expected a checkpoint') from error
     except Exception as error:
-        raise ModelError(f'{path}: cannot be read as a checkpoint: {error}') from error
+        # Never in torch's words, which advise to run whatever code a file holds.
+        kind = type(error).__name__
+        raise ModelError(
+            f'{path}: cannot be read as a checkpoint ({kind}), expected one that `train` wrote'
+        ) from error
     keys = (*KEYS, network)
     if not isinstance(values, dict) or any(key not in values for key in keys):
         raise ModelError(

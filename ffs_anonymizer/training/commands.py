@@ -11,6 +11,7 @@ import sys
 from typing import Any, TYPE_CHECKING, TypeVar
 
 from ffs_anonymizer.errors import MediaError, ModelError, SettingsError
+from ffs_anonymizer.jobs.output import refuse_no_place
 from ffs_anonymizer.terminal import warn
 from ffs_anonymizer.training.tasks import add_task, DETECTOR, GENERATOR, TaskOptions
 
@@ -414,6 +415,7 @@ def add_export_parser(subparsers: Subparsers) -> None:
 def run_export(args: argparse.Namespace) -> int:
     """Write the model files of a checkpoint."""
     need_torch()
+    refuse_no_place(args.output, is_folder=True)
     from ffs_anonymizer.training.generator.export import export, export_larger, Provenance
 
     provenance = Provenance(
@@ -587,6 +589,13 @@ def add_evaluate_parser(subparsers: Subparsers) -> None:
 
 def run_evaluate(args: argparse.Namespace) -> int:
     """Judge the methods on a folder of photos."""
+    from ffs_anonymizer.datasets.sheet import refuse_name
+
+    for path in (args.json, args.sheet):
+        if path is not None:
+            refuse_no_place(path)
+    if args.sheet is not None:
+        refuse_name(args.sheet)
     if args.task == DETECTOR:
         return run_evaluate_detector(args)
     from ffs_anonymizer.datasets.photos import read_photo
@@ -626,7 +635,9 @@ def run_evaluate(args: argparse.Namespace) -> int:
     photos = evaluation.load_photos(args.input, one_source(args.boxes), judges.detector)
     others = {}
     for text in args.compare:
-        name, _, where = text.partition('=')
+        name, equals, where = text.partition('=')
+        if not equals:
+            raise SettingsError(f'--compare: got {text!r}, expected NAME=PATH')
         folder = Path(where)
         paths = [folder / p.path.name if folder.is_dir() else folder for p in photos]
         others[name] = [read_photo(path) for path in paths]

@@ -88,6 +88,11 @@ def test_unfit_photos_are_named_and_the_others_packed(tmp_path: Path, photos: Pa
     assert report.without_face == (good, good)
 
 
+def test_boxes_that_are_nowhere_are_refused(tmp_path: Path, photos: Path) -> None:
+    with pytest.raises(MediaError, match='typo: got no such folder, expected one with a .txt'):
+        list_faces(photos, tmp_path / 'typo')
+
+
 def test_nothing_to_pack_leaves_nothing(tmp_path: Path, photos: Path) -> None:
     good = next(iter(sorted(photos.iterdir())))
     with pytest.raises(MediaError, match='got no face in 1 photos'):

@@ -37,10 +37,17 @@ def test_photos_are_read_upright_in_three_channels(tmp_path: Path) -> None:
     assert np.array_equal(read_photo(tmp_path / 'grey.png'), picture)
 
 
-@pytest.mark.parametrize('content', [None, b'', b'no photo'])
-def test_what_is_no_photo_is_refused(tmp_path: Path, content: bytes | None) -> None:
+def test_a_photo_that_is_missing_is_told_without_a_word_of_opencv(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(MediaError, match=r'none\.png: got no such file, expected a photo'):
+        read_photo(tmp_path / 'none.png')
+    assert capfd.readouterr().err == ''
+
+
+@pytest.mark.parametrize('content', [b'', b'no photo'])
+def test_what_is_no_photo_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / 'broken.png'
-    if content is not None:
-        path.write_bytes(content)
+    path.write_bytes(content)
     with pytest.raises(MediaError, match=r'broken\.png: got no image that OpenCV can read'):
         read_photo(path)

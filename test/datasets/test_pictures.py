@@ -114,6 +114,12 @@ def test_an_empty_folder_and_a_missing_one_are_refused(tmp_path: Path) -> None:
         load_pictures(tmp_path)
 
 
+def test_boxes_that_are_nowhere_do_not_stand_for_photos_without_a_plate(tmp_path: Path) -> None:
+    table = write_streets(tmp_path, 4)
+    with pytest.raises(MediaError, match='typo: got no such file or folder, expected one with'):
+        list_annotated(tmp_path, [table, tmp_path / 'typo'])
+
+
 def test_rows_without_a_box_are_photos_without_a_plate(tmp_path: Path) -> None:
     photos = list_annotated(tmp_path, [write_streets(tmp_path, 4)])
     assert [len(photo.boxes_xyxy_px) for photo in photos] == [0, 1, 2, 0]

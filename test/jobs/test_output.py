@@ -2,7 +2,7 @@ from pathlib import Path
 
 from ffs_anonymizer.errors import OutputError
 from ffs_anonymizer.jobs import output
-from ffs_anonymizer.jobs.output import new_file, new_folder, partial_of, refuse
+from ffs_anonymizer.jobs.output import new_file, new_folder, partial_of, refuse, refuse_no_place
 import pytest
 
 
@@ -84,6 +84,21 @@ def test_where_there_are_no_links_a_file_is_renamed(
     with pytest.raises(OutputError, match='has come up meanwhile'), new_file(tmp_path / 'b'):
         (tmp_path / 'b').write_text('mine')
     assert (tmp_path / 'b').read_text() == 'mine'
+
+
+def test_what_has_no_place_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / 'file').touch()
+    for name, is_folder, text in (
+        ('', False, 'got a folder, expected a file or nothing there'),
+        ('file', True, 'got a file, expected a folder or nothing there'),
+        ('file/new', False, 'cannot write .*/file/new: .*/file is no folder that may be written'),
+        ('file/new/new', True, 'cannot write .*/new: .*/file is no folder that may be written to'),
+    ):
+        with pytest.raises(OutputError, match=text):
+            refuse_no_place(tmp_path / name, is_folder=is_folder)
+    for name, is_folder in (('file', False), ('new/new', False), ('', True), ('new', True)):
+        refuse_no_place(tmp_path / name, is_folder=is_folder)
+    assert [path.name for path in tmp_path.iterdir()] == ['file']
 
 
 def test_what_is_refused_before_the_work(tmp_path: Path) -> None:

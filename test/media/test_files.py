@@ -41,6 +41,8 @@ from support.media import BLUR, files, media, pictures, write_jpeg, write_video
             1,
             'model file none.onnx: got nothing there, expected an ONNX file',
         ),
+        ('-i a_bag -o out', 1, 'a_bag: no image or video in it, expected one of'),
+        ('-i a_bag -o out', 1, '; a bag? `ffs_anonymizer bag`'),
         ('-i in -o out --detector-model none.onnx', 1, 'none.onnx'),
         ('-i in -o out --set face.treshold=1', 2, 'did you mean face.threshold?'),
         ('-i in -o out --face-threshold 0', 2, 'face.threshold: got 0.0, expected double'),
@@ -55,6 +57,8 @@ def test_bad_input_is_told(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(photo.parent.parent)
+    Path('a_bag').mkdir()
+    Path('a_bag/metadata.yaml').touch()
     before = {name: Path(name).read_bytes() for name in files(Path())}
     assert media(*words.split()) == code
     said = capsys.readouterr()

@@ -26,6 +26,16 @@ def test_photos_with_a_table_of_boxes(tmp_path):
     assert photo.ignored_xyxy_px.tolist() == [[50, 50, 60, 60]]
 
 
+def test_boxes_to_ignore_may_be_told_by_their_class(tmp_path):
+    save_photos(tmp_path, 3)
+    (tmp_path / 'boxes.csv').write_text(
+        'path,x0,y0,x1,y1,class\n0.png,1,2,30,40,plate\n0.png,50,50,60,60,ignore\n'
+    )
+    (photo,) = load_photos(tmp_path, 10)
+    assert photo.boxes_xyxy_px.tolist() == [[1, 2, 30, 40]]
+    assert photo.ignored_xyxy_px.tolist() == [[50, 50, 60, 60]]
+
+
 def test_photos_without_any_file_of_boxes_have_none(tmp_path):
     save_spots(tmp_path, 3)
     assert [photo.boxes_xyxy_px.shape for photo in load_photos(tmp_path, 10)] == [(0, 4)] * 3

@@ -5,7 +5,13 @@ import json
 import sys
 
 import cv2
-from ffs_anonymizer.errors import AnonymizerError, MediaError, ModelError, SettingsError
+from ffs_anonymizer.errors import (
+    AnonymizerError,
+    MediaError,
+    ModelError,
+    OutputError,
+    SettingsError,
+)
 from ffs_anonymizer.models.manifest import load_manifest
 from ffs_anonymizer.quantization import command as quantize
 import numpy as np
@@ -118,6 +124,7 @@ def test_a_dry_run_writes_nothing(job, capsys):
         (['--task', 'detector'], ModelError, r'got a network with the outputs \[.inpainted.\]'),
         (['--calibration', 'nowhere'], MediaError, 'nowhere: got no such folder'),
         (['-i', 'nowhere.onnx'], ModelError, 'nowhere.onnx: cannot be read: .*No such file'),
+        (['--output', __file__], OutputError, 'got a file, expected a folder or nothing there'),
         (['--json', 'no/such/folder/a.json'], ModelError, 'got no folder no/such/folder'),
     ],
 )

@@ -63,7 +63,8 @@ def test_the_original_does_not_pass_as_its_own_output(done):
 def test_a_report_is_not_overwritten(done, capsys):
     (done / 'audit.html').write_text('mine')
     assert audit(done) == 1
-    assert 'exists already' in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.endswith('exists already; nothing is overwritten: choose another output\n')
     assert (done / 'audit.html').read_text() == 'mine'
 
 

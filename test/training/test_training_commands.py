@@ -4,7 +4,13 @@ from pathlib import Path
 import subprocess
 import sys
 
-from ffs_anonymizer.errors import AnonymizerError, ModelError, SettingsError
+from ffs_anonymizer.errors import (
+    AnonymizerError,
+    MediaError,
+    ModelError,
+    OutputError,
+    SettingsError,
+)
 from ffs_anonymizer.training import commands
 import pytest
 
@@ -130,6 +136,8 @@ def test_photos_that_were_left_out_are_named(
         ),
         (['train', '--set', 'colour=red'], SettingsError, 'unknown settings colour'),
         (['train', '--config', 'none.yaml'], SettingsError, 'none.yaml: cannot be read'),
+        (['evaluate', '-i', '.', '--json', '.'], OutputError, 'got a folder, expected a file'),
+        (['evaluate', '-i', '.', '--sheet', 'a.doc'], MediaError, "a.doc: got '.doc' as the kind"),
         (['evaluate', '-i', '.', '--method', 'blur'], SettingsError, "--method: got 'blur'"),
         (
             ['evaluate', '-i', '.', '--recognizer', 'some.param'],
