@@ -17,7 +17,7 @@ from ffs_anonymizer.networks import Networks
 from ffs_anonymizer.painting import composite, methods, tones
 from ffs_anonymizer.painting.chooser import choose_faces
 from ffs_anonymizer.painting.composite import Patch
-from ffs_anonymizer.painting.generator import Generator
+from ffs_anonymizer.painting.generator import Generator, joined, who_paints
 from ffs_anonymizer.painting.job import job_of
 from ffs_anonymizer.painting.painters import Painters
 from ffs_anonymizer.painting.places import steady
@@ -64,6 +64,7 @@ class Choice:
 
     :param rects_xyxy_px: (N, 4) int32, where each region covers completely.
     :param methods: (N,) int8, codes of methods.NAMES.
+    :param painters: (N,) int8, which generator paints each region, by its place in `joined`.
     :param latents: of each region (Z,) float32, the face that it wears; None where none is chosen.
     :param strengths: (N,) float32, how much the face that each region gets is sharpened.
     :param stream: its name; with a track it decides which face is drawn.
@@ -75,6 +76,7 @@ class Choice:
     regions: Regions
     rects_xyxy_px: NDArray[np.int32]
     methods: NDArray[np.int8]
+    painters: NDArray[np.int8]
     latents: tuple[NDArray[np.float32] | None, ...]
     strengths: NDArray[np.float32]
     stream: str = ''
@@ -316,16 +318,19 @@ class Recipe:
         rects = cover(regions.xyxy_px)
         if len(regions):
             frame.without(rects)
+        painters = who_paints(rects, codes, self._generators, larger=not self.settings.budget_ms)
         shown, held = strengths(
             frame.image_bgr,
             regions,
             rects,
-            codes,
-            generators=self._generators,
+            painters,
+            generators=joined(self._generators),
             before=drawn.strengths,
         )
         latents: tuple[NDArray[np.float32] | None, ...] = (None,) * len(codes)
-        choice = Choice(frame, regions, rects, codes, latents, shown, stream, tones=drawn.tones)
+        choice = Choice(
+            frame, regions, rects, codes, painters, latents, shown, stream, tones=drawn.tones
+        )
         try:
             latents, faces = choose_faces(
                 frame.image_bgr,
@@ -432,7 +437,8 @@ class Recipe:
                 self.settings,
                 latents=choice.latents,
                 strengths=choice.strengths,
-                crop_scales=[generator.crop_scale for generator in self._generators],
+                painters=choice.painters,
+                crop_scales=[each.crop_scale for each in joined(self._generators)],
                 stream=choice.stream,
             )
             for choice in choices

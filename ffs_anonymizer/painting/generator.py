@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import time
 from typing import TYPE_CHECKING
 
@@ -151,6 +152,44 @@ class Generator:
     def close(self) -> None:
         """Give the network back."""
         self.model.close()
+
+
+def joined(generators: Sequence[Generator]) -> tuple[Generator, ...]:
+    """
+    Return generators by what `who_paints` tells: as they are, then those that paint large faces.
+
+    :param generators: by their codes.
+    """
+    return *generators, *(each.larger for each in generators if each.larger is not None)
+
+
+def who_paints(
+    rects_xyxy_px: NDArray[np.int32],
+    methods: NDArray[np.int8],
+    generators: Sequence[Generator],
+    *,
+    larger: bool,
+) -> NDArray[np.int8]:
+    """
+    Return which generator paints each region, (N,), by its place in `joined`; -1 where none does.
+
+    A crop goes to the generator whose picture is nearer to it in size, as a ratio.
+
+    :param rects_xyxy_px: (N, 4) int32, where each region covers completely.
+    :param methods: (N,) int8, codes of methods.NAMES: first those of the generators.
+    :param generators: by their codes.
+    :param larger: whether those that paint large faces may.
+    """
+    result = np.where(methods < len(generators), methods, -1).astype(np.int8)
+    longer = (rects_xyxy_px[:, 2:] - rects_xyxy_px[:, :2]).max(axis=1)
+    place = len(generators)
+    for code, generator in enumerate(generators):
+        if generator.larger is not None:
+            limit_px = np.sqrt(generator.size_px * generator.larger.size_px)
+            if larger:
+                result[(methods == code) & (longer * generator.crop_scale > limit_px)] = place
+            place += 1
+    return result
 
 
 def _check_contract(model: Backend) -> int:

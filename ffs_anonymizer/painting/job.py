@@ -129,6 +129,7 @@ def job_of(
     *,
     latents: Sequence[NDArray[np.float32] | None],
     strengths: NDArray[np.float32],
+    painters: NDArray[np.int8],
     crop_scales: Sequence[float],
     stream: str,
 ) -> Job:
@@ -141,12 +142,13 @@ def job_of(
     :param methods: (N,) int8, codes of methods.NAMES.
     :param latents: of each region (Z,), or None where no face was chosen.
     :param strengths: (N,) float32, how much each region's face is sharpened.
+    :param painters: (N,) int8, which generator paints each region, where a face is drawn.
     :param crop_scales: of the generators, side of a crop over the longer side of its region.
     :param stream: its name; with the track it decides which face or plate is drawn.
     """
     height, width = image_bgr.shape[:2]
     drawn = np.nonzero(methods <= GENERATE_SMALL)[0]
-    scales = np.array([*crop_scales, 0.0])[methods[drawn]]
+    scales = np.array([*crop_scales, 0.0])[painters[drawn]]
     squares = enclosing_squares(rects_xyxy_px[drawn], scales)
     crop_index = np.full(len(methods), -1, np.int32)
     crop_index[drawn] = np.arange(len(drawn))
@@ -181,7 +183,7 @@ def job_of(
     below = [outer for outer, _ in under]
     return Job(
         squares,
-        methods[drawn],
+        painters[drawn],
         seeds[drawn],
         tuple(latents[i] for i in drawn.tolist()),
         points_of(regions.take(drawn), pose=settings.generator.pose),

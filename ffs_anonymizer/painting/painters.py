@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ffs_anonymizer.painting.composite import Patch
-from ffs_anonymizer.painting.generator import Generator
+from ffs_anonymizer.painting.generator import Generator, joined
 from ffs_anonymizer.painting.gpu_painter import painter_of
 from ffs_anonymizer.painting.host_painter import HostPainter
 from ffs_anonymizer.painting.job import Job, Painter
@@ -20,10 +20,11 @@ class Painters:
     A device blends the patches of a frame in one go, and knows one generator; faces of two are put
     together on the host.
 
-    :param generators: a job's crops name theirs by its index.
+    :param generators: by their codes.
     """
 
     def __init__(self, generators: Sequence[Generator]) -> None:
+        generators = joined(generators)
         self._host = HostPainter(generators)
         self.devices: list[Painter | None] = [painter_of(generator) for generator in generators]
         on_cpu = all(generator.model.device.kind == 'cpu' for generator in generators)

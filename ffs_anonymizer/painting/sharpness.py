@@ -28,7 +28,7 @@ def strengths(
     image_bgr: NDArray[np.uint8],
     regions: Regions,
     rects_xyxy_px: NDArray[np.int32],
-    methods: NDArray[np.int8],
+    painters: NDArray[np.int8],
     *,
     generators: Sequence[Generator],
     before: Strengths,
@@ -39,15 +39,15 @@ def strengths(
     :param image_bgr: (H, W, 3) uint8, only read, and nothing of it inside any region.
     :param regions: N regions.
     :param rects_xyxy_px: (N, 4) int32, where each region covers completely.
-    :param methods: (N,) int8, codes of methods.NAMES.
-    :param generators: by their codes.
+    :param painters: (N,) int8, of `who_paints`.
+    :param generators: by their place there.
     :param before: what was returned for the frame before.
     :returns: (N,) float32 from 0 to 1, and how much each track that is drawn is sharpened now.
     """
-    result, tracks = np.zeros(len(methods), np.float32), regions.track_ids.tolist()
+    result, tracks = np.zeros(len(painters), np.float32), regions.track_ids.tolist()
     held: dict[int, float] = {}
-    for code, generator in enumerate(generators):
-        own = np.nonzero(methods == code)[0]
+    for place, generator in enumerate(generators):
+        own = np.nonzero(painters == place)[0]
         squares = enclosing_squares(rects_xyxy_px[own], generator.crop_scale)
         wanted = needed(image_bgr, squares, holes_xyxy_px=rects_xyxy_px, size_px=generator.size_px)
         for i, strength in zip(own.tolist(), wanted.tolist(), strict=True):

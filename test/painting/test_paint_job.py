@@ -17,6 +17,7 @@ def veils(image_bgr):
         Settings().updated({'feather': 0.3}),
         latents=[None, None],
         strengths=np.zeros(len(RECTS), np.float32),
+        painters=np.full(len(RECTS), -1, np.int8),
         crop_scales=[],
         stream='',
     )
