@@ -64,12 +64,19 @@ class BagPlan:
     """
     Resolve a job against the bag that it is for.
 
-    :raises BagError: the bag cannot be read, or has topics that would leak.
+    :raises BagError: the bag cannot be read, has topics that would leak, or no fit name.
     :raises SettingsError: an area that is to be covered lies in no image of the bag.
     """
 
     def __init__(self, job: BagJob) -> None:
         self.job = job
+        try:
+            job.target.name.encode()
+        except UnicodeEncodeError as error:
+            raise BagError(
+                f'{job.target}: got a name that is no UTF-8, expected one, as metadata.yaml and '
+                'the files of the new bag hold it'
+            ) from error
         most_bytes = job.settings.limits.max_message_mb << 20
         self.reader = BagReader(job.source, most_message_bytes=most_bytes)
         self.hidden_data = self._leave_out_hidden_data()

@@ -38,7 +38,8 @@ def list_photos(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise MediaError(f'{folder}: got no such folder, expected one with photos')
     named = (p for p in folder.rglob('*') if p.suffix.lower() in SUFFIXES)
-    found = sorted(p for p in named if not p.is_dir())
+    # What a link to nothing should be is told where it is read.
+    found = sorted(p for p in named if p.is_file() or p.is_symlink())
     if not found:
         raise MediaError(f'{folder}: got no photo, expected some ending in {", ".join(SUFFIXES)}')
     return found
@@ -50,9 +51,14 @@ def read_photo(path: Path) -> NDArray[np.uint8]:
 
     :raises MediaError: the file is missing, or no decoder can read it.
     """
-    if not path.is_file():
-        raise MediaError(f'{path}: got no such file, expected a photo')
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    try:
+        # OpenCV may crash over names of files.
+        data = np.fromfile(path, np.uint8)
+    except FileNotFoundError as error:
+        raise MediaError(f'{path}: got no such file, expected a photo') from error
+    except OSError as error:
+        raise MediaError(f'{path}: cannot be read: {error.strerror or error}') from error
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
     if image is None:
         raise MediaError(f'{path}: got no image that OpenCV can read; remove it')
     return np.asarray(image, np.uint8)

@@ -32,7 +32,7 @@ def refuse_name(path: Path) -> None:
 
     :raises MediaError: it is one.
     """
-    if not cv2.haveImageWriter(str(path)):
+    if not (path.suffix.isascii() and path.suffix and cv2.haveImageWriter(f'sheet{path.suffix}')):
         raise MediaError(f'{path}: got {path.suffix!r} as the kind of an image, expected .png')
 
 
@@ -44,10 +44,10 @@ def save_tiles(path: Path, images: NDArray[np.uint8], columns: int) -> None:
     :param columns: how many in a row.
     :raises MediaError: the file cannot be written.
     """
+    refuse_name(path)
+    _, data = cv2.imencode(path.suffix, tile_images(images, columns))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        written = cv2.imwrite(str(path), tile_images(images, columns))
-    except (OSError, cv2.error) as error:
-        raise MediaError(f'{path}: cannot be written: {error}') from error
-    if not written:
-        raise MediaError(f'{path}: cannot be written')
+        path.write_bytes(data)
+    except OSError as error:
+        raise MediaError(f'{path}: cannot be written: {error.strerror or error}') from error

@@ -85,7 +85,7 @@ def _write(
         _replace(path, record)
     else:
         with outputs.file(path) as partial:
-            partial.write_text(_text(record), encoding='utf-8', errors='backslashreplace')
+            partial.write_bytes(_text(record))
 
 
 def summary_of(settings: Settings, report: Report) -> dict[str, Any]:
@@ -221,6 +221,9 @@ def read_record(path: Path) -> dict[str, Any]:
         isinstance(f, dict) and {'name', 'size_bytes', 'sha256'} <= f.keys() for f in files
     ):
         raise MediaError(f'{path} is damaged: it lists no files of the output')
+    lacks = sorted({'ended', 'audit', 'settings', 'source', 'streams'} - record.keys())
+    if lacks:
+        raise MediaError(f'{path} is damaged: it lacks {", ".join(lacks)}')
     return record
 
 
@@ -236,7 +239,7 @@ def differences(record: Mapping[str, Any], output: Path) -> list[str]:
     found = {file['name']: file for file in described(output)['files']}
     if output.is_file():
         # It may have been renamed.
-        listed = dict(zip([output.name], listed.values(), strict=False))
+        listed = dict(zip(found, listed.values(), strict=False))
     told = [f'{name}: is missing' for name in listed.keys() - found.keys()]
     told += [f'{name}: is not in the record' for name in found.keys() - listed.keys()]
     told += [
@@ -259,7 +262,7 @@ def add_audit(path: Path, result: Mapping[str, Any]) -> None:
 
 def _replace(path: Path, record: Mapping[str, Any]) -> None:
     with replaced_file(path) as partial:
-        partial.write_text(_text(record), encoding='utf-8')
+        partial.write_bytes(_text(record))
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -311,5 +314,7 @@ def _hash(
                 whole.wait(_FOLLOWED_EVERY_S)
 
 
-def _text(record: Mapping[str, Any]) -> str:
-    return json.dumps(record, indent=1, ensure_ascii=False) + '\n'
+def _text(record: Mapping[str, Any]) -> bytes:
+    text = json.dumps(record, indent=1, ensure_ascii=False) + '\n'
+    # Names of files need not be UTF-8.
+    return text.encode('utf-8', 'backslashreplace')

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
+from ffs_anonymizer.datasets.sheet import save_tiles
 from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.painting.crops import Crops
 from ffs_anonymizer.quantization.sensitivity import LayerLoss
@@ -97,5 +98,4 @@ def draw_faces(
         title = np.full((18, bgr.shape[2], 3), 255, np.uint8)
         cv2.putText(title, name, (3, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1)
         strips.append(np.concatenate([title, *bgr]))
-    if not cv2.imwrite(str(path), np.concatenate(strips, 1)):
-        raise ModelError(f'{path}: cannot be written')
+    save_tiles(path, np.concatenate(strips, 1)[None], columns=1)

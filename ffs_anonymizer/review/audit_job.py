@@ -127,7 +127,7 @@ def run(
             settings=job.settings,
         )
         unseen = _unseen(original, result)
-        page = audit_page(
+        text = audit_page(
             result,
             title=Path(job.names[0] or job.original).name,
             facts=_facts(job, look, networks, record),
@@ -139,7 +139,9 @@ def run(
             unseen=unseen,
             look=look.describe(),
         )
-        report.write_text(page, encoding='utf-8')
+        # Names of files need not be UTF-8.
+        page = text.encode('utf-8', 'backslashreplace')
+        report.write_bytes(page)
     if record is not None:
         _enter_audit(job.output, look.describe(), result, unseen, page)
     return Audited(result, unseen)
@@ -256,7 +258,7 @@ def _unseen(original: Recording, result: Audit) -> dict[str, str]:
 
 
 def _enter_audit(
-    output: Path, look: str, result: Audit, unseen: Mapping[str, str], page: str
+    output: Path, look: str, result: Audit, unseen: Mapping[str, str], page: bytes
 ) -> None:
     add_audit(
         record_of(output),
@@ -270,6 +272,6 @@ def _enter_audit(
             'measured': dict(result.measured),
             'missed_measured': result.missed_measured,
             'unseen': dict(unseen),
-            'report_sha256': hashlib.sha256(page.encode()).hexdigest(),
+            'report_sha256': hashlib.sha256(page).hexdigest(),
         },
     )

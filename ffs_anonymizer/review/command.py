@@ -13,7 +13,7 @@ import webbrowser
 from ffs_anonymizer.cli.options import add_settings_options, settings_from, whole_number
 from ffs_anonymizer.errors import MediaError, SettingsError
 from ffs_anonymizer.jobs.output import record_of
-from ffs_anonymizer.terminal import say, warn
+from ffs_anonymizer.terminal import printable, say, warn
 
 if TYPE_CHECKING:
     from ffs_anonymizer.anonymizer import Recipe
@@ -175,13 +175,13 @@ def run_verify(args: argparse.Namespace) -> int:
     record = read_record(args.record or record_of(args.output))
     told = differences(record, args.output)
     for line in told:
-        print(f'error: {line}', file=sys.stderr)
+        say(f'error: {printable(line)}', file=sys.stderr)
     if told:
         return 1
     files = len(record['output']['files'])
-    print(f'{args.output}: {files} file{"s" * (files != 1)} as recorded on {record["ended"]}')
+    say(f'{args.output}: {files} file{"s" * (files != 1)} as recorded on {record["ended"]}')
     audited = record['audit']
-    print(
+    say(
         'not audited'
         if audited is None
         else f'audited on {audited["ended"]}: {audited["missed_frames"]} of {audited["frames"]} '

@@ -12,7 +12,7 @@ from typing import Any, TYPE_CHECKING, TypeVar
 
 from ffs_anonymizer.errors import MediaError, ModelError, SettingsError
 from ffs_anonymizer.jobs.output import refuse_no_place
-from ffs_anonymizer.terminal import warn
+from ffs_anonymizer.terminal import say, warn
 from ffs_anonymizer.training.tasks import add_task, DETECTOR, GENERATOR, TaskOptions
 
 if TYPE_CHECKING:
@@ -158,9 +158,9 @@ def run_data_build(args: argparse.Namespace) -> int:
     )
     print(f'{args.output}: {report.packed} faces; look at {args.output / "sheet.jpg"}')
     for path in report.unreadable:
-        print(f'{path}: cannot be read as a photo', file=sys.stderr)
+        say(f'{path}: cannot be read as a photo', file=sys.stderr)
     for path in report.without_face:
-        print(f'{path}: no face of {args.min_face_px:g} px or more', file=sys.stderr)
+        say(f'{path}: no face of {args.min_face_px:g} px or more', file=sys.stderr)
     return 1 if report.unreadable or report.without_face else 0
 
 
@@ -190,7 +190,7 @@ def run_pictures_build(args: argparse.Namespace) -> int:
     told = ', '.join(f'{count} boxes of {name}' for name, count in packed.objects.items())
     print(f'{args.output}: {packed.photos} photos, {told}; look at {args.output / "sheet.jpg"}')
     for path in packed.unreadable:
-        print(f'{path}: cannot be read as a photo', file=sys.stderr)
+        say(f'{path}: cannot be read as a photo', file=sys.stderr)
     return 1 if packed.unreadable else 0
 
 

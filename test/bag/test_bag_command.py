@@ -36,6 +36,13 @@ def test_a_topic_both_chosen_and_excluded(tmp_path, capsys):
     assert 'got /b in --exclude-topics and in --drop-topics' in capsys.readouterr().err
 
 
+def test_a_name_that_no_metadata_can_hold(tmp_path, face_bgr, capsys):
+    source = write_bag(tmp_path / 'in', drive(face_bgr, 1))
+    assert run(source, tmp_path / os.fsdecode(b'caf\xe9')) == 1
+    assert 'got a name that is no UTF-8, expected one, as meta' in capsys.readouterr().err
+    assert leftovers(tmp_path) == []
+
+
 @pytest.mark.parametrize('value', ['0.5', '-1', 'ten'])
 def test_sizes_and_durations_that_are_none(tmp_path, capsys, value):
     with pytest.raises(SystemExit, match='2'):

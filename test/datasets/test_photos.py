@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import cv2
@@ -43,6 +44,15 @@ def test_a_photo_that_is_missing_is_told_without_a_word_of_opencv(
     with pytest.raises(MediaError, match=r'none\.png: got no such file, expected a photo'):
         read_photo(tmp_path / 'none.png')
     assert capfd.readouterr().err == ''
+
+
+def test_a_name_need_not_be_utf_8(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b'caf\xe9.png')
+    done, data = cv2.imencode('.png', np.full((4, 6, 3), 7, np.uint8))
+    assert done
+    path.write_bytes(data)
+    assert list_photos(tmp_path) == [path]
+    assert read_photo(path).shape == (4, 6, 3)
 
 
 @pytest.mark.parametrize('content', [b'', b'no photo'])

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import cv2
@@ -20,5 +21,11 @@ def test_tiles_are_written_into_a_folder_that_is_made(tmp_path: Path) -> None:
     path = tmp_path / 'new' / 'sheet.png'
     save_tiles(path, tiles, columns=2)
     assert np.array_equal(cv2.imread(str(path)), tile_images(tiles, columns=2))
-    with pytest.raises(MediaError, match='sheet.nothing: cannot be written'):
-        save_tiles(tmp_path / 'sheet.nothing', tiles, columns=2)
+    odd = tmp_path / os.fsdecode(b'caf\xe9.png')
+    save_tiles(odd, tiles, columns=2)
+    assert odd.read_bytes() == path.read_bytes()
+    for name in ('sheet.nothing', 'sheet', os.fsdecode(b'sheet.\xe9')):
+        with pytest.raises(MediaError, match='as the kind of an image, expected .png'):
+            save_tiles(tmp_path / name, tiles, columns=2)
+    with pytest.raises(MediaError, match=r'sheet\.png/a\.png: cannot be written'):
+        save_tiles(path / 'a.png', tiles, columns=2)

@@ -127,6 +127,10 @@ def test_nothing_is_recorded_of_nothing_and_nothing_overwritten(job):
             'got version 9 .* expected 1',
         ),
         ('{"format": "ffs_anonymizer privacy record", "version": 1}', 'lists no files'),
+        (
+            '{"format": "ffs_anonymizer privacy record", "version": 1, "output": {"files": []}}',
+            'is damaged: it lacks audit, ended, settings, source, streams',
+        ),
     ],
 )
 def test_what_is_no_record(tmp_path, text, message):

@@ -1,6 +1,7 @@
 """The commands as users run them: what does not belong together is told in a line."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -50,6 +51,20 @@ def test_what_is_covered_passes_and_is_recorded(done, capsys):
     capsys.readouterr()
     assert run('verify', done / 'out') == 0
     assert 'audited on' in capsys.readouterr().out
+
+
+def test_names_need_not_be_utf_8(tmp_path, face_bgr, capsys):
+    (tmp_path / 'in').mkdir()
+    name = os.fsdecode(b'caf\xe9.png')
+    (tmp_path / 'in' / name).write_bytes(cv2.imencode('.png', face_bgr)[1])
+    assert run('media', '-i', tmp_path / 'in', '-o', tmp_path / 'out', *FAST) == 0
+    assert audit(tmp_path) == 0
+    assert 'caf\\udce9.png' in (tmp_path / 'audit.html').read_text('utf-8')
+    assert run('verify', tmp_path / 'out') == 0
+    assert 'audited on' in capsys.readouterr().out
+    # Of a single file, too
+    assert run('media', '-i', tmp_path / 'in' / name, '-o', tmp_path / name, *FAST) == 0
+    assert run('verify', tmp_path / name) == 0
 
 
 def test_pixels_alone_tell_it_too(done):
