@@ -26,6 +26,10 @@ VERSION = 1
 _BLOCK_BYTES = 1 << 20
 # A file that is followed is looked at again.
 _FOLLOWED_EVERY_S = 0.01
+# What others go by in a record, in a file that it lists, and in its audit.
+_OF_RECORD = {'ended': str, 'settings': dict, 'source': dict, 'streams': dict}
+_OF_FILE = {'name': str, 'size_bytes': int, 'sha256': str}
+_OF_AUDIT = {'ended': str, 'frames': int, 'missed_frames': int, 'findings': int}
 # What a record says of files.
 Described = Mapping[str, Any]
 
@@ -216,15 +220,23 @@ def read_record(path: Path) -> dict[str, Any]:
         raise MediaError(
             f'{path}: got version {record.get("version")!r} of the record, expected {VERSION}'
         )
-    files = record.get('output', {}).get('files') if isinstance(record.get('output'), dict) else 0
-    if not isinstance(files, list) or not all(
-        isinstance(f, dict) and {'name', 'size_bytes', 'sha256'} <= f.keys() for f in files
-    ):
+    output = record.get('output')
+    files = output.get('files') if isinstance(output, dict) else None
+    if not isinstance(files, list) or not all(_has(file, _OF_FILE) for file in files):
         raise MediaError(f'{path} is damaged: it lists no files of the output')
-    lacks = sorted({'ended', 'audit', 'settings', 'source', 'streams'} - record.keys())
+    lacks = [name for name, kind in _OF_RECORD.items() if not isinstance(record.get(name), kind)]
+    if record.get('audit') is not None and not _has(record['audit'], _OF_AUDIT):
+        lacks.append('audit')
     if lacks:
-        raise MediaError(f'{path} is damaged: it lacks {", ".join(lacks)}')
+        raise MediaError(f'{path} is damaged: got no fit {", ".join(lacks)}')
+    record.setdefault('audit', None)
     return record
+
+
+def _has(found: object, kinds: Mapping[str, type]) -> bool:
+    return isinstance(found, dict) and all(
+        isinstance(found.get(name), kind) for name, kind in kinds.items()
+    )
 
 
 def differences(record: Mapping[str, Any], output: Path) -> list[str]:

@@ -129,7 +129,7 @@ def test_nothing_is_recorded_of_nothing_and_nothing_overwritten(job):
         ('{"format": "ffs_anonymizer privacy record", "version": 1}', 'lists no files'),
         (
             '{"format": "ffs_anonymizer privacy record", "version": 1, "output": {"files": []}}',
-            'is damaged: it lacks audit, ended, settings, source, streams',
+            'is damaged: got no fit ended, settings, source, streams',
         ),
     ],
 )
@@ -138,6 +138,24 @@ def test_what_is_no_record(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(MediaError, match=message):
         read_record(path)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'audit': {}}, 'got no fit audit'),
+        ({'audit': 5}, 'got no fit audit'),
+        ({'settings': 3}, 'got no fit settings'),
+        ({'source': None, 'streams': []}, 'got no fit source, streams'),
+        ({'output': {'files': [{'name': 5, 'size_bytes': 1, 'sha256': ''}]}}, 'lists no files'),
+        ({'output': {'files': [None]}}, 'lists no files'),
+    ],
+)
+def test_a_record_that_somebody_spoiled(job, changes, message):
+    record = written(job)
+    record_of(job.target).write_text(json.dumps({**record, **changes}))
+    with pytest.raises(MediaError, match=f'is damaged: .*{message}'):
+        read_record(record_of(job.target))
 
 
 def test_a_file_is_hashed_while_it_grows(tmp_path):
