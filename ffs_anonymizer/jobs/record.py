@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime, timezone
-from functools import partial
 import hashlib
 import json
 import os
@@ -61,7 +60,13 @@ def write_record(
         return
     try:
         of_output = described(made) if about is None else about.result()
-        of_source = described(job.source, only=only) if source is None else source.result()
+        unread: list[Path] = []
+        of_source = (
+            described(job.source, only=only, unread=unread) if source is None else source.result()
+        )
+        report.undone += [
+            f'{path}: cannot be read, so the privacy record does not list it' for path in unread
+        ]
         files = {'source': of_source, 'output': {**of_output, 'name': output.name}}
         _write(outputs, record_of(output), job, files, report, started)
     except AnonymizerError as error:
@@ -165,6 +170,7 @@ def described(
     only: Sequence[Path] | None = None,
     stopped: threading.Event | None = None,
     followed: Mapping[Path, Future[_Hash]] | None = None,
+    unread: list[Path] | None = None,
 ) -> dict[str, Any]:
     """
     Return name, sizes and SHA-256 of a file, or of all files of a folder.
@@ -172,15 +178,25 @@ def described(
     :param only: files of the folder that count; None: all.
     :param stopped: is set when nobody wants to know any more.
     :param followed: hashes of files that were read while they were written.
+    :param unread: takes those that cannot be read, and are left out; None: they are an error.
     :raises MediaError: a file cannot be read.
     """
     if not path.exists():
         raise MediaError(f'{path}: no such file or folder')
     root = path.parent if path.is_file() else path
+
+    def look(file: Path) -> str:
+        try:
+            return _sha256(file, stopped=stopped, followed=followed or {})
+        except OSError:
+            if unread is None:
+                raise
+            unread.append(file)
+            return ''
+
     try:
         files = [path] if path.is_file() else sorted(only or _files(path))
         with ThreadPoolExecutor(min(4, cores())) as pool:
-            look = partial(_sha256, stopped=stopped, followed=followed or {})
             hashes = list(pool.map(look, files))
         return {
             'name': path.name,
@@ -193,6 +209,7 @@ def described(
                     'sha256': sha256,
                 }
                 for file, sha256 in zip(files, hashes, strict=True)
+                if sha256
             ],
         }
     except OSError as error:

@@ -78,6 +78,18 @@ def test_what_it_says(job):
     assert Settings().sha256 == record['settings_sha256'] != other.sha256
 
 
+def test_a_source_that_cannot_be_read_costs_no_record(job):
+    (job.source / 'b.txt').symlink_to('/proc/self/mem')
+    report = Report()
+    write_record(job, job.target, report, datetime.now(timezone.utc))
+    record = read_record(record_of(job.target))
+    assert [file['name'] for file in record['source']['files']] == ['a.txt']
+    assert [file['name'] for file in record['output']['files']] == ['a.txt', 'sub/b.txt']
+    (told,) = report.undone
+    assert told.endswith('/in/b.txt: cannot be read, so the privacy record does not list it')
+    assert record['undone'] == [told]
+
+
 def test_an_output_that_is_as_recorded_has_no_differences(job):
     assert differences(written(job), job.target) == []
 
