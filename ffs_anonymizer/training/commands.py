@@ -353,7 +353,8 @@ def add_export_parser(subparsers: Subparsers) -> None:
         help='make ONNX files of a checkpoint',
         description='Fold the batch norms of a checkpoint, write it as ONNX in FP32 and FP16, '
         'check both against torch, and write manifests, a model card and a picture beside them.',
-        epilog='examples:\n  ffs_anonymizer export -i run/last.pt -o models\n'
+        epilog='examples:\n'
+        "  ffs_anonymizer export -i run/last.pt -o models --gallery 'generated_*'\n"
         '  ffs_anonymizer export --task detector -i run/last.pt -o models',
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,5 +1,7 @@
 import os
 from pathlib import Path
+import re
+import shlex
 import subprocess
 import sys
 
@@ -36,6 +38,12 @@ def test_help_says_what_it_does_with_an_example(
     if words and words[0] not in ('data', 'models'):
         assert 'example' in said
         assert f'  ffs_anonymizer {words[0]} ' in said
+    # What it shows can be given.
+    shown = re.findall(r'^  ffs_anonymizer (.+)$', said.replace('\\\n', ' '), re.MULTILINE)
+    for example in shown:
+        parts = shlex.split(example.partition(' > ')[0], comments=True)
+        args = make_parser().parse_args(parts)
+        assert words != ['export'] or args.task == 'detector' or args.gallery
 
 
 def test_version_and_module_run() -> None:
