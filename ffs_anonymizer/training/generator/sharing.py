@@ -23,7 +23,6 @@ from ffs_anonymizer.training.generator.network import (
     packed,
 )
 from ffs_anonymizer.training.generator.widths import Channels, make_table, outline
-from ffs_anonymizer.training.settings import TrainSettings
 import torch
 from torch import nn
 
@@ -191,17 +190,13 @@ def share_start(teacher: Teacher, generator: GeneratorNetwork, whence: str) -> N
 class Sharing(Lesson):
     """Ask generators of all widths, another one each step, to paint what the teacher paints."""
 
-    def __init__(
-        self,
-        settings: TrainSettings,
-        network: FaceNetwork,
-        teacher: Teacher | None,
-        device: torch.device,
-    ) -> None:
+    def __post_init__(self) -> None:
         """Read the table of widths."""
-        super().__init__(settings, network, teacher, device)
-        self.table = make_table(settings.widths, network.generator.architecture.channels)
-        self.shared = Shared(network.generator)
+        super().__post_init__()
+        generator = self.network.generator
+        assert isinstance(generator, GeneratorNetwork)
+        self.table = make_table(self.settings.widths, generator.architecture.channels)
+        self.shared = Shared(generator)
 
     def __call__(self, batch: Batch, chance: Chance, step: int, progress: float) -> Terms:
         """
