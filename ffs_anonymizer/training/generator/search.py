@@ -53,7 +53,7 @@ import numpy as np
 import torch
 
 MOST = 400
-CALIBRATED = 64
+CALIBRATED = 256
 JUDGED = 64
 SHOWN = 10
 TAKEN_OVER = ('network', 'channels', 'size_px', 'region_scale', 'crop_scale')
@@ -262,11 +262,15 @@ class Judge:
         numbers, held_out = with_points(faces)
         held_out = held_out if len(held_out) else numbers
         sampler = sampler_of(faces, numbers, settings, device)
-        drawn = sampler.draw(CALIBRATED, seed=settings.seed, step=FIXED_STEP)
+        drawn = [
+            sampler.draw(JUDGED, seed=settings.seed, step=FIXED_STEP + i)
+            for i in range(CALIBRATED // JUDGED)
+        ]
         others = sampler_of(faces, held_out, settings, device)
         plain = spread_out(others, len(held_out), JUDGED)
         with torch.no_grad():
-            self.calibration, self.given = given(teacher, drawn), given(teacher, plain)
+            self.calibration = [given(teacher, batch) for batch in drawn]
+            self.given = given(teacher, plain)
             self.wanted = paint(teacher.generator, self.given)
 
     def prepared(self, generator: GeneratorNetwork, channels: Channels) -> GeneratorNetwork:
@@ -278,7 +282,8 @@ class Judge:
         """
         narrow = narrowed(generator, channels)
         with taking_statistics(narrow, but=[narrow.pose]):
-            paint(narrow, self.calibration)
+            for seen in self.calibration:
+                paint(narrow, seen)
         return narrow
 
     def __call__(self, generator: GeneratorNetwork) -> float:
