@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 import datetime
 import json
 from pathlib import Path
+import shutil
 from typing import Any
 
 from ffs_anonymizer.backend import open_model, Tensors
@@ -15,6 +16,7 @@ from ffs_anonymizer.backend.onnx_file import write
 from ffs_anonymizer.errors import MediaError, ModelError, SettingsError
 from ffs_anonymizer.jobs.output import refuse_no_place
 from ffs_anonymizer.models.manifest import (
+    companion_of,
     file_sha256,
     load_manifest,
     Manifest,
@@ -22,6 +24,7 @@ from ffs_anonymizer.models.manifest import (
     save_manifest,
     Shape,
 )
+from ffs_anonymizer.models.model_file import read_model
 from ffs_anonymizer.painting.crops import Crops
 from ffs_anonymizer.painting.generator import Generator
 from ffs_anonymizer.quantization.calibration import (
@@ -124,6 +127,7 @@ class Quantization:
         }
         self.plot: Path | None = args.plot or args.output / f'{name}-int8.png'
         self.faces: Path | None = None
+        self.beside: dict[Path, Path] = {}
         if args.no_plot:
             self.plot = None
         elif args.task == 'generator':
@@ -134,6 +138,7 @@ class Quantization:
         args = self.args
 
         # What is to be done
+        self.beside = self._to_copy()
         self._refuse_existing()
         if self.plot is not None:
             refuse_without_library()
@@ -342,6 +347,8 @@ class Quantization:
             self.args.output.mkdir(parents=True, exist_ok=True)
             for file, model in models.items():
                 write(model, self.files[file])
+            for path, copy in self.beside.items():
+                shutil.copyfile(path, copy)
         except OSError as error:
             raise ModelError(f'{self.args.output}: cannot be written: {error}') from error
         for file, model in models.items():
@@ -363,8 +370,27 @@ class Quantization:
                 metrics=metrics,
                 layout=source.layout if source is not None else '',
                 classes=source.classes if source is not None else (),
+                chooser=source.chooser if source is not None else '',
+                larger=self._larger(source),
             )
             save_manifest(manifest, path)
+
+    def _to_copy(self) -> dict[Path, Path]:
+        """Return the file that chooses a generator's faces, its manifest, and where copies go."""
+        chooser = companion_of(self.args.input, 'chooser')
+        if chooser is None:
+            return {}
+        digest = read_model(chooser).sha256
+        copy = self.args.output / chooser.name
+        if copy.is_file() and file_sha256(copy) == digest:
+            return {}
+        parts = chooser, manifest_path(chooser)
+        return {part: self.args.output / part.name for part in parts if part.is_file()}
+
+    def _larger(self, source: Manifest | None) -> str:
+        """Return the generator for large faces that lies beside the output, if any does."""
+        name = '' if source is None else source.larger
+        return name if name and (self.args.output / name).is_file() else ''
 
     def _refuse_existing(self) -> None:
         refuse_no_place(self.args.output, is_folder=True)
@@ -373,6 +399,7 @@ class Quantization:
                 raise ModelError(f'{path}: got no folder {path.parent} to write into')
         wanted = [*self.files.values(), *(manifest_path(p) for p in self.files.values())]
         wanted += [p for p in (self.plot, self.faces, self.args.json) if p is not None]
+        wanted += self.beside.values()
         existing = [str(path) for path in wanted if path.exists()]
         if existing:
             raise ModelError(

@@ -12,11 +12,18 @@ from ffs_anonymizer.errors import (
     OutputError,
     SettingsError,
 )
-from ffs_anonymizer.models.manifest import load_manifest
+from ffs_anonymizer.models.manifest import (
+    companion_of,
+    file_sha256,
+    load_manifest,
+    Manifest,
+    save_manifest,
+)
 from ffs_anonymizer.quantization import command as quantize
 import numpy as np
 import onnx
 import pytest
+from support.onnx_models import save_chooser
 from support.quantize_models import CONVS, pairs, save_photos, save_spots, save_spotter, save_unet
 
 
@@ -76,6 +83,27 @@ def test_the_command_writes_three_files_with_manifests_and_a_plot(job, tmp_path,
         ModelError, match=r'unet-int8\.onnx.* there already, expected no such file'
     ):
         command(*words)
+
+
+def test_what_chooses_the_faces_of_a_generator_lies_beside_its_quantized_files(job, tmp_path):
+    words, out = job
+    model, chooser = tmp_path / 'unet.onnx', save_chooser(tmp_path / 'f.onnx')
+    shape = {'condition': ('N', 3, 32, 32)}
+    for path, name in ((chooser, ''), (model, 'f.onnx')):
+        told = path.stem, 'generator' if name else 'chooser', '1', file_sha256(path), shape, shape
+        save_manifest(Manifest(*told, 32, 1.7, 'fp32', '', '', chooser=name), path)
+    quick = [*words, '--files', 'CPU', '--quick', '--keep', '0.01', '--no-plot']
+    assert command(*quick) == 0
+    path = out / 'unet-int8-cpu.onnx'
+    assert companion_of(path, 'chooser') == out / 'f.onnx'
+    assert (out / 'f.onnx').read_bytes() == chooser.read_bytes()
+    assert load_manifest(out / 'f.onnx') == load_manifest(chooser)
+
+    # One that is there already stays as it is, and another is not overwritten
+    assert command(*quick, '--name', 'again') == 0
+    (out / 'f.onnx').write_bytes(b'another')
+    with pytest.raises(ModelError, match=r'f\.onnx.* there already'):
+        command(*quick, '--name', 'third')
 
 
 @pytest.mark.parametrize('n', [0, 2])
