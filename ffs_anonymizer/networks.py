@@ -13,7 +13,7 @@ from ffs_anonymizer.cores import cores
 from ffs_anonymizer.errors import AnonymizerError
 from ffs_anonymizer.models.roster import CHOOSERS, DETECTORS, GENERATORS, LARGER, Role, roster
 from ffs_anonymizer.painting.chooser import Chooser
-from ffs_anonymizer.painting.generator import Generator
+from ffs_anonymizer.painting.generator import Generator, joined
 from ffs_anonymizer.painting.painters import Painters
 from ffs_anonymizer.regions.detector import Network
 from ffs_anonymizer.settings.runtime import Settings
@@ -101,10 +101,10 @@ class Networks:
             generators = [network for network in found if isinstance(network, Generator)]
             if roles[-1].name == LARGER:
                 generators[0].join(generators.pop())
-            key = tuple(generators)
+            key = joined(generators)
             if key not in self._painters:
-                self._painters[key] = Painters(key)
-            return detectors, key, self._painters[key]
+                self._painters[key] = Painters(generators)
+            return detectors, tuple(generators), self._painters[key]
 
     def describe(self) -> tuple[Running, ...]:
         """Return what runs where, in the order in which it was opened."""

@@ -35,7 +35,7 @@ from ffs_anonymizer.jobs.job import (
 from ffs_anonymizer.jobs.output import BESIDE, Outputs, record_of, sync
 from ffs_anonymizer.jobs.record import Describing, FORMAT, summary_of, write_record
 from ffs_anonymizer.jobs.report import counted, progress_bar, Report, Tally
-from ffs_anonymizer.pipeline import anonymize_all, Outcome, Task, unhurried
+from ffs_anonymizer.pipeline import anonymize_all, Outcome, Task
 from ffs_anonymizer.regions.detections import CLASSES
 from ffs_anonymizer.regions.detections_file import DetectionsReader, DetectionsWriter, Found
 from ffs_anonymizer.rosbag2 import cdr
@@ -279,8 +279,8 @@ class _Conversion:
     def _outcomes(self, recipe: Recipe | None) -> Any:
         if recipe is None:
             return self._copied()
-        self._recipe = unhurried(recipe)
-        outcomes = anonymize_all(self._tasks(), self._recipe)
+        self._recipe = recipe
+        outcomes = anonymize_all(self._tasks(), recipe)
         return self._plan.sensors.in_order(outcomes) if self._plan.waits_for_cameras else outcomes
 
     def _show(self, bar: Any) -> None:

@@ -3,11 +3,14 @@ import json
 from ffs_anonymizer.anonymizer import Recipe, Request
 from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.frames.array import ArrayFrame
+from ffs_anonymizer.jobs.job import nobody, opened
+from ffs_anonymizer.jobs.report import Report
 from ffs_anonymizer.models import roster
 from ffs_anonymizer.models.manifest import file_sha256, Manifest, save_manifest
 from ffs_anonymizer.networks import Networks
 from ffs_anonymizer.regions.detections import Detections, FACE
 from ffs_anonymizer.settings.runtime import Settings
+from ffs_anonymizer.stream import Stream
 import numpy as np
 import pytest
 from support.onnx_models import save_generator
@@ -83,6 +86,25 @@ def test_it_is_a_role_of_its_own_unless_time_is_short(tmp_path):
     assert roster.LARGER not in [r.name for r in roster.roster(settings(both, budget_ms=5.0))]
     with pytest.raises(ModelError, match=r'fine\.onnx: got nothing there'):
         Networks(settings(both))
+
+
+def test_a_budget_that_goes_brings_it(tmp_path, image):
+    both = save(tmp_path, 'both', larger='fine.onnx', size_px=SIDE)
+    save(tmp_path, 'fine', size_px=2 * SIDE, seed=1)
+    found = Detections.of([SMALL, LARGE], [0.9] * 2, FACE)
+    hurried = settings(both, budget_ms=1e4)
+    with Networks(hurried) as networks:
+        assert roster.LARGER not in networks.words()
+        # A recording has time
+        report = Report()
+        with opened(hurried, report, nobody, networks) as recipe:
+            assert roster.LARGER in report.models
+            frame = ArrayFrame(image.copy())
+            recipe.anonymize(frame, Stream(), detections=found)
+        assert np.array_equal(frame.image_bgr, painted(both, image)[0])
+        frame = ArrayFrame(image.copy())
+        Recipe(networks, hurried).anonymize(frame, Stream(), detections=found)
+        assert np.array_equal(frame.image_bgr, painted(both, image, budget_ms=1e4)[0])
 
 
 def test_one_that_is_not_larger_is_refused(tmp_path):
