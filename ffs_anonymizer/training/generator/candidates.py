@@ -115,8 +115,8 @@ def upcoming(
     """
     Return the network to judge next, None where there is none left: all of a small table.
 
-    Of a large one those that can be afforded: a quarter drawn by chance, the others changed and
-    crossed from the best quarter so far.
+    Of a large one the narrowest, then those that can be afforded: a quarter drawn by chance, the
+    others changed and crossed from the best quarter so far.
 
     :param table: of the widths.
     :param found: judged already.
@@ -126,6 +126,9 @@ def upcoming(
     known = {candidate.channels for candidate in found}
     if len(table) <= most:
         return next((channels for channels in table if channels not in known), None)
+    if table.narrowest not in known:
+        # So that there is something to choose, however small the budget.
+        return table.narrowest
     if len(found) >= most:
         return None
     chance = random.Random(len(found))

@@ -1,4 +1,4 @@
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 
 from ffs_anonymizer.errors import ModelError
@@ -92,3 +92,9 @@ def test_evolution_goes_on_as_it_would_have() -> None:
 def test_where_next_to_nothing_is_affordable_evolution_ends() -> None:
     found = [judged((1, 1, 1, 1))]
     assert upcoming(LARGE, found, lambda c: sum(c) <= 4, 80) is None
+
+
+def test_there_is_something_to_choose_for_the_smallest_budget_too() -> None:
+    earlier = [judged(channels) for channels in islice(LARGE, 1, 81)]
+    for found in ([], earlier):
+        assert upcoming(LARGE, found, lambda c: sum(c) <= 4, 80) == LARGE.narrowest
