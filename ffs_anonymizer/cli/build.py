@@ -15,7 +15,7 @@ from ffs_anonymizer.cli.options import add_settings_options, settings_from
 from ffs_anonymizer.errors import ModelError, SettingsError
 from ffs_anonymizer.models.manifest import is_chooser, load_manifest
 from ffs_anonymizer.models.manifest import is_generator as is_generator_inputs
-from ffs_anonymizer.models.roster import roster
+from ffs_anonymizer.models.roster import whole_roster
 from ffs_anonymizer.regions.layouts import layout_of
 from ffs_anonymizer.regions.looks import looks_at
 
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     batches = parse_batches(args.batch)
     sizes_wh = parse_sizes(args.size)
     # One file may play two roles.
-    roles = dict.fromkeys(role.path for role in roster(settings))
+    roles = dict.fromkeys(role.path for role in whole_roster(settings))
     paths = [args.model] if args.model else [*roles]
     plans = [(path, plan(path, batches, sizes_wh, settings.detector.scale)) for path in paths]
     for path, variants in plans:

@@ -77,13 +77,22 @@ def roster(settings: Settings) -> tuple[Role, ...]:
     return tuple(roles)
 
 
+def whole_roster(settings: Settings) -> tuple[Role, ...]:
+    """
+    Return the files that the settings need with the budget or without: recordings have time.
+
+    :raises ModelError: as `roster`.
+    """
+    return roster(settings.updated({'budget_ms': 0.0}))
+
+
 def check(settings: Settings) -> None:
     """
     Look whether the files are there that would be loaded, and are what their manifests say.
 
     :raises ModelError: one is not.
     """
-    for role in roster(settings):
+    for role in whole_roster(settings):
         read_model(role.path)
 
 

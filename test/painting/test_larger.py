@@ -1,6 +1,7 @@
 import json
 
 from ffs_anonymizer.anonymizer import Recipe, Request
+from ffs_anonymizer.cli.program import main
 from ffs_anonymizer.errors import ModelError
 from ffs_anonymizer.frames.array import ArrayFrame
 from ffs_anonymizer.jobs.job import nobody, opened
@@ -86,6 +87,17 @@ def test_it_is_a_role_of_its_own_unless_time_is_short(tmp_path):
     assert roster.LARGER not in [r.name for r in roster.roster(settings(both, budget_ms=5.0))]
     with pytest.raises(ModelError, match=r'fine\.onnx: got nothing there'):
         Networks(settings(both))
+    # A recording has time, whatever the budget
+    with pytest.raises(ModelError, match=r'fine\.onnx: got nothing there'):
+        roster.check(settings(both, budget_ms=5.0))
+
+
+def test_it_is_built_whatever_the_budget(tmp_path, capsys):
+    both = save(tmp_path, 'both', larger='fine.onnx', size_px=SIDE)
+    fine = save(tmp_path, 'fine', size_px=2 * SIDE)
+    words = ('--method', 'face=generate', '--generator-model', str(both), '--set', 'budget_ms=5')
+    assert main(['build', *words, '--dry-run']) == 0
+    assert f'{fine}: shapes to build for' in capsys.readouterr().out
 
 
 def test_a_budget_that_goes_brings_it(tmp_path, image):
