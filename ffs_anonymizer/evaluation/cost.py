@@ -11,7 +11,8 @@ from ffs_anonymizer.training.generator.onnx_file import probe
 import torch
 from torch import nn
 
-SHIPPED = ('ffs-128', 'ffs-128-small')
+# With the sides of their crops in pixels.
+LISTED = {'ffs-128': 128, 'ffs-128-small': 128, 'ffs-256': 256}
 BASELINE = 'deep-privacy2-fdf128'
 
 
@@ -68,8 +69,8 @@ def measure(network: nn.Module, size_px: int, inputs: int = 4) -> tuple[int, int
 def costs() -> list[Complexity]:
     """Return what each network of the table costs, the baseline last."""
     rows = [
-        Complexity(name, 128, *measure(fold(make_network(name).generator), 128))
-        for name in SHIPPED
+        Complexity(name, size_px, *measure(fold(make_network(name).generator), size_px))
+        for name, size_px in LISTED.items()
     ]
     return [*rows, Complexity(BASELINE, 128, *measure(DeepPrivacyGenerator(), 128, inputs=2))]
 

@@ -204,7 +204,8 @@ def export_larger(
 
     :param above: ONNX of the generator that it was begun with (`init_from`), in the folder `out`.
     :raises MediaError: there are no packed faces.
-    :raises ModelError: as export(); or the other has no chooser, or lies elsewhere.
+    :raises ModelError: as export(); or the other has no chooser, lies elsewhere, or would be
+        overwritten, or its pictures are not smaller.
     """
     manifest, chooses = load_manifest(above), companion_of(above, 'chooser')
     if manifest is None or chooses is None or above.parent.resolve() != out.resolve():
@@ -215,6 +216,13 @@ def export_larger(
     checkpoint, settings, network = settled(checkpoint_path, data)
     where = data if data is not None else Path(settings.data)
     name = name or settings.network
+    if settings.size_px <= manifest.size_px:
+        raise ModelError(
+            f'{checkpoint_path}: got crops of {settings.size_px} px, expected more than the '
+            f'{manifest.size_px} of {above}, beside which it is to paint large faces'
+        )
+    if above.stem in (name, f'{name}-fp16'):
+        raise ModelError(f'{above}: would be overwritten by that beside it; give another name')
     provenance = provenance or Provenance()
     exported, folded = write_generator(network.generator, settings.size_px, out, name)
     for path, precision in ((exported.fp32, 'fp32'), (exported.fp16, 'fp16')):

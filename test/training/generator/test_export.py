@@ -182,6 +182,12 @@ def test_large_faces_are_painted_beside_another_generator(
     with pytest.raises(ModelError, match=r'tiny\.onnx: got no chooser beside it'):
         export_larger(detailed, models, above=models / 'tiny.onnx')
     export(checkpoint, models, gallery='person*', name='tiny')
+    before = {path: path.read_bytes() for path in models.iterdir()}
+    with pytest.raises(ModelError, match=r'tiny\.onnx: would be overwritten'):
+        export_larger(detailed, models, above=models / 'tiny.onnx', name='tiny')
+    with pytest.raises(ModelError, match='got crops of 32 px, expected more than the 32'):
+        export_larger(checkpoint, models, above=models / 'tiny.onnx', name='fine')
+    assert {path: path.read_bytes() for path in models.iterdir()} == before
     done = export_larger(detailed, models, above=models / 'tiny.onnx', name='fine')
     assert done.fp32_error < 1e-4
     below, above = (load_manifest(models / f'{name}.onnx') for name in ('tiny', 'fine'))
