@@ -17,9 +17,11 @@ def test_each_role_has_the_file_that_the_settings_name():
     face = ('face detector', 'centerface.onnx')
     plates = ('plate detector', 'ffs-plates.onnx')
     chooser = 'face chooser', default_generator().stem + '-faces.onnx'
-    assert names(face__method='generate') == [face, plates, chooser, ('generator', shipped)]
+    larger = roster.LARGER, 'ffs-256-fp16.onnx'
+    generating = [face, plates, chooser, ('generator', shipped), larger]
+    assert names(face__method='generate') == generating
     roles = roster.roster(Settings().updated({'face.method': 'generate'}))
-    assert roles[-1].chooser == roles[-2].path
+    assert roles[-1].chooser == roles[-2].chooser == roles[-3].path
     assert names(face__method='blur', detector__plate_model_path='none') == [face]
     assert names(face__method='blur', generator__small_model_path='s.onnx') == [face, plates]
     assert names(
