@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TYPE_CHECKING
 from ffs_anonymizer.errors import AnonymizerError, DetectionsError, OutputError
 from ffs_anonymizer.jobs.output import BESIDE, Outputs, refuse
 from ffs_anonymizer.jobs.report import Report
-from ffs_anonymizer.pipeline import concurrency, unhurried
+from ffs_anonymizer.pipeline import concurrency
 from ffs_anonymizer.regions.detections_file import DetectionsReader, DetectionsWriter, Found
 from ffs_anonymizer.settings.runtime import Settings
 
@@ -80,11 +80,12 @@ def opened(
     from ffs_anonymizer.anonymizer import Recipe
     from ffs_anonymizer.networks import Networks
 
+    # A recording has time, and the record names all that paints.
+    settings = settings.updated({'budget_ms': 0.0})
     with contextlib.ExitStack() as stack:
         if networks is None:
             networks = stack.enter_context(Networks(settings, concurrency=concurrency(settings)))
-        # All that paints is open by now, for the record.
-        recipe = unhurried(Recipe(networks, settings))
+        recipe = Recipe(networks, settings)
         report.models.update(networks.words())
         for name, value in report.models.items():
             tell(f'  {name}: {value}')
