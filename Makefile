@@ -40,9 +40,9 @@ $(TORCH): $(INSTALLED)
 demo: $(INSTALLED)
 	$(PY) demo/run.py --output demo_out
 
-# The pictures of the README; the last one shows the first 8 faces of the model card, twice as large.
+# The pictures of the README; the last one shows the first 8 faces of the card of ffs-256, which paints large ones.
 picture: demo
-	$(PY) -c 'import cv2; jpg = lambda path, image: cv2.imwrite(path, image, [cv2.IMWRITE_JPEG_QUALITY, 88]); jpg("docs/before_after.jpg", cv2.imread("demo_out/before_after.png")); jpg("docs/film.jpg", cv2.imread("demo_out/film.png")); card = cv2.imread("ffs_anonymizer/models/ffs-128-small.jpg"); jpg("docs/faces.jpg", cv2.resize(cv2.vconcat([card[:128, :512], card[:128, 512:]]), None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC))'
+	$(PY) -c 'import cv2; jpg = lambda path, image: cv2.imwrite(path, image, [cv2.IMWRITE_JPEG_QUALITY, 88]); jpg("docs/before_after.jpg", cv2.imread("demo_out/before_after.png")); jpg("docs/film.jpg", cv2.imread("demo_out/film.png")); card = cv2.imread("ffs_anonymizer/models/ffs-256.jpg"); jpg("docs/faces.jpg", cv2.vconcat([card[:256, :1024], card[:256, 1024:]]))'
 
 test: $(INSTALLED)
 	$(PY) -m pytest test
