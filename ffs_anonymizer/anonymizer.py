@@ -318,7 +318,14 @@ class Recipe:
         rects = cover(regions.xyxy_px)
         if len(regions):
             frame.without(rects)
-        painters = who_paints(rects, codes, self._generators, larger=not self.settings.budget_ms)
+        painters = who_paints(
+            rects,
+            codes,
+            self._generators,
+            larger=not self.settings.budget_ms,
+            track_ids=regions.track_ids,
+            before=drawn.strengths,
+        )
         shown, held = strengths(
             frame.image_bgr,
             regions,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 import time
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 MEASURED_BATCH = 4
 MEASURED_RUNS = 5
+# How far over or under the limit between two generators a track stays with the one it had.
+HELD = 1.06
 
 
 class Generator:
@@ -169,23 +171,31 @@ def who_paints(
     generators: Sequence[Generator],
     *,
     larger: bool,
+    track_ids: NDArray[np.int64],
+    before: Container[tuple[int, int]],
 ) -> NDArray[np.int8]:
     """
     Return which generator paints each region, (N,), by its place in `joined`; -1 where none does.
 
-    A crop goes to the generator whose picture is nearer to it in size, as a ratio.
+    A crop goes to the generator whose picture is nearer to it in size, as a ratio. A track stays
+    with the one that painted it as long as that is nearly so.
 
     :param rects_xyxy_px: (N, 4) int32, where each region covers completely.
     :param methods: (N,) int8, codes of methods.NAMES: first those of the generators.
     :param generators: by their codes.
     :param larger: whether those that paint large faces may.
+    :param track_ids: (N,) int64, of the regions.
+    :param before: who painted which track in the frame before.
     """
     result = np.where(methods < len(generators), methods, -1).astype(np.int8)
     longer = (rects_xyxy_px[:, 2:] - rects_xyxy_px[:, :2]).max(axis=1)
     place = len(generators)
     for code, generator in enumerate(generators):
         if generator.larger is not None:
-            limit_px = np.sqrt(generator.size_px * generator.larger.size_px)
+            limit_px = np.full(len(result), np.sqrt(generator.size_px * generator.larger.size_px))
+            for i, track in enumerate(track_ids.tolist()):
+                limit_px[i] *= HELD if (code, track) in before else 1.0
+                limit_px[i] /= HELD if (place, track) in before else 1.0
             if larger:
                 result[(methods == code) & (longer * generator.crop_scale > limit_px)] = place
             place += 1

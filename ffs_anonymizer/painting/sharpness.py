@@ -11,8 +11,9 @@ from ffs_anonymizer.regions.detections import Regions
 import numpy as np
 from numpy.typing import NDArray
 
-# By track id, how much its face was sharpened in the newest frame.
-Strengths = Mapping[int, float]
+# By who painted it (`who_paints`) and its id, how much the face of a track was sharpened in the
+# newest frame.
+Strengths = Mapping[tuple[int, int], float]
 # How far the strength of a track goes from frame to frame at most.
 STEP = 0.02
 _BINOMIAL = np.array([1, 4, 6, 4, 1], np.float32) / 16
@@ -32,7 +33,7 @@ def strengths(
     *,
     generators: Sequence[Generator],
     before: Strengths,
-) -> tuple[NDArray[np.float32], dict[int, float]]:
+) -> tuple[NDArray[np.float32], dict[tuple[int, int], float]]:
     """
     Return how much the face that each region gets is to be sharpened.
 
@@ -45,16 +46,16 @@ def strengths(
     :returns: (N,) float32 from 0 to 1, and how much each track that is drawn is sharpened now.
     """
     result, tracks = np.zeros(len(painters), np.float32), regions.track_ids.tolist()
-    held: dict[int, float] = {}
+    held: dict[tuple[int, int], float] = {}
     for place, generator in enumerate(generators):
         own = np.nonzero(painters == place)[0]
         squares = enclosing_squares(rects_xyxy_px[own], generator.crop_scale)
         wanted = needed(image_bgr, squares, holes_xyxy_px=rects_xyxy_px, size_px=generator.size_px)
         for i, strength in zip(own.tolist(), wanted.tolist(), strict=True):
-            then = before.get(tracks[i], strength)
+            then = before.get((place, tracks[i]), strength)
             result[i] = np.clip(strength, then - STEP, then + STEP)
             if tracks[i] >= 0:
-                held[tracks[i]] = float(result[i])
+                held[place, tracks[i]] = float(result[i])
     return result, held
 
 

@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 from ffs_anonymizer.anonymizer import Recipe, Request
 from ffs_anonymizer.cli.program import main
@@ -9,6 +10,7 @@ from ffs_anonymizer.jobs.report import Report
 from ffs_anonymizer.models import roster
 from ffs_anonymizer.models.manifest import file_sha256, Manifest, save_manifest
 from ffs_anonymizer.networks import Networks
+from ffs_anonymizer.painting.generator import who_paints
 from ffs_anonymizer.regions.detections import Detections, FACE
 from ffs_anonymizer.settings.runtime import Settings
 from ffs_anonymizer.stream import Stream
@@ -77,6 +79,23 @@ def test_large_faces_are_painted_by_the_larger_one(tmp_path, image):
 
     # What time is short for is left to the first
     assert np.array_equal(painted(both, image, budget_ms=1e4)[0], coarse)
+
+
+def test_a_track_stays_with_the_generator_that_it_had():
+    coarse = SimpleNamespace(
+        size_px=SIDE, crop_scale=1.0, larger=SimpleNamespace(size_px=2 * SIDE)
+    )
+    limit = round(SIDE * 2**0.5)
+
+    def paints(side_px, before):
+        rects = np.array([[0, 0, side_px, 9]], np.int32)
+        ids, codes = np.array([7], np.int64), np.array([0], np.int8)
+        return who_paints(rects, codes, [coarse], larger=True, track_ids=ids, before=before)[0]
+
+    assert [paints(limit - 1, ()), paints(limit + 1, ())] == [0, 1]
+    assert [paints(limit - 1, {(1, 7)}), paints(limit + 1, {(0, 7)})] == [1, 0]
+    assert [paints(limit - 1, {(1, 8)}), paints(limit + 1, {(0, 8)})] == [0, 1]
+    assert [paints(limit - 5, {(1, 7)}), paints(limit + 5, {(0, 7)})] == [0, 1]
 
 
 def test_it_is_a_role_of_its_own_unless_time_is_short(tmp_path):

@@ -124,24 +124,26 @@ def shown(image_bgr, track_ids, before, methods=None):
 
 def test_a_track_is_sharpened_as_before_and_changes_in_small_steps():
     (first,), held = shown(picture(), [7], {})
-    assert held == {7: first}
+    assert held == {(0, 7): first}
     assert first > 0.2
     for i in range(1, 4):
         (now,), held = shown(picture(blur_px=5.0), [7], held)
         assert now == pytest.approx(first - i * STEP)
-        assert held == {7: now}
-    (back,), _ = shown(picture(), [7], {7: first - STEP / 2})
+        assert held == {(0, 7): now}
+    (back,), _ = shown(picture(), [7], {(0, 7): first - STEP / 2})
     assert back == first
+    (other,), _ = shown(picture(), [7], {(1, 7): 0.0})
+    assert other == first  # another generator painted it
 
 
 def test_others_have_no_past_and_what_is_not_drawn_has_no_strength():
     now, held = shown(
-        picture(), [3, -1, 4, 5], {7: 0.0}, [GENERATE, GENERATE, BLUR, GENERATE_SMALL]
+        picture(), [3, -1, 4, 5], {(0, 7): 0.0}, [GENERATE, GENERATE, BLUR, GENERATE_SMALL]
     )
     assert now[0] == now[1] > 0.2
     assert now[2] == now[3] == 0
-    assert held == {3: now[0], 5: 0.0}
-    nothing, held = shown(picture(), [], {7: 0.3})
+    assert held == {(0, 3): now[0], (1, 5): 0.0}
+    nothing, held = shown(picture(), [], {(0, 7): 0.3})
     assert nothing.shape == (0,)
     assert held == {}
 
