@@ -54,7 +54,7 @@ lint: $(INSTALLED)
 
 # YUNET=FILE measures with that detector as well.
 bench: $(INSTALLED) $(DEFACE)
-	$(PY) benchmarks/deface_comparison.py --deface $(DEFACE) $(if $(YUNET),--yunet $(YUNET))
+	$(PY) benchmarks/deface_comparison.py --deface $(DEFACE) $(if $(YUNET),--detector YuNet=$(YUNET))
 
 $(DEFACE): $(INSTALLED)
 	$(PYTHON) -m venv $(VENV)/deface

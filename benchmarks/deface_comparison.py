@@ -40,7 +40,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--deface', type=Path, required=True, help='the program to compare with')
     parser.add_argument('--video', type=Path, help='mp4; default: a portrait, panned and zoomed')
-    parser.add_argument('--yunet', type=Path, help='a YuNet ONNX to run as well')
+    parser.add_argument(
+        '--detector',
+        action='append',
+        default=[],
+        metavar='NAME=FILE',
+        help='an ONNX face detector to run as well; may be repeated',
+    )
     parser.add_argument('--frames', type=int, default=60, help='of the portrait')
     parser.add_argument('--rounds', type=int, default=3)
     args = parser.parse_args()
@@ -48,9 +54,11 @@ def main() -> None:
     commands = {
         'deface, CenterFace': [str(args.deface), '--replacewith', 'blur'],
         'ours, CenterFace': ours,
+        'ours, CenterFace, no plates': [*ours, '--set', 'detector.plate_model_path=none'],
     }
-    if args.yunet is not None:
-        commands['ours, YuNet'] = [*ours, '--detector-model', str(args.yunet.resolve())]
+    for text in args.detector:
+        name, _, file = text.partition('=')
+        commands[f'ours, {name}'] = [*ours, '--detector-model', str(Path(file).resolve())]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         video = (args.video or write_portrait(folder / 'portrait.mp4', args.frames)).resolve()

@@ -31,7 +31,9 @@ def test_no_run_meets_what_another_left(tmp_path, monkeypatch, capsys):
     module.write_portrait(video, 3)
     monkeypatch.setattr(module.sys, 'executable', str(program))
     words = ['--deface', str(program), '--video', str(video), '--rounds', '2']
-    monkeypatch.setattr(sys, 'argv', ['deface_comparison.py', *words, '--yunet', str(video)])
+    monkeypatch.setattr(
+        sys, 'argv', ['deface_comparison.py', *words, '--detector', f'YuNet={video}']
+    )
     module.main()
     printed = capsys.readouterr().out
     assert 'video.mp4: 3 frames, 2 rounds' in printed
