@@ -435,6 +435,7 @@ class Recipe:
         )
 
     def _paint(self, choices: Sequence[Choice]) -> list[_Painted]:
+        scales = [each.crop_scale for each in joined(self._generators)]
         jobs = [
             job_of(
                 choice.frame.image_bgr,
@@ -445,7 +446,7 @@ class Recipe:
                 latents=choice.latents,
                 strengths=choice.strengths,
                 painters=choice.painters,
-                crop_scales=[each.crop_scale for each in joined(self._generators)],
+                crop_scales=scales,
                 stream=choice.stream,
             )
             for choice in choices

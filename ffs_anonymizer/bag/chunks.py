@@ -35,12 +35,10 @@ from ffs_anonymizer.jobs.chunks import (
     sha256_of,
 )
 from ffs_anonymizer.jobs.fleet import Crew
-from ffs_anonymizer.jobs.job import nobody, refuse_outputs, Tell
+from ffs_anonymizer.jobs.job import nobody, opened, refuse_outputs, Tell
 from ffs_anonymizer.jobs.journal import journal_of
 from ffs_anonymizer.jobs.output import partial_of, record_of
 from ffs_anonymizer.jobs.report import Report
-from ffs_anonymizer.networks import Networks
-from ffs_anonymizer.pipeline import concurrency
 from ffs_anonymizer.regions.detections import Detections
 from ffs_anonymizer.rosbag2 import cdr
 from ffs_anonymizer.rosbag2.access import BagAccess
@@ -158,9 +156,9 @@ def run(
             return finished_report(journal, tell)
         refuse_outputs(job, [job.target, record_of(job.target)], journal.resumed)
         check_first_images(plan)
-        with Networks(job.settings, concurrency=concurrency(job.settings)) as networks:
+        with opened(job.settings, Report(), nobody) as recipe:
             # The record names those that are open here.
-            refuse_others(chunks[0].detectors, Recipe(networks, job.settings))
+            refuse_others(chunks[0].detectors, recipe)
             detected = detect_in_processes(
                 run_chunk,
                 chunks,
@@ -176,7 +174,7 @@ def run(
                 plan=plan,
                 detected=detected,
                 outputs=journal,
-                networks=networks,
+                networks=recipe.networks,
                 tell=tell,
                 shows_progress=shows_progress,
             )

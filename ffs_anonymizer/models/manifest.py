@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, MISSING
 import hashlib
 import json
 from pathlib import Path
@@ -175,7 +175,8 @@ def parse_manifest(values: object) -> Manifest:
     if not isinstance(values, dict):
         raise ModelError(f'got {type(values).__name__}, expected an object')
     names = {f.name for f in fields(Manifest)}
-    missing = sorted(names - {'metrics', 'layout', 'classes', 'chooser', 'larger'} - values.keys())
+    needed = {f.name for f in fields(Manifest) if f.default is f.default_factory is MISSING}
+    missing = sorted(needed - values.keys())
     unknown = sorted(values.keys() - names)
     if missing or unknown:
         raise ModelError(f'missing keys {missing}, unknown keys {unknown}')

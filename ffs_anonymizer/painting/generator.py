@@ -189,16 +189,16 @@ def who_paints(
     """
     result = np.where(methods < len(generators), methods, -1).astype(np.int8)
     longer = (rects_xyxy_px[:, 2:] - rects_xyxy_px[:, :2]).max(axis=1)
-    place = len(generators)
-    for code, generator in enumerate(generators):
-        if generator.larger is not None:
-            limit_px = np.full(len(result), np.sqrt(generator.size_px * generator.larger.size_px))
-            for i, track in enumerate(track_ids.tolist()):
-                limit_px[i] *= HELD if (code, track) in before else 1.0
-                limit_px[i] /= HELD if (place, track) in before else 1.0
-            if larger:
-                result[(methods == code) & (longer * generator.crop_scale > limit_px)] = place
-            place += 1
+    with_larger = [(code, each) for code, each in enumerate(generators) if each.larger]
+    for place, (code, generator) in enumerate(with_larger if larger else [], len(generators)):
+        assert generator.larger is not None
+        limit_px = np.sqrt(generator.size_px * generator.larger.size_px)
+        for i in np.nonzero(methods == code)[0].tolist():
+            track = int(track_ids[i])
+            held = HELD if (code, track) in before else 1.0
+            held /= HELD if (place, track) in before else 1.0
+            if longer[i] * generator.crop_scale > limit_px * held:
+                result[i] = place
     return result
 
 

@@ -82,8 +82,8 @@ class Teacher(nn.Module):  # type: ignore[misc]
         :param points_px: (N, 5, 2), where both paint it.
         """
         with torch.no_grad():
-            levels = self.teacher.features(condition, mask, latent, points_px)
-            return levels, self.teacher.paint(levels, condition, mask)
+            levels, picture = self.teacher.repaint(condition, mask, latent, points_px)
+        return levels, picture
 
     def distance(
         self, levels: Sequence[torch.Tensor], theirs: Sequence[torch.Tensor]

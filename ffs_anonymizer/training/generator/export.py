@@ -165,24 +165,17 @@ def export(
     difference(third, choosing, chosen, FP32_LIMIT)
 
     # With what says what it is
-    cost = measure(folded, settings.size_px)
-    count = len(chooser.latents)
-    for path, precision in ((exported.fp32, 'fp32'), (exported.fp16, 'fp16'), (third, 'fp32')):
-        cut, chooses = (seen, '') if path == third else (settings, third.name)
-        save_manifest(
-            make_manifest(path, name, chooses, precision, cut, checkpoint, provenance), path
-        )
+    save_manifest(make_manifest(third, name, '', 'fp32', seen, checkpoint, provenance), third)
     write_gallery(third.with_suffix('.csv'), faces, nobody[stayed].tolist())
     with torch.no_grad():
         latents = chooser_folded(*choosing_of(shown[1]).values())
-    write_picture(out / f'{name}.jpg', folded, latents, shown[0])
     worn_ones = (
-        f'{count}, of people who do not exist or mirror images of them '
+        f'{len(chooser.latents)}, of people who do not exist or mirror images of them '
         f'(`{third.with_suffix(".csv").name}`), as codes in `{third.name}`, which chooses one '
         'that fits the surroundings'
     )
-    text = card(exported, name, settings, checkpoint, provenance, cost, worn_ones)
-    (out / f'{name}.md').write_text(text, encoding='utf-8')
+    told = Told(name, third.name, worn_ones, settings, checkpoint, provenance)
+    write_about(exported, folded, told, latents, shown[0])
     return exported
 
 
@@ -225,11 +218,6 @@ def export_larger(
         raise ModelError(f'{above}: would be overwritten by that beside it; give another name')
     provenance = provenance or Provenance()
     exported, folded = write_generator(network.generator, settings.size_px, out, name)
-    for path, precision in ((exported.fp32, 'fp32'), (exported.fp16, 'fp16')):
-        save_manifest(
-            make_manifest(path, name, chooses.name, precision, settings, checkpoint, provenance),
-            path,
-        )
     seen_as = load_manifest(chooses)
     assert seen_as is not None
     pictured = picture_data if picture_data is not None else where
@@ -237,13 +225,52 @@ def export_larger(
     choosing = choosing_of(held_out_faces(pictured, seen))
     latents = run_onnx(chooses, {key: value.numpy() for key, value in choosing.items()})
     batch = held_out_faces(pictured, settings)
-    write_picture(out / f'{name}.jpg', folded, torch.from_numpy(latents), batch)
-    cost = measure(folded, settings.size_px)
-    row = f'those of `{above.name}`, chosen by `{chooses.name}`'
-    text = card(exported, name, settings, checkpoint, provenance, cost, row)
-    (out / f'{name}.md').write_text(text, encoding='utf-8')
+    worn_ones = f'those of `{above.name}`, chosen by `{chooses.name}`'
+    told = Told(name, chooses.name, worn_ones, settings, checkpoint, provenance)
+    write_about(exported, folded, told, torch.from_numpy(latents), batch)
     save_manifest(replace(manifest, larger=exported.fp32.name), above)
     return exported
+
+
+@dataclass(frozen=True)
+class Told:
+    """
+    Hold what manifests and card tell of a generator.
+
+    :param name: of the model.
+    :param chooses: name of the file that chooses its faces.
+    :param faces: how many there are to wear, and what chooses.
+    """
+
+    name: str
+    chooses: str
+    faces: str
+    settings: TrainSettings
+    checkpoint: Checkpoint
+    provenance: Provenance
+
+
+def write_about(
+    exported: Exported, folded: torch.nn.Module, told: Told, latents: torch.Tensor, batch: Batch
+) -> None:
+    """
+    Write manifests, picture and card beside the files of a generator.
+
+    :param folded: what was written.
+    :param latents: (N, LATENT), the faces of the picture.
+    :param batch: their crops.
+    """
+    name, settings, checkpoint = told.name, told.settings, told.checkpoint
+    for path, precision in ((exported.fp32, 'fp32'), (exported.fp16, 'fp16')):
+        manifest = make_manifest(
+            path, name, told.chooses, precision, settings, checkpoint, told.provenance
+        )
+        save_manifest(manifest, path)
+    out = exported.fp32.parent
+    write_picture(out / f'{name}.jpg', folded, latents, batch)
+    cost = measure(folded, settings.size_px)
+    text = card(exported, name, settings, checkpoint, told.provenance, cost, told.faces)
+    (out / f'{name}.md').write_text(text, encoding='utf-8')
 
 
 def write_generator(

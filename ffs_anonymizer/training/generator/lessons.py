@@ -251,8 +251,7 @@ class Wearing(Lesson):
         noisy = code + chance.normal(*code.shape) * settings.code_noise
         latent = packed(noisy, face_points)[wears]
         with autocast(settings, device):
-            levels = network.generator.features(condition, mask, latent, at)
-            painted = network.generator.paint(levels, condition, mask)
+            levels, painted = network.generator.repaint(condition, mask, latent, at)
         filled = composite(painted, image, mask)
         focus = place(true, size, FOCUS_RADIUS)[:, ::2].amax(1, keepdim=True)
         counts = (1.0 - mask) * (1.0 + settings.focus * focus)

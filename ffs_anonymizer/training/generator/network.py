@@ -206,7 +206,49 @@ class Poser(Surveyor):
         return points_px + 0.1 * condition.shape[-1] * moves
 
 
-class GeneratorNetwork(nn.Module):  # type: ignore[misc]
+class Repainting(nn.Module):  # type: ignore[misc]
+    """Repaint crops by what a generator has: `pose`, `features` and `paint`."""
+
+    def repaint(
+        self,
+        condition: torch.Tensor,
+        mask: torch.Tensor,
+        latent: torch.Tensor,
+        points_px: torch.Tensor,
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """
+        Return the activations and the picture of a face, (N, 3, S, S), which may leave [-1, 1].
+
+        :param condition: (N, 3, S, S), RGB in [-1, 1], 0.0 in the hole.
+        :param mask: (N, 1, S, S), 1 = keep, 0 = synthesize.
+        :param latent: (N, LATENT), the face to wear.
+        :param points_px: (N, 5, 2), where it goes; its own shape is kept.
+        """
+        levels = self.features(condition, mask, latent, points_px)
+        return levels, self.paint(levels, condition, mask)
+
+    def forward(
+        self,
+        condition: torch.Tensor,
+        mask: torch.Tensor,
+        latent: torch.Tensor,
+        points_px: torch.Tensor,
+    ) -> torch.Tensor:
+        """
+        Return the whole crop repainted, (N, 3, S, S) in [-1, 1].
+
+        :param condition: (N, 3, S, S), RGB in [-1, 1], 0.0 in the hole.
+        :param mask: (N, 1, S, S), 1 = keep, 0 = synthesize.
+        :param latent: (N, LATENT), the face to wear.
+        :param points_px: (N, 5, 2), eyes, nose and mouth corners in pixels of the crop: the mean
+            ones of the box, or the person's own.
+        """
+        at = self.pose(condition, mask, points_px)
+        _, painted = self.repaint(condition, mask, latent, at)
+        return painted.clamp(-1.0, 1.0)
+
+
+class GeneratorNetwork(Repainting):
     """
     Paint what the mask leaves out, wearing the face that a latent stands for.
 
@@ -282,28 +324,8 @@ class GeneratorNetwork(nn.Module):  # type: ignore[misc]
             x = functional.pixel_shuffle(x, self.architecture.patch_px)
         return meet(torch.tanh(x).float(), condition, mask)
 
-    def forward(
-        self,
-        condition: torch.Tensor,
-        mask: torch.Tensor,
-        latent: torch.Tensor,
-        points_px: torch.Tensor,
-    ) -> torch.Tensor:
-        """
-        Return the whole crop repainted, (N, 3, S, S) in [-1, 1].
 
-        :param condition: (N, 3, S, S), RGB in [-1, 1], 0.0 in the hole.
-        :param mask: (N, 1, S, S), 1 = keep, 0 = synthesize.
-        :param latent: (N, LATENT), the face to wear.
-        :param points_px: (N, 5, 2), eyes, nose and mouth corners in pixels of the crop: the mean
-            ones of the box, or the person's own.
-        """
-        at = self.pose(condition, mask, points_px)
-        levels = self.features(condition, mask, latent, at)
-        return self.paint(levels, condition, mask).clamp(-1.0, 1.0)
-
-
-class DetailedGenerator(nn.Module):  # type: ignore[misc]
+class DetailedGenerator(Repainting):
     """
     Paint as a generator of half the side does, then the detail that a larger face shows.
 
@@ -348,8 +370,7 @@ class DetailedGenerator(nn.Module):  # type: ignore[misc]
         :param points_px: (N, 5, 2), where it goes; its own shape is kept.
         """
         small = halved(condition, mask)
-        levels = self.base.features(*small, latent, points_px / 2)
-        painted = self.base.paint(levels, *small)
+        levels, painted = self.base.repaint(*small, latent, points_px / 2)
         x = self.rise(levels[-1], self.entry(torch.cat([condition, mask, double(painted)], 1)))
         for layer in self.refine:
             x = layer(x)
@@ -367,25 +388,6 @@ class DetailedGenerator(nn.Module):  # type: ignore[misc]
         """
         detail = functional.pixel_shuffle(self.exit(levels[-1]), 2).float()
         return meet(double(levels[-2]) + detail, condition, mask)
-
-    def forward(
-        self,
-        condition: torch.Tensor,
-        mask: torch.Tensor,
-        latent: torch.Tensor,
-        points_px: torch.Tensor,
-    ) -> torch.Tensor:
-        """
-        Return the whole crop repainted, (N, 3, S, S) in [-1, 1].
-
-        :param condition: (N, 3, S, S), RGB in [-1, 1], 0.0 in the hole.
-        :param mask: (N, 1, S, S), 1 = keep, 0 = synthesize.
-        :param latent: (N, LATENT), the face to wear.
-        :param points_px: (N, 5, 2), as a generator of half the side is given them.
-        """
-        at = self.pose(condition, mask, points_px)
-        levels = self.features(condition, mask, latent, at)
-        return self.paint(levels, condition, mask).clamp(-1.0, 1.0)
 
 
 class Encoder(nn.Module):  # type: ignore[misc]

@@ -328,8 +328,8 @@ def paint(generator: GeneratorNetwork, seen: Given) -> torch.Tensor:
 
     :param seen: what given() returned.
     """
-    levels = generator.features(*seen)
-    return generator.paint(levels, *seen[:2]).clamp(-1.0, 1.0)
+    _, painted = generator.repaint(*seen)
+    return painted.clamp(-1.0, 1.0)
 
 
 def with_generator(network: FaceNetwork, generator: GeneratorNetwork) -> FaceNetwork:

@@ -120,8 +120,7 @@ class _Painting(nn.Module):  # type: ignore[misc]
         self.generator = generator
 
     def forward(self, *seen: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
-        levels = self.generator.features(*seen)
-        return levels, self.generator.paint(levels, *seen[:2])
+        return self.generator.repaint(*seen)
 
 
 class Shared:

@@ -66,9 +66,8 @@ class Steadying(Lesson):
             guessed = earlier.pose(condition, mask, mean_points)
             at = torch.where((self.rows < own)[:, None, None], batch.points_px, guessed)
             latent = packed(code, face_points)[wears]
-            levels = earlier.features(condition, mask, latent, at)
-            wanted = earlier.paint(levels, condition, mask).clamp(-1.0, 1.0)
-            wanted = composite(wanted, image, mask)
+            _, wanted = earlier.repaint(condition, mask, latent, at)
+            wanted = composite(wanted.clamp(-1.0, 1.0), image, mask)
 
         # The same with other edges, and with something else beside them
         other = banded(image, mask, chance)
@@ -76,8 +75,7 @@ class Steadying(Lesson):
         seen = ((other + noise) * seen_mask).clamp(-1.0, 1.0)
         around = composite(image, other, 1.0 - mask)
         moved = network.generator.pose(seen, seen_mask, mean_points)
-        levels = network.generator.features(seen, seen_mask, latent, at)
-        painted = network.generator.paint(levels, seen, seen_mask)
+        _, painted = network.generator.repaint(seen, seen_mask, latent, at)
 
         hole = 1.0 - seen_mask
         smooth, wanted_smooth = (smoothed(each, SMOOTH_PX) for each in (painted, wanted))

@@ -408,8 +408,8 @@ def write_grid(path: Path, average: FaceNetwork, batch: Batch) -> None:
     condition, mask, image = batch.condition, batch.mask, batch.image
     with torch.no_grad():
         latents = worn(average, batch)
-        levels = average.generator.features(condition, mask, latents, batch.points_px)
-        rows = [condition, average.generator.paint(levels, condition, mask)]
+        _, own = average.generator.repaint(condition, mask, latents, batch.points_px)
+        rows = [condition, own]
         wanted, _ = average.matcher(condition, mask, batch.mean_points_px)
         fits = likeness(wanted, batch.traits)
         best = fits.fill_diagonal_(-torch.inf).topk(min(GRID_DRAWS, len(batch) - 1), 1).indices
